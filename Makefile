@@ -1,0 +1,45 @@
+PYTHON ?= python3
+BIN := .venv/bin
+SCALE ?= embedded
+LAUNCHER ?= none
+
+.PHONY: help demo grid report test test-fast check base clean
+help:
+	@echo "make demo     LoRA against full finetuning, offline, in minutes on two cores"
+	@echo "make grid     the grid: SCALE=embedded|paper, LAUNCHER=none (list) or local (run what is missing)"
+	@echo "make report   tables and figures from the records in runs/records"
+	@echo "make test     all tests; make test-fast leaves the slow ones out; make check lints and types"
+	@echo "make base     pre-train the packaged base model of the embedded scale again"
+
+# The environment is made once, and again only when the dependencies change.
+.venv/installed: pyproject.toml
+	test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv; }
+	$(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m lvf.grid sweep=demo launcher=local
+	$(BIN)/python -m lvf.report
+
+grid: .venv/installed
+	$(BIN)/python -m lvf.grid sweep=$(SCALE) launcher=$(LAUNCHER)
+
+report: .venv/installed
+	$(BIN)/python -m lvf.report
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-fast: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+base: .venv/installed
+	$(BIN)/python -m lvf.embedded.pretrain
+
+clean:
+	rm -rf runs shards
