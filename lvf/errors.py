@@ -1,0 +1,5 @@
+"""The one exception that speaks to the user: printed as a message, without a traceback."""
+
+
+class UserError(Exception):
+    """Something the user can mend: what was wrong, where, what is allowed, and the remedy."""
