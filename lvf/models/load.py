@@ -1,0 +1,127 @@
+"""From a name in the configuration to a model, a tokenizer or a model's shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvf.config import ModelConfig
+from lvf.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def model_folder_or_id(model: ModelConfig) -> str:
+    """What transformers is given for this model: a local folder, or an id on the hub.
+
+    Raises:
+        UserError: a path that looks local holds no model.
+    """
+    if model.path == "embedded":
+        from lvf.embedded.corpora import base_dir
+
+        return str(base_dir())
+    return _checked_path("model.path", model.path, "config.json")
+
+
+def _checked_path(key: str, path: str, needed_file: str) -> str:
+    local = Path(path).expanduser()
+    looks_local = local.is_absolute() or path.startswith((".", "~")) or local.exists()
+    if not looks_local:
+        return path
+    if not (local / needed_file).is_file():
+        raise UserError(
+            f"{key}={path}: no {needed_file} in that folder; give a folder in Hugging Face format "
+            "(written by save_pretrained) or an id on the hub"
+        )
+    return str(local.resolve())
+
+
+def load_model_config(model: ModelConfig) -> PretrainedConfig:
+    """Shape of the base model, without its weights.
+
+    Raises:
+        UserError: neither the folder nor the hub has it.
+    """
+    from transformers import AutoConfig
+
+    path = model_folder_or_id(model)
+    return _or_user_error(AutoConfig, "model.path", path, revision=model.revision)
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """Tokenizer of the run: `model.tokenizer` where it is set, else the base model's own.
+
+    Raises:
+        UserError: it cannot be loaded, or has no end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    if model.tokenizer is None:
+        key, path, revision = "model.path", model_folder_or_id(model), model.revision
+    else:
+        path = _checked_path("model.tokenizer", model.tokenizer, "tokenizer_config.json")
+        key, revision = "model.tokenizer", None
+    tokenizer = _or_user_error(AutoTokenizer, key, path, revision=revision)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{key}={path}: the tokenizer has no eos token, which ends every document")
+    return tokenizer
+
+
+def load_base(model: ModelConfig) -> PreTrainedModel:
+    """Base model with fp32 weights, as Composer's mixed precision expects its masters.
+
+    Raises:
+        UserError: neither the folder nor the hub has it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = model_folder_or_id(model)
+    kwargs = {"revision": model.revision, "torch_dtype": torch.float32}
+    base = _or_user_error(AutoModelForCausalLM, "model.path", path, **kwargs)
+    base.config.use_cache = False  # with a cache, transformers lets packed examples see each other
+    return base
+
+
+def load_export(
+    export: Path, model: ModelConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Measured model from an export folder: full weights, or an adapter merged into its base.
+
+    Merging in fp32 adds rounding of the order of 1e-7 and saves the adapters' cost at evaluation.
+
+    Raises:
+        UserError: the folder holds neither weights nor an adapter.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if (export / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        # The adapter names its base, but a folder that moved is found through the configuration.
+        merged = PeftModel.from_pretrained(load_base(model), str(export)).merge_and_unload()
+        return merged, load_tokenizer(model)
+    if not (export / "config.json").is_file():
+        raise UserError(f"{export} holds neither a model (config.json) nor an adapter")
+    weights = AutoModelForCausalLM.from_pretrained(export, torch_dtype=torch.float32)
+    return weights, load_tokenizer(model)
+
+
+def read_export_facts(export: Path) -> dict[str, Any]:
+    """What the exporter wrote beside a checkpoint: batch, tokens, duration, cost."""
+    return json.loads((export / "export.json").read_text())
+
+
+def _or_user_error(auto_class: Any, key: str, path: str, **kwargs: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(path, **kwargs)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{key}={path} cannot be loaded: {first_line} Give a local folder in Hugging Face "
+            f"format ({key}=/path/to/folder), or log in with `hf auth login` where the hub asks it."
+        ) from error

@@ -1,0 +1,79 @@
+"""LoRA over PEFT: which matrices get adapters, and which ranks they can have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lvf.config import MethodConfig
+from lvf.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The architecture without memory for its weights, for counting and checking."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def target_linears(model: torch.nn.Module, targets: list[str]) -> dict[str, torch.nn.Linear]:
+    """Linear maps whose last name component is a target, by full name, as PEFT matches them.
+
+    Raises:
+        UserError: a target matches nothing; lists the names there are.
+    """
+    import torch
+
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    names = sorted({name.rsplit(".", 1)[-1] for name in linears})
+    unknown = sorted(set(targets) - set(names))
+    if unknown:
+        raise UserError(
+            f"method.targets: this model has no linear map {', '.join(unknown)}; it has "
+            f"{', '.join(names)}"
+        )
+    return {name: linear for name, linear in linears.items() if name.rsplit(".", 1)[-1] in targets}
+
+
+def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
+    """Refuse a rank that a target matrix cannot have.
+
+    Raises:
+        UserError: rank above min(d_in, d_out) of a target; names the matrix and the largest rank.
+    """
+    if method.kind != "lora":
+        return
+    assert method.rank is not None and method.targets is not None
+    linears = target_linears(meta_model(config), method.targets)
+    limits = {name: min(m.in_features, m.out_features) for name, m in linears.items()}
+    narrowest = min(limits, key=lambda name: limits[name])
+    if method.rank > limits[narrowest]:
+        shape = tuple(linears[narrowest].weight.shape)
+        raise UserError(
+            f"method.rank={method.rank} exceeds what {narrowest} {shape} can have: at most "
+            f"{limits[narrowest]}. Choose a smaller rank (method=lora "
+            f"method.rank={limits[narrowest]}), other method.targets or a wider model."
+        )
+
+
+def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
+    """Freeze the base and add PEFT's LoRA adapters (B = 0, so nothing changes yet)."""
+    from peft import LoraConfig, get_peft_model
+
+    assert method.rank is not None and method.alpha is not None and method.dropout is not None
+    return get_peft_model(
+        base,
+        LoraConfig(
+            r=method.rank,
+            lora_alpha=method.alpha,
+            lora_dropout=method.dropout,
+            target_modules=method.targets,
+            task_type="CAUSAL_LM",
+        ),
+    )
