@@ -1,0 +1,85 @@
+"""Exports at the moments a run asks for, readable by plain transformers and peft."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from composer.core import Callback, State
+from composer.loggers import Logger
+
+from lvf.training.run_folder import RunFolder, write_json
+
+
+class DivergedError(Exception):
+    """The training loss is no longer a number."""
+
+
+class Exporter(Callback):
+    """Write the model after each of `batches`, with what it cost so far.
+
+    Full finetuning gives a Hugging Face folder (safetensors), LoRA a PEFT adapter; both carry the
+    tokenizer and `export.json`. A folder appears under its name only when it is whole.
+    """
+
+    def __init__(self, folder: RunFolder, batches: dict[int, float], flops_per_token: int) -> None:
+        self.folder = folder
+        self.batches = batches
+        self.flops_per_token = flops_per_token
+        self.loss_tokens = 0
+        self.seconds = 0.0
+        self._batch_started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters that a resumed run continues from."""
+        return {"loss_tokens": self.loss_tokens, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the counters of the checkpoint."""
+        self.loss_tokens, self.seconds = state["loss_tokens"], state["seconds"]
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Start the clock of a step."""
+        self._batch_started = time.perf_counter()
+
+    def after_loss(self, state: State, logger: Logger) -> None:
+        """Stop a run whose loss is not finite, before it spoils the weights."""
+        if not bool(state.loss.isfinite()):  # type: ignore[union-attr]
+            raise DivergedError(
+                f"training loss is {float(state.loss)} at batch {state.timestamp.batch}"
+            )
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Count, and export if this batch is one of those asked for."""
+        self.loss_tokens += int((state.batch["labels"][:, 1:] != -100).sum())
+        self.seconds += time.perf_counter() - self._batch_started
+        batch = state.timestamp.batch.value
+        if batch in self.batches and not self.folder.export(batch).exists():
+            self._export(state, batch)
+
+    def _export(self, state: State, batch: int) -> None:
+        last = max(self.batches)
+        facts = {
+            "batch": batch,
+            "duration": self.batches[batch],
+            "cooled_down": batch == last,
+            "tokens": state.timestamp.token.value,
+            "loss_tokens": self.loss_tokens,
+            "train_flops": state.timestamp.token.value * self.flops_per_token,
+            "train_seconds": round(self.seconds, 3),
+        }
+        wrapped: Any = state.model
+        write_export(wrapped.model, wrapped.tokenizer, self.folder.export(batch), facts)
+
+
+def write_export(model: Any, tokenizer: Any, target: Path, facts: dict[str, Any]) -> None:
+    """Save a transformers or PEFT model, its tokenizer and facts; whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, safe_serialization=True)
+    tokenizer.save_pretrained(temporary)
+    write_json(temporary / "export.json", facts)
+    temporary.rename(target)

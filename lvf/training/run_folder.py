@@ -1,0 +1,106 @@
+"""A run on disk: its folder, its configuration, its state, and who may write to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lvf.config import RunConfig, identity, run_id
+from lvf.errors import UserError
+
+RUNNING, DONE, FAILED, DIVERGED = "running", "done", "failed", "diverged"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run; the folder is named by the hash of the resolved configuration."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Composer's resumable checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        """Measured models, one folder each."""
+        return self.path / "exports"
+
+    def export(self, batch: int) -> Path:
+        """Folder of the model after `batch` optimiser steps."""
+        return self.exports / f"ba{batch:06d}"
+
+    def finished_exports(self) -> list[Path]:
+        """Exports in the order of training."""
+        return sorted(self.exports.glob("ba*"))
+
+    def status(self) -> dict[str, Any]:
+        """Last written state, or an empty one for a run that never started."""
+        file = self.path / "status.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def write_status(self, state: str, **facts: Any) -> None:
+        """Replace the state, keeping earlier facts that are not given again."""
+        merged = {**self.status(), "state": state, **facts}
+        write_json(self.path / "status.json", merged)
+
+    def lock(self) -> FileLock:
+        """The right to work on this run, taken at once or not at all.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is working on {self.path}; wait for it, or stop it first"
+            ) from error
+        return lock
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write aside, then rename, so that a reader or a crash never meets half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(tree, indent=1))
+    temporary.replace(path)
+
+
+def run_folder(cfg: RunConfig) -> RunFolder:
+    """Where this configuration's run is or will be; touches nothing."""
+    return RunFolder(Path(cfg.paths.runs) / run_id(cfg))
+
+
+def open_run_folder(cfg: RunConfig) -> RunFolder:
+    """Make or reopen the folder of a run.
+
+    Raises:
+        UserError: the folder cannot be written, or holds the run of another configuration.
+    """
+    folder = run_folder(cfg)
+    file = folder.path / "config.json"
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if not file.is_file():
+            write_json(file, asdict(cfg))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run folder {folder.path}: {error.strerror}. Choose another place "
+            "with paths.runs=/some/folder"
+        ) from error
+    found = identity(json.loads(file.read_text()))
+    wanted = json.loads(json.dumps(identity(asdict(cfg))))
+    different = [key for key in wanted if found.get(key) != wanted[key]]
+    if different:
+        raise UserError(
+            f"{folder.path} was made with another configuration (it differs in "
+            f"{', '.join(different)}); move that folder away or choose another paths.runs"
+        )
+    return folder

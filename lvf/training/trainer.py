@@ -1,0 +1,163 @@
+"""Composer's trainer, set up for a run: model, optimiser, schedule, checkpoints, exports."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import hydra.utils
+from omegaconf import OmegaConf
+
+from lvf.config import RunConfig
+from lvf.data.loader import make_loader, total_batches
+from lvf.data.shards import Prepared
+from lvf.errors import UserError
+from lvf.models.counts import train_flops_per_token
+from lvf.models.load import load_base, load_tokenizer
+from lvf.models.lora import add_adapters
+from lvf.training.run_folder import DIVERGED, DONE, FAILED, RUNNING, RunFolder
+from lvf.training.schedules import make_scheduler
+
+if TYPE_CHECKING:
+    from composer import Trainer
+    from composer.core import DataSpec
+    from composer.models import HuggingFaceModel
+    from torch.optim import Optimizer
+
+
+def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
+    """Train a run to its end, from its newest checkpoint where there is one.
+
+    Exports stand in `folder.exports` afterwards. A run whose loss is no longer finite is marked
+    diverged and has no final export.
+
+    Raises:
+        UserError: the run diverged.
+    """
+    from lvf.training.exporter import DivergedError
+    from lvf.training.resume import RestoreRandomState
+
+    batches = export_batches(cfg, prepared)
+    trainer = make_trainer(cfg, prepared, folder, batches)
+    trainer.state.callbacks.append(RestoreRandomState(trainer))
+    start = trainer.state.timestamp.batch.value
+    started_from = f"resumed at batch {start}" if start else "fresh"
+    print(f"training {folder.path.name}: {started_from}, {max(batches)} batches")
+    folder.write_status(RUNNING, started_from=started_from, total_batches=max(batches))
+    began = time.perf_counter()
+    try:
+        if start < max(batches):  # a run killed between its last checkpoint and its last status
+            trainer.fit()
+    except DivergedError as error:
+        folder.write_status(DIVERGED, error=str(error))
+        raise UserError(f"{folder.path.name} diverged: {error}. Try a smaller rate.") from error
+    except Exception as error:
+        folder.write_status(FAILED, error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        trainer.close()
+    folder.write_status(DONE, error=None, fit_seconds=round(time.perf_counter() - began, 1))
+
+
+def export_batches(cfg: RunConfig, prepared: Prepared) -> dict[int, float]:
+    """Batch after which each moment of `measure_at`, and the end, is exported."""
+    moments = [*cfg.measure_at, cfg.duration]
+    return {total_batches(prepared, cfg, moment): moment for moment in moments}
+
+
+def make_trainer(
+    cfg: RunConfig, prepared: Prepared, folder: RunFolder, batches: dict[int, float]
+) -> Trainer:
+    """Everything a run needs, in Composer's terms; resumes by itself (autoresume)."""
+    import torch
+    from composer import Trainer
+    from composer.callbacks import LRMonitor
+    from composer.utils import reproducibility
+
+    from lvf.training.exporter import Exporter
+    from lvf.training.progress import Progress
+
+    reproducibility.seed_all(cfg.seed)  # LoRA's A is drawn when the model is made
+    model = make_model(cfg)
+    end = max(batches)
+    flops = train_flops_per_token(model.config, cfg.method)
+    return Trainer(
+        model=model,
+        train_dataloader=make_data_spec(cfg, prepared),
+        optimizers=make_optimizer(cfg, model),
+        schedulers=make_scheduler(cfg.schedule, end),
+        algorithms=make_algorithms(cfg),
+        callbacks=[Exporter(folder, batches, flops), Progress(folder, end), LRMonitor()],
+        loggers=make_loggers(cfg, folder),
+        max_duration=f"{end}ba",
+        device_train_microbatch_size=cfg.runtime.microbatch_rows,
+        accumulate_train_batch_on_tokens=True,
+        precision=cfg.training.precision,
+        device="gpu" if torch.cuda.is_available() else "cpu",
+        seed=cfg.seed,
+        run_name=folder.path.name,
+        save_folder=str(folder.checkpoints),
+        save_interval=f"{cfg.runtime.checkpoint_every_batches}ba",
+        save_num_checkpoints_to_keep=cfg.runtime.keep_checkpoints,
+        autoresume=True,
+        load_strict_model_weights=cfg.method.kind == "full",  # LoRA checkpoints hold no base
+        auto_log_hparams=False,
+        progress_bar=False,
+    )
+
+
+def make_model(cfg: RunConfig) -> HuggingFaceModel:
+    """Base model in Composer's wrapper, with adapters for LoRA."""
+    from composer.models import HuggingFaceModel
+
+    model: Any = load_base(cfg.model)
+    if cfg.method.kind == "lora":
+        model = add_adapters(model, cfg.method)
+    return HuggingFaceModel(model, load_tokenizer(cfg.model), should_save_peft_only=True)
+
+
+def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:
+    """Loader with its token counts: all of them for cost, those in the loss for averaging."""
+    from composer.core import DataSpec
+
+    def count_tokens(batch: dict[str, Any]) -> dict[str, int]:
+        predicted = int((batch["labels"][:, 1:] != -100).sum())
+        return {"total": int(batch["num_tokens"].sum()), "loss_generating": predicted}
+
+    loader = make_loader(prepared, cfg)
+    return DataSpec(loader, get_num_tokens_in_batch=count_tokens)
+
+
+def make_optimizer(cfg: RunConfig, model: HuggingFaceModel) -> Optimizer:
+    """The configured optimiser over what the method trains.
+
+    Raises:
+        UserError: the optimiser does not take the arguments of `conf/optimizer`.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        return hydra.utils.instantiate(
+            OmegaConf.create(cfg.optimizer), trained, lr=cfg.training.lr_peak
+        )
+    except hydra.errors.InstantiationException as error:
+        raise UserError(f"optimizer={cfg.optimizer}: {error}") from error
+
+
+def make_algorithms(cfg: RunConfig) -> list[Any]:
+    """Clipping of the gradient's norm (paper App. A: 1.0)."""
+    from composer.algorithms import GradientClipping
+
+    return [GradientClipping(clipping_type="norm", clipping_threshold=cfg.training.grad_clip_norm)]
+
+
+def make_loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
+    """The configured loggers; `{run_folder}` in their arguments stands for the run's folder."""
+    place = str(folder.path)
+
+    def fill(value: Any) -> Any:
+        return value.replace("{run_folder}", place) if isinstance(value, str) else value
+
+    return [
+        hydra.utils.instantiate({key: fill(value) for key, value in settings.items()})
+        for settings in cfg.logger.values()
+    ]

@@ -1,0 +1,49 @@
+"""Learning rates against the closed forms of the paper's schedulers."""
+
+import math
+
+import pytest
+
+from lvf.training.schedules import trapezoid, warmup_batches
+from lvf.config import ScheduleConfig
+
+
+def foundry_inv_sqrt(t: int, t_max: int, t_warmup: int, t_cooldown: int, alpha_f: float) -> float:
+    """llm-foundry's definition as PAPER facts, section 1.3, gives it, with alpha_f_decay = 1."""
+    t_scale, alpha_f_decay = 1000, 1.0
+
+    def before_cooldown(time: int) -> float:
+        if time < t_warmup:
+            return time / t_warmup
+        return alpha_f_decay + (1 - alpha_f_decay) / math.sqrt((time - t_warmup + t_scale) / t_scale)
+
+    start = max(t_warmup, t_max - t_cooldown)
+    if t < start:
+        return before_cooldown(t)
+    top = before_cooldown(start)
+    return top + (alpha_f - top) * (t - start) / (t_max - start)
+
+
+@pytest.mark.parametrize(("t_max", "warmup", "cooldown"), [(100, 10, 20), (60, 50, 12), (40, 0, 8)])
+def test_the_trapezoid_follows_llm_foundry_at_every_batch(
+    t_max: int, warmup: int, cooldown: int
+) -> None:
+    for t in range(t_max):
+        expected = foundry_inv_sqrt(t, t_max, warmup, cooldown, 0.1)
+        assert trapezoid(t, t_max, warmup, cooldown, 0.1) == pytest.approx(expected)
+
+
+def test_a_run_shorter_than_its_warmup_never_reaches_the_peak() -> None:
+    # the paper's 0.25 B tokens: 318 batches of a warm-up of 1000 (PAPER facts, section 1.4)
+    rates = [trapezoid(t, 318, 1000, 64, 0.0) for t in range(318)]
+    assert max(rates) == pytest.approx(0.317)
+
+
+def test_the_end_of_a_run_is_the_final_ratio() -> None:
+    assert trapezoid(100, 100, 10, 20, 0.25) == 0.25
+
+
+@pytest.mark.parametrize(("warmup", "expected"), [(0.1, 20), (0.0, 0), (1000, 1000), (1, 1)])
+def test_a_warmup_below_one_is_a_share_of_the_run(warmup: float, expected: int) -> None:
+    schedule = ScheduleConfig(kind="cosine", warmup=warmup, final_lr_ratio=0.0)
+    assert warmup_batches(schedule, 200) == expected

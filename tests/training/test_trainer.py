@@ -1,0 +1,220 @@
+"""Real trainings of the packaged base for a few batches: losses, rates, exports, resumption."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composer.loggers import LoggerDestination
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lvf.config import RunConfig, compose
+from lvf.data.loader import make_loader
+from lvf.data.shards import prepare
+from lvf.errors import UserError
+from lvf.models.load import load_export, model_folder_or_id
+from lvf.training.run_folder import DIVERGED, DONE, FAILED, RunFolder, open_run_folder, run_folder
+from lvf.training.trainer import make_model, train
+
+
+class CrashAt(LoggerDestination):
+    """A logger that breaks the run at a batch, as a full disk or a lost server would."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        if step == self.batch:
+            raise ConnectionError("the tracker is gone")
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture
+def composed(tmp_path: Path, shards: Path) -> Any:
+    def make(*overrides: str) -> RunConfig:
+        return compose(
+            "+experiment=math_ift",
+            "data.max_documents=64",
+            "duration=1",
+            f"paths.runs={tmp_path}/runs",
+            f"paths.shards={shards}",
+            *overrides,
+        )
+
+    return make
+
+
+def trained(cfg: RunConfig) -> RunFolder:
+    folder = open_run_folder(cfg)
+    train(cfg, prepare(cfg), folder)
+    return folder
+
+
+def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    export = folder.finished_exports()[-1]
+    return load_file(next(export.glob("*model.safetensors")))
+
+
+def metrics(folder: RunFolder, name: str) -> list[float]:
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    return [row[name] for row in map(json.loads, lines) if name in row]
+
+
+def folder_hash(path: str) -> str:
+    files = sorted(file for file in Path(path).iterdir() if file.is_file())
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def test_the_first_loss_is_the_mean_over_response_tokens_of_each_example_alone(
+    composed: Any,
+) -> None:
+    cfg = composed("method=full")
+    batch = next(iter(make_loader(prepare(cfg), cfg)))
+    model = AutoModelForCausalLM.from_pretrained(
+        model_folder_or_id(cfg.model), torch_dtype=torch.float32
+    ).eval()
+    total, count = 0.0, 0
+    for ids, labels, positions in zip(
+        batch["input_ids"], batch["labels"], batch["position_ids"], strict=True
+    ):
+        starts = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
+        for start, end in zip(starts, starts[1:], strict=False):
+            with torch.no_grad():
+                log_p = model(ids[None, start:end]).logits[0].log_softmax(-1)
+            for place in range(start + 1, end):
+                if labels[place] != -100:
+                    total -= float(log_p[place - start - 1, labels[place]])
+                    count += 1
+    folder = trained(cfg)
+    assert metrics(folder, "loss/train/total")[0] == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_loss_falls_and_microbatches_do_not_change_it(composed: Any, method: str) -> None:
+    whole = trained(composed(f"method={method}", "method.dropout=0.0" if method == "lora" else "seed=0"))
+    losses = metrics(whole, "loss/train/total")
+    assert losses[-1] < losses[0] - 0.1
+    cfg = composed(
+        f"method={method}",
+        "method.dropout=0.0" if method == "lora" else "seed=0",
+        "runtime.microbatch_rows=1",
+        f"paths.runs={whole.path.parent}/micro",
+    )
+    assert metrics(trained(cfg), "loss/train/total")[:4] == pytest.approx(losses[:4], rel=1e-4)
+
+
+def test_the_rate_follows_the_cosine_of_the_paper_at_every_batch(composed: Any) -> None:
+    folder = trained(composed("method=full", "training.lr_peak=1e-4", "duration=2"))
+    rates = metrics(folder, "lr-Lion/group0")
+    end = folder.status()["total_batches"]
+    warmup = int(0.1 * end)
+
+    def expected(t: int) -> float:
+        if t < warmup:
+            return t / warmup
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (t - warmup) / (end - warmup)))
+
+    assert rates == pytest.approx([1e-4 * expected(t) for t in range(len(rates))])
+    assert len(rates) == end
+
+
+def test_two_runs_with_one_seed_give_identical_weights_and_another_seed_others(
+    composed: Any, tmp_path: Path
+) -> None:
+    one = last_weights(trained(composed("method=lora")))
+    same = last_weights(trained(composed("method=lora", f"paths.runs={tmp_path}/again")))
+    other = last_weights(trained(composed("method=lora", "seed=1")))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
+    composed: Any, tmp_path: Path
+) -> None:
+    settings = ("method=lora", "runtime.checkpoint_every_batches=2")
+    whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
+    crash = composed(*settings)
+    crash.logger = {"crash": {"_target_": f"{__name__}.CrashAt", "batch": 3}}
+    with pytest.raises(ConnectionError):
+        trained(crash)
+    assert run_folder(crash).status()["state"] == FAILED
+    continued = trained(composed(*settings))
+    assert continued.status()["started_from"] == "resumed at batch 2"
+    assert continued.status()["state"] == DONE
+    expected, found = last_weights(whole), last_weights(continued)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_lora_run_leaves_the_base_as_it_was_and_saves_adapters_only(composed: Any) -> None:
+    cfg = composed("method=lora")
+    base = model_folder_or_id(cfg.model)
+    before = folder_hash(base)
+    folder = trained(cfg)
+    assert folder_hash(base) == before
+    assert all("lora_" in name for name in last_weights(folder))
+    newest = torch.load(folder.checkpoints / "latest-rank0.pt", weights_only=False)
+    assert all("lora_" in name for name in newest["state"]["model"])
+
+
+def test_plain_peft_gives_the_logits_of_the_model_that_was_trained(composed: Any) -> None:
+    cfg = composed("method=lora")
+    export = trained(cfg).finished_exports()[-1]
+    ids = torch.randint(3, 1000, (2, 32), generator=torch.Generator().manual_seed(0))
+    base = AutoModelForCausalLM.from_pretrained(
+        model_folder_or_id(cfg.model), torch_dtype=torch.float32
+    )
+    trained_state = torch.load(
+        export.parent.parent / "checkpoints" / "latest-rank0.pt", weights_only=False
+    )["state"]["model"]
+    ours: Any = make_model(cfg)
+    ours.load_state_dict(trained_state, strict=False)
+    with torch.no_grad():
+        expected = ours.model.eval()(input_ids=ids).logits
+        unmerged = PeftModel.from_pretrained(base, str(export)).eval()
+        torch.testing.assert_close(unmerged(input_ids=ids).logits, expected)
+        merged = unmerged.merge_and_unload()(input_ids=ids).logits
+        torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+        loaded, tokenizer = load_export(export, cfg.model)
+        torch.testing.assert_close(loaded.eval()(input_ids=ids).logits, merged)
+    assert len(tokenizer) <= base.config.vocab_size
+
+
+def test_moments_before_the_end_are_exported_and_marked_as_not_cooled_down(composed: Any) -> None:
+    folder = trained(composed("method=full", "duration=2", "measure_at=[1]"))
+    facts = [json.loads((e / "export.json").read_text()) for e in folder.finished_exports()]
+    assert [(f["duration"], f["cooled_down"]) for f in facts] == [(1.0, False), (2.0, True)]
+    assert facts[1]["batch"] == 2 * facts[0]["batch"]
+    assert facts[0]["tokens"] < facts[1]["tokens"]
+
+
+def test_a_run_that_diverges_is_recorded_as_such_and_gives_no_model(composed: Any) -> None:
+    cfg = composed("method=full", "training.lr_peak=1e30")
+    with pytest.raises(UserError, match="diverged"):
+        trained(cfg)
+    assert run_folder(cfg).status()["state"] == DIVERGED
+    assert run_folder(cfg).finished_exports() == []
+
+
+def test_two_processes_cannot_work_on_one_run(composed: Any) -> None:
+    folder = open_run_folder(composed())
+    with folder.lock(), pytest.raises(UserError, match="another process"):
+        RunFolder(folder.path).lock()
+
+
+def test_a_folder_of_another_configuration_is_refused(composed: Any) -> None:
+    cfg = composed()
+    file = open_run_folder(cfg).path / "config.json"
+    tree = json.loads(file.read_text())
+    tree["seed"] = 7
+    file.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="another configuration.*seed"):
+        open_run_folder(cfg)
