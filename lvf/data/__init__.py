@@ -1,0 +1,1 @@
+"""The road from a source corpus to batches."""

@@ -1,0 +1,112 @@
+"""Feeds packed rows to the trainer: deterministic, elastic and resumable within an epoch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lvf.config import RunConfig
+from lvf.data.recipe import num_token_batches
+from lvf.data.shards import Prepared
+from lvf.data.shared_memory import opening
+from lvf.errors import UserError
+
+if TYPE_CHECKING:
+    from streaming import StreamingDataLoader
+    from torch import Tensor
+
+IGNORED = -100
+"""Label that transformers leaves out of the loss."""
+
+
+def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
+    """Loader of this rank's share of each batch; `collate` says what a batch holds.
+
+    An epoch is `batches_per_epoch` whole batches, of rows drawn without repetition in an order
+    that `cfg.seed` decides. The order of the global batches does not depend on the number of
+    ranks. Every rank of a distributed run must call this.
+
+    Raises:
+        UserError: the batch cannot be shared evenly among the ranks.
+    """
+    from streaming import StreamingDataLoader, StreamingDataset
+
+    rows_per_device = _rows_per_device(cfg.training.global_batch_rows)
+    with opening():
+        dataset = StreamingDataset(
+            local=str(prepared.train),
+            remote=None,
+            shuffle=True,
+            shuffle_seed=cfg.seed,
+            num_canonical_nodes=1,
+            batch_size=rows_per_device,
+            # Without it, streaming repeats rows to fill the last batch of an epoch.
+            epoch_size=batches_per_epoch(prepared, cfg) * cfg.training.global_batch_rows,
+        )
+    return StreamingDataLoader(
+        dataset,
+        batch_size=rows_per_device,
+        drop_last=True,
+        num_workers=cfg.runtime.num_workers,
+        collate_fn=partial(collate, attend_across=cfg.training.attend_across_examples),
+    )
+
+
+def _rows_per_device(global_batch_rows: int) -> int:
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if global_batch_rows % num_ranks:
+        raise UserError(
+            f"training.global_batch_rows={global_batch_rows} cannot be shared evenly among "
+            f"{num_ranks} devices. Start as many processes as divide it."
+        )
+    return global_batch_rows // num_ranks
+
+
+def collate(
+    rows: Sequence[Mapping[str, np.ndarray]], attend_across: bool = False
+) -> dict[str, Tensor]:
+    """Make a batch for a Hugging Face causal model.
+
+    Returns int64 tensors: `input_ids`, `labels` (-100 outside of the loss; the model itself
+    shifts them) and `position_ids`, each [batch, seq_len], and `num_tokens` without padding,
+    [batch]. There is no attention mask: transformers keeps packed examples apart exactly if
+    positions restart at each of them, no mask is given and no cache is used. With
+    `attend_across` the positions run on instead, and each example sees those before it; the
+    first token of an example stays out of the loss even then.
+    """
+    import torch
+
+    input_ids = np.stack([row["input_ids"] for row in rows]).astype(np.int64)
+    loss_mask = np.stack([row["loss_mask"] for row in rows]).astype(bool)
+    segment_ids = np.stack([row["segment_ids"] for row in rows])
+    places = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
+    positions = places if attend_across else places - _segment_starts(segment_ids)
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(np.where(loss_mask, input_ids, IGNORED)),
+        "position_ids": torch.from_numpy(positions.astype(np.int64)),
+        "num_tokens": torch.from_numpy((segment_ids > 0).sum(axis=1)),
+    }
+
+
+def _segment_starts(segment_ids: np.ndarray) -> np.ndarray:
+    """Place where the segment of each token starts, [batch, seq_len]; padding is a segment too."""
+    is_start = np.ones_like(segment_ids, bool)
+    is_start[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    return np.maximum.accumulate(np.where(is_start, np.arange(segment_ids.shape[1]), 0), axis=1)
+
+
+def batches_per_epoch(prepared: Prepared, cfg: RunConfig) -> int:
+    """Whole batches in the data; the rows beyond are other ones in each epoch."""
+    return prepared.num_rows // cfg.training.global_batch_rows
+
+
+def total_batches(prepared: Prepared, cfg: RunConfig, duration: float) -> int:
+    """Optimiser steps of a run of `duration` epochs or tokens, at least 1 (paper App. A)."""
+    if cfg.regime.duration_unit == "tokens":
+        return num_token_batches(cfg, duration)
+    return max(1, round(duration * batches_per_epoch(prepared, cfg)))

@@ -1,0 +1,96 @@
+"""Names token shards by everything that enters them, and checks that it fits together."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any
+
+from lvf.config import ModelConfig, RunConfig
+from lvf.data.prompts import TEMPLATES
+from lvf.data.sources import local_files, source_fingerprint
+from lvf.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SCHEMA_VERSION = 1
+"""Raise it whenever the same inputs would give other shards."""
+
+
+def recipe_inputs(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Everything that decides the content of the shards; its hash names their folder.
+
+    Raises:
+        UserError: a source is missing, or the template unknown.
+    """
+    data = cfg.data
+    if data.template not in TEMPLATES:
+        raise UserError(f"data.template={data.template!r} is not one of {', '.join(TEMPLATES)}")
+    sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sources": {name: one and source_fingerprint(one) for name, one in sources.items()},
+        "columns": [data.text_column, data.prompt_column, data.response_column],
+        "template": None if data.text_column else TEMPLATES[data.template],
+        "tokenizer": _tokenizer_hash(tokenizer),
+        "seq_len": cfg.training.seq_len,
+        "max_documents": data.max_documents,
+        "split_documents": data.split_documents,
+        "max_rows": _max_rows(cfg),
+    }
+
+
+def largest_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Largest id that the tokenizer can give."""
+    return max(tokenizer.get_vocab().values())
+
+
+def check_fits(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, seq_len: int) -> None:
+    """Check that the model has an embedding for each token and a position for each place.
+
+    Raises:
+        UserError: it has not, or the tokenizer cannot say where its tokens lie in the text.
+    """
+    from lvf.models.load import load_model_config
+
+    shape = load_model_config(model)
+    name = model.tokenizer or model.path
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"model.tokenizer={name} has no tokenizer.json (a fast tokenizer), without which the "
+            "loss cannot be kept to the response"
+        )
+    num_ids = largest_token_id(tokenizer) + 1
+    if num_ids > shape.vocab_size:
+        raise UserError(
+            f"the tokenizer {name} has {num_ids} tokens, more than the {shape.vocab_size} of "
+            f"model.path={model.path}. Set model.tokenizer=null to take the model's own."
+        )
+    longest = getattr(shape, "max_position_embeddings", math.inf)
+    if seq_len > longest:
+        raise UserError(
+            f"training.seq_len={seq_len} exceeds the {longest} positions of model.path="
+            f"{model.path}. Set training.seq_len={longest} or less."
+        )
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{tokenizer.eos_token_id} {content}".encode()).hexdigest()
+
+
+def _max_rows(cfg: RunConfig) -> int | None:
+    """Rows that a run on a hub corpus can use, so that not all of it must be fetched.
+
+    Local corpora are always prepared whole: runs of all durations then share their shards.
+    """
+    if cfg.regime.duration_unit != "tokens" or local_files(cfg.data.train) is not None:
+        return None
+    return num_token_batches(cfg, cfg.duration) * cfg.training.global_batch_rows
+
+
+def num_token_batches(cfg: RunConfig, num_tokens: float) -> int:
+    """Optimiser steps in a budget of tokens, as the paper counts them (App. A), at least 1."""
+    return max(1, round(num_tokens / (cfg.training.seq_len * cfg.training.global_batch_rows)))

@@ -1,0 +1,101 @@
+"""Text, tokens and the boundary of the loss."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvf.config import DataConfig
+from lvf.data.prompts import TEMPLATES, encode_examples, encode_texts, example_text
+from lvf.errors import UserError
+
+from .conftest import pair
+
+
+def encode_example(
+    tokenizer: Any, prompt: str, response: str, eos: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    return encode_examples(tokenizer, [(prompt, response)], eos)[0]
+
+
+PAIRS = DataConfig(name="d", prompt_column="query", response_column="response")
+ROW = {"query": "What is {2} + 2?", "response": "It is {4}."}
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "response"),
+    [
+        ("plain", "What is {2} + 2?", "It is {4}."),
+        ("question_answer", "Question: What is {2} + 2?\nAnswer:", " It is {4}."),
+        (
+            "alpaca",
+            "Below is an instruction that describes a task. Write a response that appropriately "
+            "completes the request.\n\n### Instruction:\nWhat is {2} + 2?\n\n### Response:",
+            "It is {4}.",
+        ),
+    ],
+)
+def test_templates_fill_in_text_as_it_is(template: str, prompt: str, response: str) -> None:
+    PAIRS.template = template
+    assert example_text(ROW, PAIRS) == (prompt, response)
+
+
+def test_running_text_has_no_prompt() -> None:
+    assert example_text({"text": "abc"}, DataConfig(name="d", text_column="text")) == ("", "abc")
+
+
+def test_an_unknown_template_is_refused_with_those_there_are() -> None:
+    data = DataConfig(name="d", prompt_column="query", response_column="response", template="chat")
+    with pytest.raises(UserError, match="'chat' is not one of plain, question_answer, alpaca"):
+        example_text(ROW, data)
+
+
+@pytest.mark.parametrize("template", list(TEMPLATES))
+def test_the_loss_covers_exactly_the_response_and_eos(tokenizer: Any, template: str) -> None:
+    data = DataConfig(
+        name="d", prompt_column="query", response_column="response", template=template
+    )
+    for seed in range(40):
+        prompt, response = example_text(pair(seed), data)
+        response = "\n" + response if template == "plain" else response  # a seam between tokens
+        ids, in_loss = encode_example(tokenizer, prompt, response, tokenizer.eos_token_id)
+        assert tokenizer.decode(ids) == "<s>" + prompt + response + "</s>"
+        assert tokenizer.decode(ids[in_loss]) == response + "</s>"
+
+
+def test_a_token_across_the_seam_is_in_the_loss(tokenizer: Any) -> None:
+    assert tokenizer.tokenize("apples") == ["apples"]
+    ids, in_loss = encode_example(tokenizer, "app", "les", 1)
+    assert tokenizer.decode(ids) == "<s>apples</s>"
+    assert in_loss.tolist() == [False, True, True]
+
+
+def test_tokens_are_those_of_the_joined_text_which_generation_sees(tokenizer: Any) -> None:
+    for seed in range(20):
+        row = pair(seed)
+        ids, _ = encode_example(tokenizer, row["query"], row["response"], 1)
+        assert ids.tolist() == [*tokenizer.encode(row["query"] + row["response"]), 1]
+
+
+def test_encoding_many_is_encoding_each(tokenizer: Any) -> None:
+    pairs = [(pair(seed)["query"], "ä€😀" + pair(seed)["response"]) for seed in range(20)]
+    for (ids, in_loss), (prompt, response) in zip(
+        encode_examples(tokenizer, pairs, 1), pairs, strict=True
+    ):
+        one_ids, one_in_loss = encode_example(tokenizer, prompt, response, 1)
+        assert ids.tolist() == one_ids.tolist() and in_loss.tolist() == one_in_loss.tolist()
+
+
+def test_running_text_is_encoded_with_one_eos_even_if_the_tokenizer_adds_it(tokenizer: Any) -> None:
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    ender = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    ender.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    for one in (tokenizer, ender):
+        (ids,) = encode_texts(one, ["7 dogs"], 1)
+        assert one.decode(ids) == "<s>7 dogs</s>"
+        pair_ids, in_loss = encode_example(one, "7", " dogs", 1)
+        assert pair_ids.tolist() == ids.tolist() and bool(in_loss[-1])

@@ -1,0 +1,167 @@
+"""Documents come out as they went in, and bad ones are named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvf.config import SourceConfig
+from lvf.data.sources import _hub_documents, read_documents, source_fingerprint
+from lvf.errors import UserError
+
+from .conftest import write_jsonl
+
+ROWS = [{"text": f"text {number} ü", "id": number} for number in range(5)]
+
+
+def texts(path: Path | str, columns: tuple[str, ...] = ("text",), **kwargs: Any) -> list[str]:
+    documents = read_documents(SourceConfig(path=str(path)), columns, **kwargs)
+    return [" ".join(document.values()) for document in documents]
+
+
+def write_parquet(path: Path) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+def test_jsonl_and_parquet_give_the_same_documents_and_only_the_named_columns(
+    tmp_path: Path,
+) -> None:
+    from_jsonl = SourceConfig(path=str(write_jsonl(tmp_path / "a.jsonl", ROWS)))
+    from_parquet = SourceConfig(path=str(write_parquet(tmp_path / "a.parquet")))
+    expected = [{"text": row["text"]} for row in ROWS]
+    assert list(read_documents(from_jsonl, ["text"])) == expected
+    assert list(read_documents(from_parquet, ["text"])) == expected
+
+
+def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "b.jsonl", ROWS[2:])
+    write_jsonl(tmp_path / "a.jsonl", ROWS[:2])
+    (tmp_path / "README.md").write_text("not data")
+    assert texts(tmp_path) == [row["text"] for row in ROWS]
+
+
+def test_blank_lines_separate_the_documents_of_one_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\nstill one\n \n\ntwo\n")
+    assert texts(path) == ["one\nstill one", "two"]
+
+
+def test_each_text_file_of_a_folder_is_one_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\nstill one\n")
+    (tmp_path / "b.txt").write_text("two\n")
+    assert texts(tmp_path) == ["one\n\nstill one\n", "two\n"]
+
+
+def test_max_documents_takes_the_first(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    assert texts(path, max_documents=2) == [row["text"] for row in ROWS[:2]]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode())
+    assert texts(path) == [ROWS[0]["text"]]
+
+
+def test_the_embedded_world_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVF_CACHE", str(tmp_path))
+    source = SourceConfig(path="embedded:validation/math_ift")
+    documents = list(read_documents(source, ["query", "response"]))
+    (written,) = tmp_path.rglob("validation/math_ift.jsonl")
+    assert len(documents) == len(written.read_text().splitlines())
+    with pytest.raises(UserError, match="not one of.*train/math_ift"):
+        list(read_documents(SourceConfig(path="embedded:train/poetry"), ["text"]))
+
+
+GOOD = json.dumps({"text": "good"}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (GOOD.encode() + b"{broken\n", r"bad.jsonl:2: broken JSON"),
+        (GOOD.encode() + b"[1]\n", r"bad.jsonl:2: list, not a JSON object"),
+        (b'{"body": "x", "id": 1}\n', r"bad.jsonl:1: no column text; there are body, id"),
+        (b'{"text": 3}\n{"text": "x"}\n{"text": null}\n', r":1: .*int.*; 2 of 3 rows"),
+        (GOOD.encode() + b'{"text": "  "}\n', r"bad.jsonl:2: column text is empty; 1 of 2"),
+        (GOOD.encode() + '{"text": "ü"}\n'.encode("latin-1"), r"bad.jsonl:2: not UTF-8"),
+        (GOOD.encode("utf-16"), "not UTF-8"),
+        (b'{"text": "\\ud800"}\n', "half a surrogate pair"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_refused_by_name_and_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        texts(path)
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "no/such/folder", "./missing", "a b"])
+def test_a_missing_path_is_refused_with_what_is_allowed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="does not exist.*embedded:"):
+        texts(f"{tmp_path}/{name}")
+
+
+def test_a_file_of_another_kind_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\nx\n")
+    with pytest.raises(UserError, match=r"a.csv is not one of .jsonl"):
+        texts(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"holds no .jsonl"):
+        texts(tmp_path)
+
+
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        texts(path)
+
+
+def test_the_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    here = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    there = write_jsonl(tmp_path / "elsewhere" / "a.jsonl", ROWS)
+    before = source_fingerprint(SourceConfig(path=str(here)))
+    assert source_fingerprint(SourceConfig(path=str(there))) == before
+    write_jsonl(here, ROWS[:-1])
+    assert source_fingerprint(SourceConfig(path=str(here))) != before
+
+
+def test_a_hub_corpus_goes_by_its_id_and_revision() -> None:
+    def fingerprint(**kwargs: str) -> str:
+        return source_fingerprint(SourceConfig(path="some/corpus", **kwargs))
+
+    assert fingerprint() == fingerprint()
+    others = [fingerprint(revision="v1"), fingerprint(subset="a"), fingerprint(split="test")]
+    assert len({fingerprint(), *others}) == 4
+
+
+def test_the_hub_reader_yields_rows_and_leaves_out_unusable_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # datasets reads a local folder through the same call as a corpus of the hub.
+    write_jsonl(tmp_path / "train.jsonl", [*ROWS, {"text": "", "id": 5}])
+    documents = list(_hub_documents(SourceConfig(path=str(tmp_path)), ["text"]))
+    assert [document["text"] for document in documents] == [row["text"] for row in ROWS]
+    assert "left out 1 empty or broken rows" in capsys.readouterr().err
+
+
+def test_an_unreachable_hub_corpus_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import datasets
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="no-such/corpus.*hub.*data.train.path"):
+        texts("no-such/corpus")
