@@ -53,6 +53,9 @@ def build(
     rows = islice(_packed(to_train, cfg, tokenizer, tally), max_rows)
     dtype = "uint16" if largest_token_id(tokenizer) < 1 << 16 else "uint32"
     written = _write_rows(folder / "train", rows, cfg.training.seq_len, dtype)
+    quota = cfg.data.split_documents
+    while any(len(pairs) < quota for pairs in taken.values()) and next(to_train, None):
+        pass  # there were enough rows before there were enough held-out documents
     if tally.dropped_examples == tally.lengths.total() > 0:
         raise UserError(
             f"data {cfg.data.name}: the prompts of all {tally.dropped_examples} documents fill a "

@@ -12,8 +12,8 @@ Example = tuple[np.ndarray, np.ndarray]
 """Token ids and loss mask of one example, each [num_tokens]."""
 
 OPEN_ROWS = 64
-"""Rows that wait for a fitting example at the same time: bounds memory, and is enough that
-instruction data fill over 99 % of their rows."""
+"""Rows that wait for a fitting example at the same time, which bounds memory. Measured on 7473
+GSM8K pairs: 4.1 % more rows of 1024 than tokens need (1.2 % of 4096), and as many without bound."""
 
 
 class Row:

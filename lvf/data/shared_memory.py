@@ -4,62 +4,66 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-_alive: IO[str] | None = None
-"""Held with a shared lock as long as this process lives; the kernel drops it at any death."""
+SHARED_MEMORY = Path("/dev/shm")
+SEGMENT = re.compile(r"/dev/shm/(\d{6})_")
+"""streaming numbers the data sets that are open on a machine: 000000_locals, 000000_resume, ..."""
 
 
 @contextmanager
 def opening() -> Iterator[None]:
     """Hold while a StreamingDataset is made: one job of this machine at a time registers itself.
 
-    streaming numbers its shared memory by looking for a free number, which two starting runs
-    would both find; and it leaves it behind when killed. Its own cleaner removes that of living
-    runs too, so it runs only when no other run of lvf is alive.
+    streaming looks for a free number, and two runs that start together would both find the same.
+    Every rank of a distributed job must enter this together.
     """
     from streaming.base.distributed import maybe_init_dist
     from torch import distributed
 
     own_group = maybe_init_dist()
-    has_met_others = False
-    is_leader = int(os.environ.get("LOCAL_RANK", "0")) == 0
-    with _lock_file("opening").open("w") as gate:
-        if is_leader:
+    with _gate().open("w") as gate:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             fcntl.flock(gate, fcntl.LOCK_EX)
-            has_met_others = _clear_if_alone()
-        if distributed.is_initialized() and not has_met_others:
+            clear_dead_segments()
+        if distributed.is_initialized():
             distributed.barrier()  # the other ranks look for a number only under the leader's lock
         yield
     if own_group:
         distributed.destroy_process_group()
 
 
-def _clear_if_alone() -> bool:
-    """Clear unless another run lives; whether streaming's cleaner ran, which ends in a barrier."""
-    global _alive
-    if _alive is not None:
-        return False
-    from streaming.base.util import clean_stale_shared_memory
+def clear_dead_segments() -> None:
+    """Remove what killed processes of this user left; on systems without /proc, do nothing.
 
-    _alive = _lock_file("alive").open("w")
-    try:
-        fcntl.flock(_alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        is_alone = False
-    else:
-        is_alone = True
-        clean_stale_shared_memory()
-    fcntl.flock(_alive, fcntl.LOCK_SH)
-    return is_alone
+    streaming's own cleaner takes the segments of living runs too, and stops at the first gap in
+    the numbers. A process that cannot be seen from here, as in another container that shares
+    /dev/shm, counts as dead.
+    """
+    from streaming.base import constant
+
+    if not Path("/proc/self/maps").exists():
+        return
+    folders = (SHARED_MEMORY, Path(tempfile.gettempdir()))
+    # Listed before the processes are: what appears in between is not taken for dead.
+    files = [path for folder in folders for path in folder.glob("[0-9]" * 6 + "_*")]
+    alive: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended, or is another user's
+            alive.update(SEGMENT.findall(maps.read_text()))
+    names = {*constant.SHM_TO_CLEAN, constant.BARRIER_FILELOCK, constant.CACHE_FILELOCK}
+    for path in files:
+        number, name = path.name.split("_", maxsplit=1)
+        if name in names and number not in alive:
+            with suppress(OSError):  # another user's
+                path.unlink()
 
 
-def _lock_file(name: str) -> Path:
+def _gate() -> Path:
     # Beside the shared memory itself: jobs of one machine may have temporary folders of their own.
-    shared_memory = Path("/dev/shm")
-    folder = shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
-    return folder / f"lvf-{os.getuid()}-streaming-{name}.lock"
+    folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    return folder / f"lvf-{os.getuid()}-streaming.lock"

@@ -244,18 +244,27 @@ class Reader:
         self.process.wait()
 
 
+def segments(number: int) -> list[Path]:
+    """Shared memory of the data set of this number."""
+    return list(Path("/dev/shm").glob(f"{number:06}_*"))
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc, to see who lives")
 def test_a_killed_run_harms_neither_one_that_lives_nor_one_that_starts(
     run: RunConfig, tmp_path: Path
 ) -> None:
     run.runtime.num_workers = 1  # workers attach to the shared memory anew in every epoch
     arguments = write_script(run, tmp_path)
     alive, doomed = Reader(arguments), Reader(arguments)
-    assert alive.answer() != doomed.answer()
+    number, doomed_number = alive.answer()["prefix"], doomed.answer()["prefix"]
+    assert number != doomed_number
     first = alive.epoch()
     doomed.kill()
+    assert segments(doomed_number)
     started = Reader(arguments)
-    started.answer()
+    assert started.answer()["prefix"] == doomed_number or not segments(doomed_number)
+    assert segments(number)
     assert started.epoch() == first
     second = alive.epoch()
     assert started.epoch() == second != first

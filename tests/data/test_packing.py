@@ -1,6 +1,7 @@
 """Every token lands in the rows exactly once, in order, and nothing is cut in silence."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_packing_comes_close_to_the_fewest_rows_possible() -> None:
 
 
 def test_packing_holds_only_a_bounded_number_of_rows_back() -> None:
-    def endless():
+    def endless() -> Iterator[Example]:
         while True:
             yield np.arange(1, 4), np.array([False, True, True])
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from lvf.config import RunConfig, SourceConfig
+from lvf.config import RunConfig, SourceConfig, compose
 from lvf.data import build as build_module
 from lvf.data.prompts import example_text
+from lvf.data.recipe import recipe_inputs
 from lvf.data.shards import load_prepared, prepare
 from lvf.errors import UserError
 
@@ -104,6 +105,33 @@ def test_held_out_documents_taken_from_train_are_not_trained_on(
     assert len(held) == 14
     assert not [one for one in held if one["prompt"] in trained]
     assert prepared.stats["documents"] == 200 - 14
+
+
+def test_a_hub_corpus_is_read_only_as_far_as_its_token_budget_goes(
+    make_run: MakeRun, tokenizer: Any, tmp_path: Path
+) -> None:
+    cfg = compose("scale=paper", "domain=math", "regime=cpt", "duration=1e9")
+    assert recipe_inputs(cfg, tokenizer)["max_rows"] == 1272 * 192  # PAPER.md section 1.4
+    cfg.data.train = make_run().data.train
+    assert recipe_inputs(cfg, tokenizer)["max_rows"] is None
+
+
+def test_few_rows_come_with_the_same_held_out_documents_as_many(
+    make_run: MakeRun, tokenizer: Any, tmp_path: Path
+) -> None:
+    cfg = make_run(map(pair, range(1000)))
+    cfg.data.validation = cfg.data.heldout = None
+    cfg.data.split_documents = 60
+    held = []
+    for name, max_rows in (("few", 3), ("all", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        stats = build_module.build(folder, cfg, tokenizer, max_rows)
+        held.append([(folder / f"{one}.jsonl").read_text() for one in ("validation", "heldout")])
+        if max_rows:
+            assert stats["num_rows"] == len(read_rows(folder / "train")) == max_rows
+    assert held[0] == held[1]
+    assert [len(text.splitlines()) for text in held[0]] == [60, 60]
 
 
 def test_preparing_again_does_nothing(make_run: MakeRun) -> None:

@@ -47,8 +47,8 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path: Path) -> 
 
 def test_blank_lines_separate_the_documents_of_one_text_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("one\nstill one\n \n\ntwo\n")
-    assert texts(path) == ["one\nstill one", "two"]
+    path.write_text("one\nstill\x0c one\n \n\ntwo\r\ntoo\n")
+    assert texts(path) == ["one\nstill\x0c one", "two\ntoo"]
 
 
 def test_each_text_file_of_a_folder_is_one_document(tmp_path: Path) -> None:
