@@ -1,0 +1,179 @@
+"""`python -m lvf.report`: tables, verdicts and figures from record files."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lvf.config import CONF_DIR, speaking_to_the_user
+from lvf.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHERE = "where="
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """What to read, and where the report goes."""
+
+    records: str = "runs/records"
+    out: str = "runs/report"
+    where: str | None = None
+    """SQL condition on the columns of models.csv."""
+    paper: bool = False
+    """Show the paper's published numbers too."""
+
+
+ConfigStore.instance().store(name="report_schema", node=ReportConfig)
+
+
+def report(cfg: ReportConfig) -> None:
+    """Print tables, verdicts and terminal figures; write CSV, Markdown and PNG files.
+
+    Raises:
+        UserError: no records, or a condition that cannot be evaluated or leaves nothing.
+    """
+    from lvf.results.cells import groups
+    from lvf.results.store import RecordWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        measured = _measured(Path(cfg.records), cfg.paper)
+    for warning in caught:
+        if issubclass(warning.category, RecordWarning):
+            print(f"note: {warning.message}", file=sys.stderr)
+    if cfg.where is not None:
+        measured = _only(measured, cfg.where)
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    written = [out / "models.csv"]
+    measured.to_csv(written[0], index=False)
+    sections, tables = [], []
+    for name, group in groups(measured):
+        section, table, paths = _show(name, group, out)
+        sections.append(section)
+        tables.append(table)
+        written += paths
+    written += _write_summaries(out, sections, tables)
+    print("written:\n" + "\n".join(f"  {path}" for path in written))
+
+
+def _measured(records: Path, paper: bool) -> pd.DataFrame:
+    import pandas as pd
+
+    from lvf.results.measured import models
+    from lvf.results.store import load, load_paper
+
+    scores = load(records)
+    if paper:
+        scores = pd.concat([scores, load_paper()], ignore_index=True)
+    found = models(scores)
+    if (found.method == "base").all():
+        raise UserError(
+            f"no records of trained models under records={records}: make some with "
+            "python -m lvf.train +experiment=math_ift, name another folder with records=..., or "
+            "look at the published numbers with paper=true"
+        )
+    return found
+
+
+def _only(models: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The trained models that meet a condition, and the base models."""
+    import duckdb
+
+    numbered = models.assign(row_number=range(len(models)))
+    connection = duckdb.connect()
+    connection.register("models", numbered)
+    try:
+        kept = connection.sql(f"select row_number from models where {where}").fetchall()
+    except duckdb.Error as error:
+        ends = ("_se", "_n", "_delta", "_delta_se", "_path", "_metric")
+        columns = ", ".join(name for name in models.columns if not name.endswith(ends))
+        raise UserError(
+            f"where={where}\n{error}\nThe columns are {columns}; "
+            "and those of the scores with _se, _n, _delta and _delta_se."
+        ) from error
+    chosen = models.index.isin([number for (number,) in kept])
+    if not (chosen & (models.method != "base")).any():
+        raise UserError(f"where={where} leaves none of {(models.method != 'base').sum()} models")
+    return models[chosen | (models.method == "base")]
+
+
+def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame, list[Path]]:
+    """Print one group and draw its figures; returns Markdown, table and the figures' paths."""
+    from lvf.results.figures import frontier, learning_curve
+    from lvf.results.tables import console, csv, markdown, summary
+    from lvf.results.terminal import terminal_frontier
+    from lvf.results.verdict import verdict
+
+    title = _title(group)
+    lines = verdict(group)
+    console().print(summary(group, f"{name}: {title}"))
+    print("\n".join(["", *lines, "", terminal_frontier(group), ""]))
+    paths = [out / f"learning-{name}.png"]
+    learning_curve(group, paths[0], title)
+    if group.target.notna().any():
+        paths.append(out / f"frontier-{name}.png")
+        frontier(group, paths[1], title)
+    section = "\n".join([markdown(group, f"{name}: {title}"), "```", *lines, "```", ""])
+    pictures = "\n".join(f"![{path.stem}]({path.name})" for path in paths)
+    return f"{section}\n{pictures}\n", csv(group, name), paths
+
+
+def _title(group: pd.DataFrame) -> str:
+    trained = group[group.method != "base"].iloc[0]
+    regime = {"ift": "instruction finetuning", "cpt": "continued pre-training"}
+    source = " (published)" if (group.source == "paper").all() else ""
+    told = regime.get(str(trained.regime), trained.regime)
+    return f"{trained.domain}, {told} of {trained.model} on {trained.dataset}{source}"
+
+
+def _write_summaries(out: Path, sections: list[str], tables: list[pd.DataFrame]) -> list[Path]:
+    import pandas as pd
+
+    paths = [out / "summary.csv", out / "summary.md"]
+    pd.concat(tables).to_csv(paths[0], index=False)
+    paths[1].write_text("# Learning and forgetting\n\n" + "\n".join(sections))
+    return paths
+
+
+def quoted(argument: str) -> str:
+    """A `where=...` argument as one quoted Hydra value, so that SQL needs no second quotes."""
+    if not argument.startswith(WHERE) or argument == "where=null":
+        return argument
+    condition = argument.removeprefix(WHERE)
+    if len(condition) > 1 and condition[0] == condition[-1] == '"':
+        return argument
+    escaped = condition.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{WHERE}"{escaped}"'
+
+
+@hydra.main(config_path=str(CONF_DIR), config_name="report", version_base="1.3")
+def _main(composed: DictConfig) -> None:
+    with speaking_to_the_user():
+        try:
+            cfg = OmegaConf.to_object(composed)
+        except OmegaConfBaseException as error:
+            raise UserError(f"configuration: {error}") from error
+        assert isinstance(cfg, ReportConfig)
+        report(cfg)
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    _main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Two methods compared: at their chosen rates, and at equal learning along their frontiers."""
+
+import functools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lvf.results.measured import names
+from lvf.results.statistics import Estimate, difference_of_groups, mean_of, paired_difference
+from lvf.results.store import items
+
+MORE_IS_BETTER = {"target": 1, "forgetting": 1, "nll_target": -1, "nll_source": -1}
+NUM_LEVELS = 21
+LOST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Gap in forgetting between two methods at equal learning."""
+
+    value: float
+    """Ours minus theirs, in the units of the forgetting measure."""
+    low: float
+    high: float
+    """Ends of the 95 % percentile interval of the bootstrap."""
+    levels: tuple[float, float]
+    """The compared range of the learning measure: where both frontiers have points."""
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """Why the data cannot answer."""
+
+    reason: str
+
+
+def difference(ours: pd.DataFrame, theirs: pd.DataFrame, measure: str) -> Estimate | None:
+    """Mean of our seeds minus mean of theirs on one measure; see `difference_of_groups`.
+
+    Item noise is paired: scores are averaged over seeds item by item, then the two are subtracted
+    item by item. Without items it is taken from both standard errors as if independent.
+
+    Args:
+        ours: rows of `models` that differ in their seed alone.
+        theirs: likewise.
+
+    Returns:
+        None where a model lacks the measure.
+    """
+    if ours[measure].isna().any() or theirs[measure].isna().any():
+        return None
+    values = list(ours[measure]), list(theirs[measure])
+    scores = [_items(rows, measure) for rows in (ours, theirs)]
+    if scores[0] is None or scores[1] is None or _shapes(scores[0]) != _shapes(scores[1]):
+        stderr = float(np.hypot(ours[f"{measure}_se"].mean(), theirs[f"{measure}_se"].mean()))
+        return difference_of_groups(*values, item_stderr=None if np.isnan(stderr) else stderr)
+    parts = [
+        paired_difference(a.mean(axis=0), b.mean(axis=0))
+        for a, b in zip(scores[0], scores[1], strict=True)
+    ]
+    return difference_of_groups(*values, item_stderr=mean_of(parts).stderr)
+
+
+def frontier(learning: np.ndarray, retention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points that no other point beats on both axes, by rising learning.
+
+    Args:
+        learning: (num_points,), more is better.
+        retention: (num_points,), more is better.
+
+    Returns:
+        Learning (rising) and retention (falling) of those points.
+    """
+    order = np.lexsort((retention, learning))[::-1]
+    best = np.maximum.accumulate(retention[order])
+    first = np.concatenate([[True], best[1:] > best[:-1]])
+    kept = order[first][::-1]
+    return learning[kept], retention[kept]
+
+
+def gap_at_equal_learning(
+    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
+) -> tuple[float, float, float] | None:
+    """Mean of our retention minus theirs over 21 equal steps of the shared range of learning.
+
+    Each frontier is a piecewise linear curve through its points, never continued beyond them.
+
+    Returns:
+        The gap, and the ends of the shared range; None where the ranges do not meet.
+    """
+    low, high = max(ours[0][0], theirs[0][0]), min(ours[0][-1], theirs[0][-1])
+    if low > high:
+        return None
+    levels = np.linspace(low, high, NUM_LEVELS)
+    gap = np.mean(np.interp(levels, *ours) - np.interp(levels, *theirs))
+    return float(gap), float(low), float(high)
+
+
+def matched_learning(
+    ours: pd.DataFrame,
+    theirs: pd.DataFrame,
+    learning: str = "target",
+    forgetting: str = "nll_source",
+    num_draws: int = 1000,
+) -> Matched | Undecided:
+    """Difference in forgetting between two methods where they have learned equally much.
+
+    A method's points are its cells (rate, duration), each the mean over its seeds; `frontier` keeps
+    the undominated ones and `gap_at_equal_learning` compares the two curves. The interval is the
+    2.5 % to 97.5 % range of a bootstrap that repeats all of this: items are drawn with replacement,
+    the same items for every model, and within each cell seeds are drawn with replacement, their
+    deviations widened by sqrt(k / (k - 1)) as k drawn seeds vary too little. With one seed a cell
+    it covers item noise alone. The frontier's choice of points is repeated too, yet a method with
+    more points had more tries.
+
+    Args:
+        ours: rows of `models` of one method, not-cooled-down ones left out by the caller.
+        theirs: likewise of the other.
+        learning: `target` or `nll_target`.
+        forgetting: `forgetting` or `nll_source`.
+        num_draws: bootstrap draws.
+    """
+    sides = []
+    for rows, told in ((ours, "first"), (theirs, "second")):
+        complete = rows[rows[learning].notna() & rows[forgetting].notna()]
+        if complete.empty:
+            return Undecided(f"the {told} method lacks {learning} or {forgetting}")
+        sides.append(complete)
+    signs = MORE_IS_BETTER[learning], MORE_IS_BETTER[forgetting]
+    observed = [_points(_means(rows, learning), _means(rows, forgetting), signs) for rows in sides]
+    gap = gap_at_equal_learning(*observed)
+    if gap is None:
+        spans = " against ".join(_span(x * signs[0]) for x, _ in observed)
+        return Undecided(f"no shared level: {spans}")
+    draws = [_draws(rows, learning, forgetting, num_draws) for rows in sides]
+    if draws[0] is None or draws[1] is None:
+        return Undecided("the records keep no items to estimate the noise from")
+    found = []
+    for index in range(num_draws):
+        again = [_points(x[:, index], y[:, index], signs) for x, y in (draws[0], draws[1])]
+        one = gap_at_equal_learning(*again)
+        if one is not None:
+            found.append(one[0] * signs[1])
+    if len(found) < (1 - LOST_SHARE) * num_draws:
+        lost = 100 * (1 - len(found) / num_draws)
+        return Undecided(f"the frontiers barely overlap: not at all in {lost:.0f} % of resamples")
+    low, high = np.percentile(found, [2.5, 97.5])
+    ends = sorted((gap[1] * signs[0], gap[2] * signs[0]))
+    return Matched(gap[0] * signs[1], float(low), float(high), (ends[0], ends[1]))
+
+
+def _points(x: np.ndarray, y: np.ndarray, signs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return frontier(x * signs[0], y * signs[1])
+
+
+def _span(x: np.ndarray) -> str:
+    return f"{x.min():.3f} to {x.max():.3f}"
+
+
+def _cells(rows: pd.DataFrame) -> list[np.ndarray]:
+    """Positions of the rows of each cell: one rate and duration, all seeds."""
+    axes = ["label", "lr_peak", "run_duration", "duration", "cooled_down"]
+    positions = rows.groupby(axes, dropna=False, sort=True).indices.values()
+    return [np.asarray(one) for one in positions]
+
+
+def _means(rows: pd.DataFrame, measure: str) -> np.ndarray:
+    values = rows[measure].to_numpy()
+    return np.array([values[cell].mean() for cell in _cells(rows)])
+
+
+def _draws(
+    rows: pd.DataFrame, learning: str, forgetting: str, num_draws: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Bootstrap values of both measures, each (num_cells, num_draws); None without items."""
+    x, y = (_item_draws(rows, measure, num_draws) for measure in (learning, forgetting))
+    if x is None or y is None:
+        return None
+    rng = np.random.default_rng(zlib.crc32(str(rows.label.iloc[0]).encode()))
+    means: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for cell in _cells(rows):
+        k = len(cell)
+        chosen = rng.integers(k, size=(k, num_draws))  # one draw of seeds serves both measures
+        for values, out in ((x, means[0]), (y, means[1])):
+            centre = values[cell].mean(axis=0)
+            resampled = np.take_along_axis(values[cell], chosen, axis=0).mean(axis=0)
+            widen = np.sqrt(k / (k - 1)) if k > 1 else 0.0
+            out.append(centre + widen * (resampled - centre))
+    return np.array(means[0]), np.array(means[1])
+
+
+def _item_draws(rows: pd.DataFrame, measure: str, num_draws: int) -> np.ndarray | None:
+    """Scores (num_models, num_draws) under resampled items, centred on the recorded scores."""
+    scores = _items(rows, measure)
+    if scores is None:
+        return None
+    deviations = [
+        part @ _item_weights(name, part.shape[1], num_draws) - part.mean(axis=1, keepdims=True)
+        for name, part in zip(_parts(measure), scores, strict=True)
+    ]
+    return rows[measure].to_numpy()[:, None] + np.mean(deviations, axis=0)
+
+
+@functools.lru_cache(maxsize=8)
+def _item_weights(name: str, num_items: int, num_draws: int) -> np.ndarray:
+    """Shares (num_items, num_draws) of each item in each resample, the same for every model."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    drawn = rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=num_draws)
+    return drawn.T / num_items
+
+
+def _parts(measure: str) -> list[str]:
+    return names().forgetting if measure == "forgetting" else [measure]
+
+
+def _items(rows: pd.DataFrame, measure: str) -> list[np.ndarray] | None:
+    """Items of each part of a measure, (num_models, num_items); None where one lacks them."""
+    parts = []
+    for name in _parts(measure):
+        if rows[f"{name}_path"].isna().any():
+            return None
+        where = zip(rows[f"{name}_path"], rows[f"{name}_metric"], strict=True)
+        scores = [items(path, metric) for path, metric in where]
+        found = [one for one in scores if one is not None]
+        if len({len(one) for one in found}) != 1:
+            return None
+        parts.append(np.stack(found))
+    return parts
+
+
+def _shapes(parts: Sequence[np.ndarray]) -> list[int]:
+    return [part.shape[1] for part in parts]

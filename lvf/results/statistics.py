@@ -1,0 +1,89 @@
+"""Differences with honest uncertainty: paired by benchmark item, and over seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its standard error (None: unknown) and its degrees of freedom."""
+
+    value: float
+    stderr: float | None = None
+    dof: float = math.inf
+    """Of the standard error; infinite where it comes from many items."""
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Student-t interval of this level; None without a standard error."""
+        if self.stderr is None:
+            return None
+        quantile = float(stdtrit(min(self.dof, 1e9), (1 + level) / 2))
+        half = quantile * self.stderr
+        return self.value - half, self.value + half
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the 95 % interval lies on one side of zero, else 0."""
+        interval = self.interval()
+        if interval is None:
+            return 0
+        return int(interval[0] > 0) - int(interval[1] < 0)
+
+
+def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
+    """Mean of `ours - theirs`, each (num_items,), with the standard error of paired items.
+
+    Raises:
+        ValueError: the arrays are not of one length of at least 2.
+    """
+    if ours.shape != theirs.shape or ours.ndim != 1 or len(ours) < 2:
+        raise ValueError(f"cannot pair items of shapes {ours.shape} and {theirs.shape}")
+    difference = ours - theirs
+    stderr = difference.std(ddof=1) / math.sqrt(len(difference))
+    return Estimate(float(difference.mean()), float(stderr))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean over runs that differ in their seed alone; one run has no standard error."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return Estimate(mean)
+    return Estimate(mean, float(np.std(values, ddof=1)) / math.sqrt(count), count - 1)
+
+
+def mean_of(parts: Sequence[Estimate]) -> Estimate:
+    """Mean of independent estimates: stderr = sqrt(sum of squares) / number of parts."""
+    value = float(np.mean([one.value for one in parts]))
+    known = [one.stderr for one in parts if one.stderr is not None]
+    if len(known) < len(parts):
+        return Estimate(value)
+    return Estimate(value, math.sqrt(sum(se * se for se in known)) / len(parts))
+
+
+def difference_of_groups(
+    ours: Sequence[float], theirs: Sequence[float], item_stderr: float | None
+) -> Estimate:
+    """Mean of our seeds minus mean of theirs, from both sources of noise.
+
+    With two or more seeds on each side, stderr^2 = item_stderr^2 + var(ours) / len(ours) +
+    var(theirs) / len(theirs), and the degrees of freedom are Welch and Satterthwaite's, where the
+    items count as infinitely many. With fewer, only `item_stderr` is known: the noise of items, not
+    of training.
+
+    Args:
+        ours: one score per seed.
+        theirs: likewise.
+        item_stderr: standard error from items of the difference between the means over seeds.
+    """
+    value = float(np.mean(ours) - np.mean(theirs))
+    groups = [over_seeds(ours), over_seeds(theirs)]
+    if any(one.stderr is None for one in groups):
+        return Estimate(value, item_stderr)
+    variances = [(one.stderr or 0.0) ** 2 for one in groups]
+    total = sum(variances) + (item_stderr or 0.0) ** 2
+    slack = sum(v * v / one.dof for v, one in zip(variances, groups, strict=True))
+    return Estimate(value, math.sqrt(total), total * total / slack if slack > 0 else math.inf)

@@ -1,0 +1,137 @@
+"""Reads record files, and the paper's published numbers, into one typed table."""
+
+import functools
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lvf.config import stable_hash
+from lvf.results.records import SCHEMA_VERSION, Axes, Record, read_record
+
+PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
+NLL_METRIC = "nll_per_token"
+AXES = [one.name for one in fields(Axes)]
+NUMBERS = ["rank", "alpha", "lr_peak", "seed", "run_duration", "duration", "value", "stderr", "n"]
+WHOLE = ("rank", "seed", "n")
+TEXTS = ["source", "run_id", "checkpoint", "task", "metric", "settings_id", "settings", "path"]
+COLUMNS = [*TEXTS, "created_at", *AXES, "value", "stderr", "n", "has_items"]
+
+
+class RecordWarning(UserWarning):
+    """Something among the records that the reader of a report must know."""
+
+
+def load(source: Path | Iterable[Path]) -> pd.DataFrame:
+    """One row per (run_id, checkpoint, task, metric), with all axes as typed columns.
+
+    Files that are not records are left out and named in one `RecordWarning`. A missing or empty
+    folder gives an empty table of the same columns.
+
+    Args:
+        source: the folder where records were written, or the files themselves.
+    """
+    paths = sorted(source.rglob("*.json") if isinstance(source, Path) else source)
+    rows: list[dict[str, Any]] = []
+    broken: list[str] = []
+    for path in paths:
+        try:
+            rows += _rows(read_record(path), path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            broken.append(f"{path}: {type(error).__name__}: {error}")
+    if broken:
+        warnings.warn(
+            f"{len(broken)} files are not records of schema {SCHEMA_VERSION} and were left out:\n  "
+            + "\n  ".join(broken),
+            RecordWarning,
+            stacklevel=2,
+        )
+    return _typed(rows)
+
+
+@functools.lru_cache(maxsize=256)
+def items(path: str, metric: str) -> np.ndarray | None:
+    """Per-item scores (num_items,) of one metric of one record file, read when asked for.
+
+    Their mean is the metric's value. A likelihood is a ratio, nats over tokens, of sums over
+    documents; its items are the linearised R + (nats_i - R tokens_i) / mean(tokens), whose standard
+    error is the ratio's (Cochran, Sampling Techniques, 1977, section 6.4), also of differences.
+    """
+    metrics = json.loads(Path(path).read_text())["metrics"]
+    if metrics[metric]["items"] is None:
+        return None
+    scores = np.asarray(metrics[metric]["items"], dtype=np.float64)
+    if metric == NLL_METRIC:
+        value, tokens = metrics[metric]["value"], np.asarray(metrics["tokens"]["items"])
+        scores = value + (scores - value) * tokens / tokens.mean()
+    return scores
+
+
+def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
+    """The paper's published numbers in the columns of `load`, with source `paper`.
+
+    No number has a standard error or a seed. The one base model stands beside every data set.
+    """
+    published = pd.read_csv(path)
+    base = published[published.method == "base"].drop(columns=["dataset", "regime", "domain"])
+    trained = published[published.method != "base"].copy()
+    datasets = trained[["dataset", "regime", "domain", "duration_unit"]].drop_duplicates()
+    base = base.drop(columns="duration_unit").merge(datasets, how="cross")
+    trained["method_name"] = [
+        "full" if method == "full" else f"lora_r{rank:.0f}"
+        for method, rank in zip(trained.method, trained["rank"], strict=True)
+    ]
+    trained["run_id"] = [
+        f"paper-{one.dataset}-{one.method_name}-{one.duration:g}" for one in trained.itertuples()
+    ]
+    base["run_id"], base["method_name"] = "base-llama2_7b-" + base.dataset, "base"
+    both = pd.concat([trained.assign(checkpoint="published"), base.assign(checkpoint="base")])
+    both = both.assign(
+        source="paper", scale="paper", model="llama2_7b", run_duration=both.duration,
+        # App. C: one run, measured hot at 2, 4 and 6 epochs
+        cooled_down=(both.dataset != "tulu_v2_mix") | (both.method == "base"),
+        path=str(path), settings_id="published", settings="{}", has_items=False,
+    )  # fmt: skip
+    return _typed(both.drop(columns="table").to_dict("records"))
+
+
+def _rows(record: Record, path: Path) -> list[dict[str, Any]]:
+    """Rows of one record, one a metric; a number that is none of a number is a `TypeError`."""
+    shared = {
+        "source": record.source, "run_id": record.run_id, "checkpoint": record.checkpoint,
+        "task": record.task, "settings_id": stable_hash(record.settings),
+        "settings": json.dumps(record.settings, sort_keys=True), "path": str(path),
+        "created_at": record.created_at, **asdict(record.axes),
+    }  # fmt: skip
+    targets = record.axes.targets
+    shared["targets"] = None if targets is None else ",".join(targets)
+    rows = [
+        {**shared, "metric": name, "value": one.value, "stderr": one.stderr, "n": one.n,
+         "has_items": one.items is not None}
+        for name, one in record.metrics.items()
+    ]  # fmt: skip
+    for row in rows:
+        wrong = [k for k in NUMBERS if not isinstance(row[k], int | float | None)]
+        if wrong:
+            raise TypeError(f"{wrong[0]}={row[wrong[0]]!r} is not a number")
+    return rows
+
+
+def _typed(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table whose columns have their types even where it is empty."""
+    frame = pd.DataFrame(list(rows), columns=pd.Index(COLUMNS))
+    for name in COLUMNS:
+        if name in WHOLE:
+            frame[name] = pd.to_numeric(frame[name]).astype("Int64")
+        elif name in NUMBERS:
+            frame[name] = pd.to_numeric(frame[name]).astype("float64")
+        elif name in ("cooled_down", "has_items"):
+            frame[name] = frame[name].astype("bool")
+        else:
+            frame[name] = frame[name].astype("string")
+    return frame

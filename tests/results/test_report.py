@@ -1,0 +1,136 @@
+"""`python -m lvf.report` as its user meets it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Write, axes
+
+from lvf.errors import UserError
+from lvf.report import ReportConfig, quoted, report
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "lvf.report", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def records(write: Write) -> Path:
+    forgotten = {"hellaswag": 0.9, "arc_challenge": 0.8, "winogrande": 0.7}
+    for domain, task in (("math", "gsm8k"), ("code", "humaneval")):
+        where = {"domain": domain, "dataset": f"embedded_{domain}_ift"}
+        base = axes("base", **where)
+        write(base, nll_source=0.5, **{task: 0.1}, **forgotten)
+        write(axes(**where), nll_source=2.0, **{task: 0.8}, **forgotten)
+        folder = write(axes("lora", rank=8, **where), nll_source=1.0, **{task: 0.5}, **forgotten)
+    return folder
+
+
+def test_the_command_writes_tables_and_figures_and_says_where(
+    records: Path, tmp_path: Path
+) -> None:
+    where = "domain = 'math' and regime = 'ift'"
+    done = run(tmp_path, f"records={records}", "out=report", f"where={where}")
+    assert done.returncode == 0, done.stderr
+    written = sorted(path.name for path in (tmp_path / "report").iterdir())
+    assert written == [
+        "frontier-embedded-math_ift.png", "learning-embedded-math_ift.png", "models.csv",
+        "summary.csv", "summary.md",
+    ]  # fmt: skip
+    assert all(f"report/{name}" in done.stdout for name in written)
+    assert "forgets less (source NLL): LoRA r=8" in done.stdout
+    table = pd.read_csv(tmp_path / "report" / "summary.csv")
+    assert list(table.label) == ["base", "LoRA r=8", "full"]
+    assert list(table.target) == [0.1, 0.5, 0.8]
+    assert "| full | 1e-3 | 8 | 0.800 ±.010 |" in (tmp_path / "report" / "summary.md").read_text()
+    assert not (tmp_path / "report.log").exists() and not (tmp_path / "outputs").exists()
+
+
+def test_an_empty_folder_names_the_command_that_makes_records(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert "no records" in done.stderr and "python -m lvf.train" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_the_settings_without_heavy_imports(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help")
+    assert done.returncode == 0 and "records: runs/records" in done.stdout
+    imported = "import sys, lvf.report; print({'pandas', 'matplotlib', 'torch'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True)
+    assert found.stdout.strip() == "set()"
+
+
+def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "recods=elsewhere")
+    assert done.returncode != 0 and "recods" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["nosuch = 1", "domain = 'math", "domain = 1.5.2"])
+def test_a_condition_that_cannot_be_evaluated_is_quoted_with_the_columns(
+    records: Path, tmp_path: Path, where: str
+) -> None:
+    config = ReportConfig(records=str(records), out=str(tmp_path / "out"), where=where)
+    with pytest.raises(UserError) as caught:
+        report(config)
+    assert where in str(caught.value) and "lr_peak, seed" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_condition_that_leaves_nothing_is_an_error(records: Path, tmp_path: Path) -> None:
+    config = ReportConfig(records=str(records), out=str(tmp_path), where="rank = 7")
+    with pytest.raises(UserError, match="leaves none of 4"):
+        report(config)
+
+
+def test_a_condition_keeps_the_base_to_compare_with(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(ReportConfig(records=str(records), out=str(tmp_path / "o"), where="rank = 8"))
+    table = pd.read_csv(tmp_path / "o" / "summary.csv")
+    assert list(table.label) == ["base", "LoRA r=8"] * 2
+    assert list(table.target_delta.dropna()) == pytest.approx([0.4, 0.4])
+    assert "embedded-code_ift" in capsys.readouterr().out
+
+
+def test_broken_files_are_told_and_do_not_stop_the_report(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (records / "torn.json").write_text("{")
+    report(ReportConfig(records=str(records), out=str(tmp_path / "o"), where="domain = 'code'"))
+    assert "torn.json" in capsys.readouterr().err
+
+
+def test_the_published_numbers_need_no_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, none = str(tmp_path / "o"), str(tmp_path / "none")
+    report(ReportConfig(records=none, out=out, paper=True, where="regime = 'ift'"))
+    text = capsys.readouterr().out
+    assert "0.498" in text and "(published)" in text and "tulu_v2_mix" in text
+    assert (tmp_path / "o" / "frontier-paper-code_ift.png").exists()
+
+
+def test_ours_stand_beside_the_published_numbers_of_one_condition(
+    write: Write, tmp_path: Path
+) -> None:
+    ours = axes("lora", rank=16, scale="paper", model="llama2_7b", dataset="metamathqa")
+    folder = write(ours, gsm8k=0.5)
+    where = "dataset = 'metamathqa'"
+    report(ReportConfig(records=str(folder), out=str(tmp_path / "o"), paper=True, where=where))
+    table = pd.read_csv(tmp_path / "o" / "summary.csv")
+    labels = set(table[table.group == "paper-math_ift"].label)
+    assert {"LoRA r=16", "LoRA r=16 (published)"} <= labels
+
+
+def test_conditions_need_no_second_quotes() -> None:
+    assert quoted("out=x") == "out=x" and quoted("where=null") == "where=null"
+    assert quoted("where=label = 'full'") == "where=\"label = 'full'\""
+    assert quoted('where="rank = 8"') == 'where="rank = 8"'
