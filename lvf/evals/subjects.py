@@ -1,0 +1,116 @@
+"""The models that a run offers for measurement: its exports, and the base they came from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from lvf.config import RunConfig, stable_hash
+from lvf.data.shards import Prepared
+from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
+from lvf.models.counts import num_parameters, num_trainable_parameters
+from lvf.models.load import (
+    load_base,
+    load_export,
+    load_model_config,
+    load_tokenizer,
+    read_export_facts,
+)
+from lvf.results.records import Axes
+from lvf.training.run_folder import RunFolder
+
+
+def measure_run(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> list[Path]:
+    """Measure every export of a run, and its base, on the tasks whose records are missing.
+
+    Returns the paths of all their records, the base's first. Runs that share a base and end
+    together measure it once: the others wait.
+    """
+    texts, records = _texts(prepared), Path(cfg.paths.records)
+    exports = [
+        path
+        for subject in export_subjects(cfg, folder)
+        for path in measure(subject, cfg, texts, records)
+    ]
+    base = base_subject(cfg)
+    base.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(base.folder / ".lock"):
+        return [*measure(base, cfg, texts, records), *exports]
+
+
+def check_measurable(cfg: RunConfig, prepared: Prepared) -> None:
+    """Find out before a training whether its tasks could be measured after it.
+
+    Raises:
+        UserError: a task, or a file of it, is missing.
+    """
+    benchmarks = benchmarks_dir(cfg)
+    for task in cfg.evals.tasks:
+        task_inputs(task, cfg, _texts(prepared), benchmarks)
+
+
+def _texts(prepared: Prepared) -> dict[str, Path]:
+    return {"nll_target": prepared.heldout, "nll_validation": prepared.validation}
+
+
+def base_subject(cfg: RunConfig) -> Subject:
+    """The untrained model, measured once for each (model, data set)."""
+    axes = Axes(**_shared_axes(cfg), method="base", method_name="base")
+    condition = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}"
+    identity = stable_hash([asdict(cfg.model), asdict(cfg.data), cfg.training.seq_len])
+    run_id = f"{condition}-base-{identity}"
+    return Subject(
+        run_id=run_id,
+        checkpoint="base",
+        axes=axes,
+        training={"parameters": num_parameters(load_model_config(cfg.model))},
+        load=lambda: (load_base(cfg.model), load_tokenizer(cfg.model)),
+        folder=Path(cfg.paths.runs) / run_id / "evals" / "base",
+    )
+
+
+def export_subjects(cfg: RunConfig, folder: RunFolder) -> list[Subject]:
+    """Every export of a run, in the order of training."""
+    trainable = num_trainable_parameters(load_model_config(cfg.model), cfg.method)
+    return [_export_subject(cfg, folder, path, trainable) for path in folder.finished_exports()]
+
+
+def _export_subject(cfg: RunConfig, folder: RunFolder, export: Path, trainable: int) -> Subject:
+    facts = read_export_facts(export)
+    axes = Axes(
+        **_shared_axes(cfg),
+        method=cfg.method.kind,
+        method_name=cfg.method.name,
+        rank=cfg.method.rank,
+        alpha=cfg.method.alpha,
+        targets=cfg.method.targets,
+        optimizer=cfg.optimizer["_target_"],
+        lr_peak=cfg.training.lr_peak,
+        seed=cfg.seed,
+        run_duration=cfg.duration,
+        duration=facts["duration"],
+        duration_unit=cfg.regime.duration_unit,
+        cooled_down=facts["cooled_down"],
+    )
+    cost = ("batch", "tokens", "loss_tokens", "train_flops", "train_seconds")
+    return Subject(
+        run_id=folder.path.name,
+        checkpoint=export.name,
+        axes=axes,
+        training={key: facts[key] for key in cost} | {"trainable_parameters": trainable},
+        load=lambda: load_export(export, cfg.model),
+        folder=folder.path / "evals" / export.name,
+    )
+
+
+def _shared_axes(cfg: RunConfig) -> dict[str, Any]:
+    return {
+        "scale": cfg.scale.name,
+        "model": cfg.model.name,
+        "domain": cfg.domain.name,
+        "regime": cfg.regime.name,
+        "dataset": cfg.data.name,
+    }

@@ -1,0 +1,75 @@
+"""Likelihoods agree with a model that is asked for one token at a time."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lvf.evals.likelihood import nll, ratio_metrics
+
+PAIRS = [
+    ("Question: the red cup\nAnswer:", " the old lamp"),
+    ("Question: a tall tower costs 7\nAnswer:", " 7 + 11 = 18\n#### 18"),
+    ("Q:", " x"),
+    ("the blue river\n", "the cold stone and the warm garden and the small box " * 3),
+]
+
+
+def brute_force(model: Any, tokenizer: Any, pair: tuple[str, str], seq_len: int) -> list[float]:
+    """Nats of each response token and the end, the context restarting every seq_len inputs."""
+    prompt, response = (tokenizer(text)["input_ids"] for text in pair)
+    ids = prompt + response + [tokenizer.eos_token_id]
+    assert tokenizer("".join(pair))["input_ids"] == prompt + response  # no token spans the seam
+    nats = []
+    for target in range(max(1, len(prompt)), len(ids)):
+        start = (target - 1) // seq_len * seq_len
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[start:target]])).logits[0, -1]
+        nats.append(-logits.double().log_softmax(0)[ids[target]].item())
+    return nats
+
+
+@pytest.mark.parametrize("seq_len", [8, 1024])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_nats_and_token_counts_agree_with_brute_force(
+    model: Any, tokenizer: Any, seq_len: int, batch_size: int
+) -> None:
+    metrics = nll(model, tokenizer, PAIRS, seq_len, batch_size)
+    truth = [brute_force(model, tokenizer, pair, seq_len) for pair in PAIRS]
+    assert metrics["tokens"].items == [len(nats) for nats in truth]
+    assert metrics["nll_per_token"].items == pytest.approx(
+        [sum(nats) / len(nats) for nats in truth], rel=1e-5
+    )
+    everything = sum(truth, [])
+    assert metrics["nll_per_token"].value == pytest.approx(np.mean(everything), rel=1e-5)
+    assert metrics["nll_per_token"].n == len(PAIRS)
+
+
+def test_running_text_is_scored_from_its_second_token_on(model: Any, tokenizer: Any) -> None:
+    pair = ("", "the red cup and the blue lamp")
+    metrics = nll(model, tokenizer, [pair], 1024, 1)
+    truth = brute_force(model, tokenizer, pair, 1024)
+    assert metrics["tokens"].value == len(truth) == len(tokenizer(pair[1])["input_ids"])
+    assert metrics["nll_per_token"].value == pytest.approx(np.mean(truth), rel=1e-5)
+
+
+def test_stderr_of_documents_of_one_length_is_that_of_their_mean() -> None:
+    nats = np.array([3.0, 5.0, 4.0, 9.0])
+    metrics = ratio_metrics(nats, np.full(4, 2))
+    assert metrics["nll_per_token"].stderr == pytest.approx(np.std(nats / 2, ddof=1) / math.sqrt(4))
+
+
+def test_stderr_of_documents_of_many_lengths_is_near_the_jackknife() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 200, size=400)
+    nats = tokens * rng.normal(1.5, 0.3, size=400)
+    left_out = (nats.sum() - nats) / (tokens.sum() - tokens)
+    jackknife = math.sqrt(399 / 400 * ((left_out - left_out.mean()) ** 2).sum())
+    stderr = ratio_metrics(nats, tokens)["nll_per_token"].stderr
+    assert stderr == pytest.approx(jackknife, rel=0.02)
+
+
+def test_one_document_has_no_stderr() -> None:
+    assert ratio_metrics(np.array([3.0]), np.array([2]))["nll_per_token"].stderr is None

@@ -1,0 +1,142 @@
+"""Scores are those of lm-eval's own command line on the same files."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lvf.config import LmEvalTaskConfig, RunConfig
+from lvf.errors import UserError
+from lvf.evals.suite import run_lm_eval
+
+TASKS = ("gsm8k", "arc_challenge", "hellaswag", "winogrande")
+LIMIT, BATCH_SIZE, SHOTS = 20, 8, 2
+
+
+@pytest.fixture(scope="module")
+def native(
+    model_dir: Path, benchmarks: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What lm-eval's command line writes: its results, and the samples of each task."""
+    folder = tmp_path_factory.mktemp("native")
+    evaluated = {"gsm8k": "test", "arc_challenge": "test"}
+    members = [
+        {
+            "task": task,
+            "dataset_path": "json",
+            "dataset_name": None,
+            "num_fewshot": SHOTS,
+            "dataset_kwargs": {
+                "data_files": {
+                    split: str(benchmarks / f"{task}_{split}.jsonl")
+                    for split in ("train", evaluated.get(task, "validation"))
+                }
+            },
+        }
+        for task in TASKS
+    ]
+    (folder / "group.yaml").write_text(yaml.safe_dump({"group": "local", "task": members}))
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"),
+        *("--model_args", f"pretrained={model_dir},dtype=float32"),
+        *("--tasks", str(folder / "group.yaml"), "--limit", str(LIMIT)),
+        *("--batch_size", str(BATCH_SIZE), "--log_samples", "--output_path", str(folder / "out")),
+    ]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | offline)
+    (results,) = (folder / "out").rglob("results_*.json")
+    answer: dict[str, Any] = {"results": json.loads(results.read_text())["results"]}
+    for task in TASKS:
+        (samples,) = (folder / "out").rglob(f"samples_{task}_*.jsonl")
+        answer[task] = [json.loads(line) for line in samples.read_text().splitlines()]
+    return answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_every_item_scores_as_on_lm_evals_command_line(
+    native: dict[str, Any],
+    task: str,
+    model: Any,
+    tokenizer: Any,
+    cfg: RunConfig,
+    benchmarks: Path,
+    tmp_path: Path,
+) -> None:
+    evals = replace(cfg.evals, limit=LIMIT, batch_size=BATCH_SIZE)
+    definition = replace(evals.lm_eval[task], num_fewshot=SHOTS)
+    side_file = tmp_path / "native.json"
+    metrics, about = run_lm_eval(model, tokenizer, definition, evals, benchmarks, side_file)
+
+    theirs = native["results"][task]
+    for name, metric in metrics.items():
+        key = name if "," in name else f"{name},none"
+        assert metric.value == theirs[key]
+        assert metric.stderr == pytest.approx(theirs[key.replace(",", "_stderr,")])
+        metric_name, filter_name = key.split(",")
+        items = [s for s in native[task] if s["filter"] == filter_name]
+        items.sort(key=lambda sample: sample["doc_id"])
+        assert metric.items == [item[metric_name] for item in items]
+        assert metric.n == LIMIT
+    assert {f"{name},none" if "," not in name else name for name in metrics} == {
+        key for key in theirs if "," in key and "_stderr" not in key
+    }
+    assert about["task_version"] is not None
+    ours = json.loads(side_file.read_text())["samples"][task]
+    for mine, official in zip(_in_order(ours), _in_order(native[task]), strict=True):
+        assert mine["prompt_hash"] == official["prompt_hash"]
+        if task == "gsm8k":
+            assert mine["resps"] == official["resps"]
+
+
+def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(samples, key=lambda sample: (sample["filter"], sample["doc_id"]))
+
+
+def test_a_changed_file_is_read_anew_even_if_its_time_did_not_change(
+    model: Any, tokenizer: Any, cfg: RunConfig, benchmarks: Path, tmp_path: Path
+) -> None:
+    definition = cfg.evals.lm_eval["winogrande"]
+    validation = tmp_path / "winogrande_validation.jsonl"
+    (tmp_path / "winogrande_train.jsonl").write_text(
+        (benchmarks / "winogrande_train.jsonl").read_text()
+    )
+    validation.write_text((benchmarks / validation.name).read_text())
+    before, _ = run_lm_eval(model, tokenizer, definition, cfg.evals, tmp_path)
+    moment = validation.stat().st_mtime_ns
+    swapped = {'"answer": "1"': '"answer": "2"', '"answer": "2"': '"answer": "1"'}
+    lines = validation.read_text().splitlines()
+    flipped = [line.replace(old, swapped[old]) for line in lines for old in swapped if old in line]
+    validation.write_text("\n".join(flipped) + "\n")
+    os.utime(validation, ns=(moment, moment))
+    after, _ = run_lm_eval(model, tokenizer, definition, cfg.evals, tmp_path)
+    assert before["acc"].items is not None
+    assert after["acc"].items == [1 - item for item in before["acc"].items]
+
+
+def test_zero_shots_need_no_training_file(
+    model: Any, tokenizer: Any, cfg: RunConfig, benchmarks: Path
+) -> None:
+    official = cfg.evals.lm_eval["gsm8k"]
+    alone = replace(official, files={"test": official.files["test"]}, num_fewshot=0)
+    evals = replace(cfg.evals, limit=2)
+    with_train, _ = run_lm_eval(
+        model, tokenizer, replace(official, num_fewshot=0), evals, benchmarks
+    )
+    assert run_lm_eval(model, tokenizer, alone, evals, benchmarks)[0] == with_train
+    with pytest.raises(UserError, match="2 shots"):
+        run_lm_eval(model, tokenizer, replace(alone, num_fewshot=2), evals, benchmarks)
+
+
+def test_a_task_that_lm_eval_does_not_have_is_a_user_error(
+    model: Any, tokenizer: Any, cfg: RunConfig
+) -> None:
+    unknown = LmEvalTaskConfig(task="no_such_task", num_fewshot=0)
+    with pytest.raises(UserError, match="no_such_task"):
+        run_lm_eval(model, tokenizer, unknown, cfg.evals, None)
