@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from composer.core import Callback, State
 from composer.loggers import Logger
 
 from lvf.training.run_folder import RunFolder, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DivergedError(Exception):
@@ -47,10 +51,9 @@ class Exporter(Callback):
 
     def after_loss(self, state: State, logger: Logger) -> None:
         """Stop a run whose loss is not finite, before it spoils the weights."""
-        if not bool(state.loss.isfinite()):  # type: ignore[union-attr]
-            raise DivergedError(
-                f"training loss is {float(state.loss)} at batch {state.timestamp.batch}"
-            )
+        loss = float(cast("Tensor", state.loss))
+        if not math.isfinite(loss):
+            raise DivergedError(f"training loss is {loss} at batch {state.timestamp.batch}")
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Count, and export if this batch is one of those asked for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lvf.config import ScheduleConfig
@@ -39,9 +38,7 @@ def trapezoid(
     return 1.0 + share * (final_lr_ratio - 1.0)
 
 
-def make_scheduler(
-    schedule: ScheduleConfig, total_batches: int
-) -> ComposerScheduler | Callable[[State], float]:
+def make_scheduler(schedule: ScheduleConfig, total_batches: int) -> ComposerScheduler:
     """Composer's cosine with warm-up, or the trapezoid above, over a run of `total_batches`."""
     from composer.optim import CosineAnnealingWithWarmupScheduler
 
@@ -52,7 +49,7 @@ def make_scheduler(
         )
     cooldown = round(schedule.cooldown * total_batches)
 
-    def multiplier(state: State) -> float:
+    def multiplier(state: State, ssr: float = 1.0) -> float:
         batch = state.timestamp.batch.value
         return trapezoid(batch, total_batches, warmup, cooldown, schedule.final_lr_ratio)
 

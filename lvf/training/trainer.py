@@ -113,7 +113,8 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
     model: Any = load_base(cfg.model)
     if cfg.method.kind == "lora":
         model = add_adapters(model, cfg.method)
-    return HuggingFaceModel(model, load_tokenizer(cfg.model), should_save_peft_only=True)
+    tokenizer: Any = load_tokenizer(cfg.model)
+    return HuggingFaceModel(model, tokenizer, should_save_peft_only=True)
 
 
 def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:

@@ -19,7 +19,9 @@ CONFIG = LlamaConfig(
 
 
 def lora(**settings: object) -> MethodConfig:
-    return compose("method=lora", *(f"method.{key}={value}" for key, value in settings.items())).method
+    return compose(
+        "method=lora", *(f"method.{key}={value}" for key, value in settings.items())
+    ).method
 
 
 def test_a_rank_beyond_the_narrowest_target_is_refused_and_the_largest_possible_is_named() -> None:

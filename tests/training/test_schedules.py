@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from lvf.training.schedules import trapezoid, warmup_batches
 from lvf.config import ScheduleConfig
+from lvf.training.schedules import trapezoid, warmup_batches
 
 
 def foundry_inv_sqrt(t: int, t_max: int, t_warmup: int, t_cooldown: int, alpha_f: float) -> float:
@@ -15,7 +15,9 @@ def foundry_inv_sqrt(t: int, t_max: int, t_warmup: int, t_cooldown: int, alpha_f
     def before_cooldown(time: int) -> float:
         if time < t_warmup:
             return time / t_warmup
-        return alpha_f_decay + (1 - alpha_f_decay) / math.sqrt((time - t_warmup + t_scale) / t_scale)
+        return alpha_f_decay + (1 - alpha_f_decay) / math.sqrt(
+            (time - t_warmup + t_scale) / t_scale
+        )
 
     start = max(t_warmup, t_max - t_cooldown)
     if t < start:

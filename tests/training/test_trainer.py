@@ -100,7 +100,9 @@ def test_the_first_loss_is_the_mean_over_response_tokens_of_each_example_alone(
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_loss_falls_and_microbatches_do_not_change_it(composed: Any, method: str) -> None:
-    whole = trained(composed(f"method={method}", "method.dropout=0.0" if method == "lora" else "seed=0"))
+    whole = trained(
+        composed(f"method={method}", "method.dropout=0.0" if method == "lora" else "seed=0")
+    )
     losses = metrics(whole, "loss/train/total")
     assert losses[-1] < losses[0] - 0.1
     cfg = composed(

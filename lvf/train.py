@@ -1,0 +1,40 @@
+"""`python -m lvf.train`: prepare what is missing, train, measure every export."""
+
+from lvf.config import RunConfig, entry_point, require_consent
+
+
+def run(cfg: RunConfig) -> None:
+    """One run from corpus to records; started again it does only what is missing.
+
+    Raises:
+        UserError: bad input; raised before any work where it can be known before.
+    """
+    require_consent(cfg)
+    print("loading libraries ...", flush=True)
+    from lvf.data.shards import prepare
+    from lvf.evals.subjects import check_measurable, measure_run
+    from lvf.models.load import load_model_config
+    from lvf.models.lora import check_rank
+    from lvf.results.tables import print_run
+    from lvf.training.run_folder import DONE, open_run_folder
+    from lvf.training.trainer import train
+
+    check_rank(load_model_config(cfg.model), cfg.method)
+    prepared = prepare(cfg)
+    check_measurable(cfg, prepared)
+    folder = open_run_folder(cfg)
+    with folder.lock():
+        if folder.status().get("state") == DONE:
+            print(f"{folder.path} is trained already: nothing to train")
+        else:
+            train(cfg, prepared, folder)
+        records = measure_run(cfg, prepared, folder)
+    print_run(records)
+    print(f"run      {folder.path}\nshards   {prepared.folder}\nrecords  {cfg.paths.records}")
+    print(f"next     python -m lvf.report records={cfg.paths.records}")
+
+
+main = entry_point(run)
+
+if __name__ == "__main__":
+    main()
