@@ -68,11 +68,10 @@ class Cell:
         return Path(self.cfg.paths.runs) / "logs" / f"{run_id(self.cfg)}.log"
 
     def state(self) -> str:
-        """`missing`, `running`, `done`, `failed` or `diverged`; done means measured, too."""
+        """State of the run on disk, as `RunFolder.state` tells them apart."""
         from lvf.training.run_folder import RunFolder
 
-        status = RunFolder(self.folder).status()
-        return str(status.get("measured_state") or status.get("state", "missing"))
+        return RunFolder(self.folder).state(self.cfg)
 
 
 def cells_of(sweep: SweepConfig, extra: list[str]) -> list[Cell]:

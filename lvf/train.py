@@ -16,7 +16,7 @@ def run(cfg: RunConfig) -> None:
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
     from lvf.results.tables import print_run
-    from lvf.training.run_folder import DONE, open_run_folder
+    from lvf.training.run_folder import TRAINED, open_run_folder
     from lvf.training.trainer import train
 
     check_rank(load_model_config(cfg.model), cfg.method)
@@ -24,11 +24,12 @@ def run(cfg: RunConfig) -> None:
     check_measurable(cfg, prepared)
     folder = open_run_folder(cfg)
     with folder.lock():
-        if folder.status().get("state") == DONE:
+        if folder.status().get("state") == TRAINED:
             print(f"{folder.path} is trained already: nothing to train")
         else:
             train(cfg, prepared, folder)
         records = measure_run(cfg, prepared, folder)
+        folder.mark_measured(cfg)
     print_run(records)
     print(f"run      {folder.path}\nshards   {prepared.folder}\nrecords  {cfg.paths.records}")
     print(f"next     python -m lvf.report records={cfg.paths.records}")

@@ -10,10 +10,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lvf.config import RunConfig, identity, run_id
+from lvf.config import RunConfig, identity, run_id, stable_hash
 from lvf.errors import UserError
 
-RUNNING, DONE, FAILED, DIVERGED = "running", "done", "failed", "diverged"
+RUNNING, TRAINED, FAILED, DIVERGED = "running", "trained", "failed", "diverged"
+"""What a status file says; the following are concluded from it."""
+MISSING, STOPPED, DONE = "missing", "stopped", "done"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,32 @@ class RunFolder:
         merged = {**self.status(), "state": state, **facts}
         write_json(self.path / "status.json", merged)
 
+    def state(self, cfg: RunConfig) -> str:
+        """`missing`, `running`, `stopped` (by a kill), `failed`, `diverged`, `trained`, or `done`.
+
+        Done means measured as this configuration asks, too.
+        """
+        status = self.status()
+        state = str(status.get("state", MISSING))
+        if state == RUNNING and self._is_free():
+            return STOPPED
+        if state == TRAINED and status.get("measured") == _measurement(cfg):
+            return DONE
+        return state
+
+    def mark_measured(self, cfg: RunConfig) -> None:
+        """Note that all records which the configuration asks for are written."""
+        self.write_status(TRAINED, measured=_measurement(cfg))
+
+    def _is_free(self) -> bool:
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        return True
+
     def lock(self) -> FileLock:
         """The right to work on this run, taken at once or not at all.
 
@@ -64,6 +92,10 @@ class RunFolder:
                 f"another process is working on {self.path}; wait for it, or stop it first"
             ) from error
         return lock
+
+
+def _measurement(cfg: RunConfig) -> str:
+    return stable_hash(asdict(cfg.evals))
 
 
 def write_json(path: Path, tree: Any) -> None:

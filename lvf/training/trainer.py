@@ -15,7 +15,7 @@ from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
 from lvf.models.load import load_base, load_tokenizer
 from lvf.models.lora import add_adapters
-from lvf.training.run_folder import DIVERGED, DONE, FAILED, RUNNING, RunFolder
+from lvf.training.run_folder import DIVERGED, FAILED, RUNNING, TRAINED, RunFolder
 from lvf.training.schedules import make_scheduler
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
         raise
     finally:
         trainer.close()
-    folder.write_status(DONE, error=None, fit_seconds=round(time.perf_counter() - began, 1))
+    folder.write_status(TRAINED, error=None, fit_seconds=round(time.perf_counter() - began, 1))
 
 
 def export_batches(cfg: RunConfig, prepared: Prepared) -> dict[int, float]:

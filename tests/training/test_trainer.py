@@ -18,7 +18,14 @@ from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
 from lvf.models.load import load_export, model_folder_or_id
-from lvf.training.run_folder import DIVERGED, DONE, FAILED, RunFolder, open_run_folder, run_folder
+from lvf.training.run_folder import (
+    DIVERGED,
+    FAILED,
+    TRAINED,
+    RunFolder,
+    open_run_folder,
+    run_folder,
+)
 from lvf.training.trainer import make_model, train
 
 
@@ -151,7 +158,7 @@ def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
     assert run_folder(crash).status()["state"] == FAILED
     continued = trained(composed(*settings))
     assert continued.status()["started_from"] == "resumed at batch 2"
-    assert continued.status()["state"] == DONE
+    assert continued.status()["state"] == TRAINED
     expected, found = last_weights(whole), last_weights(continued)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 

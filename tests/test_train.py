@@ -1,0 +1,34 @@
+"""The user's own line, from a fresh folder to records, and started again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICK = ["duration=1", "data.max_documents=48", "evals.limit=4"]
+
+
+def run_line(folder: Path, *more: str) -> str:
+    line = [sys.executable, "-m", "lvf.train", "+experiment=math_ift", "method=lora", *QUICK]
+    done = subprocess.run([*line, *more], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_line_gives_records_and_started_again_does_nothing(tmp_path: Path) -> None:
+    first = run_line(tmp_path)
+    assert "fresh" in first and "next " in first
+    records = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("records/*/*.json")}
+    tasks = {path.name.split("--")[1] for path in records}
+    forgetting = {"hellaswag", "arc_challenge", "winogrande"}
+    assert tasks == {"gsm8k", *forgetting, "nll_target", "nll_validation", "nll_source"}
+    assert len(records) == 2 * len(tasks)  # of the base and of the finetuned model
+    weights = next(tmp_path.rglob("adapter_model.safetensors"))
+    written = weights.stat().st_mtime_ns
+    second = run_line(tmp_path)
+    assert "trained already" in second
+    assert {path: path.stat().st_mtime_ns for path in records} == records
+    assert weights.stat().st_mtime_ns == written
+    run_line(tmp_path, "evals.tasks=[nll_target]", "evals.limit=3")
+    assert len(list(tmp_path.rglob("records/*/*.json"))) == len(records) + 2

@@ -1,0 +1,75 @@
+"""Every configured optimiser, logger and method can be made, and Lion decays as MosaicML's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from composer.models import HuggingFaceModel
+from composer.utils.import_helpers import MissingConditionalImportError
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lvf.config import CONF_DIR, compose
+from lvf.models.counts import num_trainable_parameters
+from lvf.models.lora import add_adapters
+from lvf.training.run_folder import RunFolder
+from lvf.training.trainer import make_loggers, make_optimizer
+
+CONFIG = LlamaConfig(
+    hidden_size=256,
+    intermediate_size=256,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    vocab_size=16,
+    tie_word_embeddings=True,
+)
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_every_optimizer_takes_what_the_method_trains_at_the_peak_rate(name: str) -> None:
+    cfg = compose(f"optimizer={name}", "training.lr_peak=0.125")
+    model = HuggingFaceModel(add_adapters(LlamaForCausalLM(CONFIG), cfg.method), shift_labels=True)
+    optimizer = make_optimizer(cfg, model)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+    assert optimizer.param_groups[0]["lr"] == 0.125
+
+
+def test_lion_shrinks_weights_by_the_share_of_the_peak_rate_times_decay() -> None:
+    # llm-foundry's DecoupledLionW: p *= 1 - (lr / initial_lr) * weight_decay
+    cfg = compose("method=full", "training.lr_peak=0.5", "optimizer.weight_decay=0.1")
+    model = HuggingFaceModel(LlamaForCausalLM(CONFIG), shift_labels=True)
+    optimizer = make_optimizer(cfg, model)
+    weight = model.model.model.norm.weight
+    for share in (1.0, 0.25):
+        before = weight.detach().clone()
+        weight.grad = torch.zeros_like(weight)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5 * share
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), before * (1 - share * 0.1))
+
+
+@pytest.mark.parametrize("name", options("logger"))
+def test_every_logger_can_be_made_and_writes_into_the_run_folder(name: str, tmp_path: Path) -> None:
+    cfg = compose(f"logger={name}")
+    try:
+        loggers = make_loggers(cfg, RunFolder(tmp_path))
+    except Exception as error:
+        if isinstance(error.__cause__ or error, MissingConditionalImportError | ImportError):
+            pytest.skip(f"the tracker of {name} is not installed")
+        raise
+    assert len(loggers) == len(cfg.logger)
+    if name != "none":
+        assert loggers[0].path == tmp_path / "metrics.jsonl"
+
+
+@pytest.mark.parametrize("name", [one for one in options("method") if one != "full"])
+def test_every_lora_method_trains_the_parameters_that_it_counts(name: str) -> None:
+    method = compose(f"method={name}").method
+    model = add_adapters(LlamaForCausalLM(CONFIG), method)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == num_trainable_parameters(CONFIG, method)
