@@ -1,26 +1,14 @@
-"""The typed, closed description of a run: Hydra composes it, every part of lvf reads it."""
+"""The typed, closed description of a run, which every part of lvf reads, and its name."""
 
-import functools
 import hashlib
 import json
-import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import hydra
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lvf.errors import UserError
+from omegaconf import MISSING
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(kw_only=True)
@@ -248,18 +236,6 @@ UNIDENTIFYING = ("evals", "logger", "paths", "runtime")
 LR_SOURCES = ("lr_by_method", "lr_multiplier")  # what led to lr_peak, which alone names a run
 
 
-def lr_of_method(
-    lr_by_method: dict[str, float], kind: str, rank: int | None, multiplier: float
-) -> float:
-    """Peak rate of a method: the entry of its rank, else of its kind, times the multiplier."""
-    if kind not in lr_by_method:
-        raise UserError(
-            f"no learning rate for method kind {kind!r}: training.lr_by_method has "
-            f"{sorted(lr_by_method)}. Set training.lr_peak=... on the command line."
-        )
-    return float(lr_by_method.get(f"{kind}_r{rank}", lr_by_method[kind])) * multiplier
-
-
 def identity(resolved: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration (`asdict`) that decides what a run gives."""
     tree = {key: value for key, value in resolved.items() if key not in UNIDENTIFYING}
@@ -277,144 +253,3 @@ def run_id(cfg: RunConfig) -> str:
     """Readable prefix and identity hash; names the run's folder and its records."""
     prefix = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}-{cfg.method.name}"
     return f"{prefix}-{stable_hash(identity(asdict(cfg)))}"
-
-
-def validate(cfg: RunConfig) -> None:
-    """Check what types alone cannot, before any work starts.
-
-    Raises:
-        UserError: names the key, its value and what is allowed.
-    """
-    _one_of("method.kind", cfg.method.kind, ("full", "lora"))
-    _one_of("regime.duration_unit", cfg.regime.duration_unit, ("epochs", "tokens"))
-    _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
-    _one_of("training.precision", cfg.training.precision, ("fp32", "amp_bf16"))
-    _validate_method(cfg.method)
-    for key, value in (
-        ("duration", cfg.duration),
-        ("training.lr_peak", cfg.training.lr_peak),
-        ("training.seq_len", cfg.training.seq_len),
-        ("training.global_batch_rows", cfg.training.global_batch_rows),
-        ("training.grad_clip_norm", cfg.training.grad_clip_norm),
-        ("runtime.checkpoint_every_batches", cfg.runtime.checkpoint_every_batches),
-        ("runtime.keep_checkpoints", cfg.runtime.keep_checkpoints),
-    ):
-        if value <= 0:
-            raise UserError(f"{key}={value} must be above 0")
-    late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
-    if late:
-        raise UserError(
-            f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
-            "always measured, so list only moments before it"
-        )
-    has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)
-    if has_pair == bool(cfg.data.text_column):
-        raise UserError(
-            f"data.{cfg.data.name}: set either data.text_column or both data.prompt_column and "
-            "data.response_column"
-        )
-    known = [*cfg.evals.lm_eval, "humaneval", "nll_target", "nll_validation", "nll_source"]
-    for task in [*cfg.evals.tasks, *cfg.evals.forgetting]:
-        _one_of("evals.tasks", task, known)
-
-
-def require_consent(cfg: RunConfig) -> None:
-    """Refuse to start what will run generated programs unless the user agreed to it.
-
-    Raises:
-        UserError: `humaneval` is among the tasks and `evals.execute_code` is false.
-    """
-    if "humaneval" in cfg.evals.tasks and not cfg.evals.execute_code:
-        raise UserError(
-            "the task humaneval runs programs that the model wrote on this machine: agree with "
-            "evals.execute_code=true, or leave humaneval out of evals.tasks"
-        )
-
-
-def _validate_method(method: MethodConfig) -> None:
-    settings = ("rank", "alpha", "dropout", "targets")
-    present = [name for name in settings if getattr(method, name) is not None]
-    if method.kind == "full":
-        if present:
-            raise UserError(
-                f"method=full takes no {', '.join('method.' + name for name in present)}: full "
-                "finetuning has no adapters. Choose method=lora, or drop the setting."
-            )
-        return
-    missing = [f"method.{name}" for name in settings if name not in present]
-    if missing:
-        raise UserError(f"method {method.name!r} is LoRA and needs {', '.join(missing)}")
-    assert method.rank is not None and method.dropout is not None  # for the type checker
-    if method.rank < 1 or not 0 <= method.dropout < 1 or not method.targets:
-        raise UserError(
-            f"method {method.name!r}: rank={method.rank} must be at least 1, "
-            f"dropout={method.dropout} in [0, 1), targets={method.targets} not empty"
-        )
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...] | list[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value!r} is not one of {', '.join(allowed)}")
-
-
-def to_run_config(composed: DictConfig) -> RunConfig:
-    """Resolve a composed configuration into a checked `RunConfig`.
-
-    Raises:
-        UserError: a value is missing, has the wrong type, or the combination is impossible.
-    """
-    try:
-        cfg = OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {error}") from error
-    assert isinstance(cfg, RunConfig)
-    validate(cfg)
-    return cfg
-
-
-def compose(*overrides: str) -> RunConfig:
-    """Compose a run without a command line of its own, as the planner, notebooks and tests do."""
-    running = GlobalHydra.instance().is_initialized()  # within another command's main
-    ready = nullcontext() if running else initialize_config_dir(str(CONF_DIR), version_base="1.3")
-    with ready:
-        return to_run_config(hydra.compose("train", overrides=list(overrides)))
-
-
-Result = TypeVar("Result")
-
-
-def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
-    """Turn a function of a run into a Hydra command that reports user errors without traceback."""
-
-    @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base="1.3")
-    @functools.wraps(work)
-    def main(composed: DictConfig) -> None:
-        with speaking_to_the_user():
-            work(to_run_config(composed))
-
-    return main
-
-
-class speaking_to_the_user:  # noqa: N801, a context manager that reads as a sentence
-    """Print a `UserError` as one message and exit with status 2 instead of a traceback."""
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        """Translate a `UserError`; let everything else through."""
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-
-
-def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
-    return store
-
-
-# Hydra deep-copies the whole store, its own schemas included, for each group that --help lists
-# (140 times, 2 s) and for each composition; the store is a singleton whose load() copies anyway.
-ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
-ConfigStore.instance().store(name="run_schema", node=RunConfig)
-OmegaConf.register_new_resolver("lvf.lr", lr_of_method, replace=True)
-OmegaConf.register_new_resolver("lvf.times", lambda a, b: a * b, replace=True)

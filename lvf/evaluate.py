@@ -1,7 +1,9 @@
 """`python -m lvf.evaluate`: measure a trained run where records lack."""
 
-from lvf.config import RunConfig, entry_point, require_consent
+from lvf.compose import entry_point
+from lvf.config import RunConfig
 from lvf.errors import UserError
+from lvf.validate import require_consent
 
 
 def run(cfg: RunConfig) -> None:

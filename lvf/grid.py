@@ -17,7 +17,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from lvf.config import CONF_DIR, RunConfig, compose, run_id, speaking_to_the_user
+from lvf.compose import compose, speaking_to_the_user
+from lvf.config import CONF_DIR, RunConfig, run_id
 from lvf.errors import UserError
 
 if TYPE_CHECKING:

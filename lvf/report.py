@@ -13,7 +13,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lvf.config import CONF_DIR, speaking_to_the_user
+from lvf.compose import speaking_to_the_user
+from lvf.config import CONF_DIR
 from lvf.errors import UserError
 
 if TYPE_CHECKING:

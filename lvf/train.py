@@ -1,6 +1,8 @@
 """`python -m lvf.train`: prepare what is missing, train, measure every export."""
 
-from lvf.config import RunConfig, entry_point, require_consent
+from lvf.compose import entry_point
+from lvf.config import RunConfig
+from lvf.validate import require_consent
 
 
 def run(cfg: RunConfig) -> None:

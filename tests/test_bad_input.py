@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lvf.config import RunConfig, compose
+from lvf.compose import compose
+from lvf.config import RunConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.train import run

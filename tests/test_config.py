@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from lvf.config import CONF_DIR, compose, lr_of_method, run_id
+from lvf.compose import compose, lr_of_method
+from lvf.config import CONF_DIR, run_id
 from lvf.errors import UserError
 
 EXPERIMENTS = [path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")]

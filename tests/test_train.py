@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lvf.compose import compose
+from lvf.results.records import read_record
+from lvf.train import run
+
 QUICK = ["duration=1", "data.max_documents=48", "evals.limit=4"]
 
 
@@ -32,3 +36,30 @@ def test_the_line_gives_records_and_started_again_does_nothing(tmp_path: Path) -
     assert weights.stat().st_mtime_ns == written
     run_line(tmp_path, "evals.tasks=[nll_target]", "evals.limit=3")
     assert len(list(tmp_path.rglob("records/*/*.json"))) == len(records) + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora_r2"])
+@pytest.mark.parametrize("experiment", ["math_ift", "code_ift", "math_cpt", "code_cpt"])
+def test_every_experiment_goes_from_corpus_to_records(
+    tmp_path: Path, experiment: str, method: str
+) -> None:
+    duration = "8192" if experiment.endswith("cpt") else "1"  # tokens, or epochs
+    cfg = compose(
+        f"+experiment={experiment}",
+        f"method={method}",
+        f"duration={duration}",
+        "data.max_documents=64",
+        "evals.limit=4",
+        f"paths.runs={tmp_path}/runs",
+        f"paths.shards={tmp_path}/shards",
+        f"paths.records={tmp_path}/records",
+    )
+    run(cfg)
+    records = [read_record(path) for path in (tmp_path / "records").rglob("*.json")]
+    trained = {r.task: r for r in records if r.axes.method != "base"}
+    assert set(trained) == set(cfg.evals.tasks)
+    record = trained["nll_target"]
+    assert record.axes.cooled_down and record.axes.duration == float(duration)
+    if experiment.endswith("cpt"):
+        assert record.training["tokens"] == 8192  # exact: rows are full

@@ -12,13 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config import RunConfig, SourceConfig, require_consent, stable_hash
+from lvf.config import RunConfig, SourceConfig, stable_hash
 from lvf.data.sources import local_files, read_documents, source_fingerprint
 from lvf.errors import UserError
 from lvf.evals.humaneval import problems_file, run_humaneval
 from lvf.evals.likelihood import nll
 from lvf.evals.suite import official_folder, run_lm_eval
 from lvf.results.records import Axes, Metric, Record, record_path, write_record
+from lvf.validate import require_consent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

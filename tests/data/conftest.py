@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lvf.config import RunConfig, SourceConfig, compose
+from lvf.compose import compose
+from lvf.config import RunConfig, SourceConfig
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork after using a tokenizer
 

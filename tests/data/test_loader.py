@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvf.config import RunConfig, compose
+from lvf.compose import compose
+from lvf.config import RunConfig
 from lvf.data.loader import batches_per_epoch, collate, make_loader, total_batches
 from lvf.data.packing import pack_examples
 from lvf.data.prompts import encode_examples, example_text

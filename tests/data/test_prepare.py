@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lvf.config import compose
+from lvf.compose import compose
 from lvf.prepare import run
 
 from .conftest import MakeRun

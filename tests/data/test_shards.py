@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lvf.config import RunConfig, SourceConfig, compose
+from lvf.compose import compose
+from lvf.config import RunConfig, SourceConfig
 from lvf.data import build as build_module
 from lvf.data.prompts import example_text
 from lvf.data.recipe import recipe_inputs

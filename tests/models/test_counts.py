@@ -3,9 +3,11 @@
 import pytest
 from transformers import LlamaConfig
 
-from lvf.config import ALL_LINEAR, MethodConfig, compose
+from lvf.compose import compose
+from lvf.config import MethodConfig
 from lvf.models.counts import num_lora_parameters, num_parameters, train_flops_per_token
 
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LLAMA2_7B = LlamaConfig(
     hidden_size=4096,
     intermediate_size=11008,

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lvf.config import MethodConfig, compose
+from lvf.compose import compose
+from lvf.config import MethodConfig
 from lvf.errors import UserError
 from lvf.models.lora import add_adapters, check_rank
 

@@ -8,7 +8,8 @@ from composer.models import HuggingFaceModel
 from composer.utils.import_helpers import MissingConditionalImportError
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lvf.config import CONF_DIR, compose
+from lvf.compose import compose
+from lvf.config import CONF_DIR
 from lvf.models.counts import num_trainable_parameters
 from lvf.models.lora import add_adapters
 from lvf.training.run_folder import RunFolder

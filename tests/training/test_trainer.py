@@ -13,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lvf.config import RunConfig, compose
+from lvf.compose import compose
+from lvf.config import RunConfig
 from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError

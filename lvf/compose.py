@@ -1,0 +1,93 @@
+"""From Hydra's command line to a checked `RunConfig`, and from a `UserError` to one message."""
+
+import functools
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lvf.config import CONF_DIR, RunConfig
+from lvf.errors import UserError
+from lvf.validate import validate
+
+
+def lr_of_method(
+    lr_by_method: dict[str, float], kind: str, rank: int | None, multiplier: float
+) -> float:
+    """Peak rate of a method: the entry of its rank, else of its kind, times the multiplier."""
+    if kind not in lr_by_method:
+        raise UserError(
+            f"no learning rate for method kind {kind!r}: training.lr_by_method has "
+            f"{sorted(lr_by_method)}. Set training.lr_peak=... on the command line."
+        )
+    return float(lr_by_method.get(f"{kind}_r{rank}", lr_by_method[kind])) * multiplier
+
+
+def to_run_config(composed: DictConfig) -> RunConfig:
+    """Resolve a composed configuration into a checked `RunConfig`.
+
+    Raises:
+        UserError: a value is missing, has the wrong type, or the combination is impossible.
+    """
+    try:
+        cfg = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {error}") from error
+    assert isinstance(cfg, RunConfig)
+    validate(cfg)
+    return cfg
+
+
+def compose(*overrides: str) -> RunConfig:
+    """Compose a run without a command line of its own, as the planner, notebooks and tests do."""
+    running = GlobalHydra.instance().is_initialized()  # within another command's main
+    ready = nullcontext() if running else initialize_config_dir(str(CONF_DIR), version_base="1.3")
+    with ready:
+        return to_run_config(hydra.compose("train", overrides=list(overrides)))
+
+
+Result = TypeVar("Result")
+
+
+def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
+    """Turn a function of a run into a Hydra command that reports user errors without traceback."""
+
+    @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base="1.3")
+    @functools.wraps(work)
+    def main(composed: DictConfig) -> None:
+        with speaking_to_the_user():
+            work(to_run_config(composed))
+
+    return main
+
+
+class speaking_to_the_user:  # noqa: N801, a context manager that reads as a sentence
+    """Print a `UserError` as one message and exit with status 2 instead of a traceback."""
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        """Translate a `UserError`; let everything else through."""
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
+    return store
+
+
+# Hydra deep-copies the whole store, its own schemas included, for each group that --help lists
+# (140 times, 2 s) and for each composition; the store is a singleton whose load() copies anyway.
+ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
+ConfigStore.instance().store(name="run_schema", node=RunConfig)
+OmegaConf.register_new_resolver("lvf.lr", lr_of_method, replace=True)
+OmegaConf.register_new_resolver("lvf.times", lambda a, b: a * b, replace=True)

@@ -1,0 +1,82 @@
+"""What types alone cannot check of a run, found out before any work starts."""
+
+from lvf.config import MethodConfig, RunConfig
+from lvf.errors import UserError
+
+
+def validate(cfg: RunConfig) -> None:
+    """Check what types alone cannot, before any work starts.
+
+    Raises:
+        UserError: names the key, its value and what is allowed.
+    """
+    _one_of("method.kind", cfg.method.kind, ("full", "lora"))
+    _one_of("regime.duration_unit", cfg.regime.duration_unit, ("epochs", "tokens"))
+    _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
+    _one_of("training.precision", cfg.training.precision, ("fp32", "amp_bf16"))
+    _validate_method(cfg.method)
+    for key, value in (
+        ("duration", cfg.duration),
+        ("training.lr_peak", cfg.training.lr_peak),
+        ("training.seq_len", cfg.training.seq_len),
+        ("training.global_batch_rows", cfg.training.global_batch_rows),
+        ("training.grad_clip_norm", cfg.training.grad_clip_norm),
+        ("runtime.checkpoint_every_batches", cfg.runtime.checkpoint_every_batches),
+        ("runtime.keep_checkpoints", cfg.runtime.keep_checkpoints),
+    ):
+        if value <= 0:
+            raise UserError(f"{key}={value} must be above 0")
+    late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
+    if late:
+        raise UserError(
+            f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
+            "always measured, so list only moments before it"
+        )
+    has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)
+    if has_pair == bool(cfg.data.text_column):
+        raise UserError(
+            f"data.{cfg.data.name}: set either data.text_column or both data.prompt_column and "
+            "data.response_column"
+        )
+    known = [*cfg.evals.lm_eval, "humaneval", "nll_target", "nll_validation", "nll_source"]
+    for task in [*cfg.evals.tasks, *cfg.evals.forgetting]:
+        _one_of("evals.tasks", task, known)
+
+
+def require_consent(cfg: RunConfig) -> None:
+    """Refuse to start what will run generated programs unless the user agreed to it.
+
+    Raises:
+        UserError: `humaneval` is among the tasks and `evals.execute_code` is false.
+    """
+    if "humaneval" in cfg.evals.tasks and not cfg.evals.execute_code:
+        raise UserError(
+            "the task humaneval runs programs that the model wrote on this machine: agree with "
+            "evals.execute_code=true, or leave humaneval out of evals.tasks"
+        )
+
+
+def _validate_method(method: MethodConfig) -> None:
+    settings = ("rank", "alpha", "dropout", "targets")
+    present = [name for name in settings if getattr(method, name) is not None]
+    if method.kind == "full":
+        if present:
+            raise UserError(
+                f"method=full takes no {', '.join('method.' + name for name in present)}: full "
+                "finetuning has no adapters. Choose method=lora, or drop the setting."
+            )
+        return
+    missing = [f"method.{name}" for name in settings if name not in present]
+    if missing:
+        raise UserError(f"method {method.name!r} is LoRA and needs {', '.join(missing)}")
+    assert method.rank is not None and method.dropout is not None  # for the type checker
+    if method.rank < 1 or not 0 <= method.dropout < 1 or not method.targets:
+        raise UserError(
+            f"method {method.name!r}: rank={method.rank} must be at least 1, "
+            f"dropout={method.dropout} in [0, 1), targets={method.targets} not empty"
+        )
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...] | list[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value!r} is not one of {', '.join(allowed)}")
