@@ -113,13 +113,14 @@ def _only(models: pd.DataFrame, where: str) -> pd.DataFrame:
 def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame, list[Path]]:
     """Print one group and draw its figures; returns Markdown, table and the figures' paths."""
     from lvf.results.figures import frontier, learning_curve
-    from lvf.results.tables import console, csv, markdown, summary
+    from lvf.results.tables import TABLE_WIDTH, console, csv, markdown, summary
     from lvf.results.terminal import terminal_frontier
     from lvf.results.verdict import verdict
 
     title = _title(group)
     lines = verdict(group)
-    console().print(summary(group, f"{name}: {title}"))
+    screen = console()
+    screen.print(summary(group, f"{name}: {title}", parts=screen.width >= TABLE_WIDTH))
     print("\n".join(["", *lines, "", terminal_frontier(group), ""]))
     paths = [out / f"learning-{name}.png"]
     learning_curve(group, paths[0], title)

@@ -18,7 +18,8 @@ HEADINGS = {
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
     "hellaswag": "HellaSwag ↑", "arc_challenge": "ARC-C ↑", "winogrande": "WinoGrande ↑",
 }  # fmt: skip
-TABLE_WIDTH = 120
+TABLE_WIDTH = 170
+"""Columns that the widest table takes, with the parts of the forgetting average."""
 SHOWN = ["target", "nll_target", "forgetting", "nll_source"]
 NOTES = (
     "± is one standard error: of the items, and of the mean over seeds where there are several.",
