@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +55,22 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
         folder.write_status(DIVERGED, error=str(error))
         raise UserError(f"{folder.path.name} diverged: {error}. Try a smaller rate.") from error
     except Exception as error:
+        if _is_full_disk(error, folder):
+            raise UserError(
+                f"the disk of {folder.path} is full: {error}. Make room and start the same command "
+                "again: it continues from its last checkpoint."
+            ) from error
         folder.write_status(FAILED, error=f"{type(error).__name__}: {error}")
         raise
     finally:
         trainer.close()
     folder.write_status(TRAINED, error=None, fit_seconds=round(time.perf_counter() - began, 1))
+
+
+def _is_full_disk(error: Exception, folder: RunFolder) -> bool:
+    """Whether there was no room: the OS and safetensors say so, torch says only that it failed."""
+    free_bytes = shutil.disk_usage(folder.path).free
+    return os.strerror(errno.ENOSPC) in str(error) or free_bytes < 1 << 20
 
 
 def export_batches(cfg: RunConfig, prepared: Prepared) -> dict[int, float]:
