@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Write, axes
 
 from lvf.results.cells import groups
 from lvf.results.comparisons import (
@@ -20,6 +19,8 @@ from lvf.results.comparisons import (
 from lvf.results.measured import models
 from lvf.results.store import load, load_paper
 from lvf.results.verdict import verdict
+
+from .conftest import Write, axes
 
 
 def sides(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

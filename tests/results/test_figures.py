@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Write, axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -13,6 +12,8 @@ from lvf.results.figures import frontier, learning_curve
 from lvf.results.measured import models
 from lvf.results.store import load, load_paper
 from lvf.results.terminal import terminal_frontier
+
+from .conftest import Write, axes
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Write, axes
 
 from lvf.results.measured import models
 from lvf.results.store import RecordWarning, load, load_paper
+
+from .conftest import Write, axes
 
 
 def model(folder: Path, method: str = "full") -> pd.Series:

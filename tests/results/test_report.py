@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Write, axes
 
 from lvf.errors import UserError
 from lvf.report import ReportConfig, quoted, report
+
+from .conftest import Write, axes
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

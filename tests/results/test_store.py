@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Write, axes
 
 from lvf.results.store import RecordWarning, items, load, load_paper
+
+from .conftest import Write, axes
 
 
 def test_a_missing_or_empty_folder_gives_an_empty_table_with_typed_columns(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Write, axes
 from rich.console import Console
 
 from lvf.results.cells import cells, chosen_rate, duration_text, groups, rate_text
 from lvf.results.measured import models
 from lvf.results.store import load, load_paper
 from lvf.results.tables import csv, markdown, print_run, summary
+
+from .conftest import Write, axes
 
 
 def only_group(folder: Path) -> pd.DataFrame:
