@@ -49,7 +49,8 @@ def test_an_empty_data_file(tmp_path: Path) -> None:
 
 def test_a_wrong_column_is_named_with_those_there_are(tmp_path: Path, pairs: Path) -> None:
     words = r"no column question; there are query, response"
-    refused(tmp_path, words, f"data.train.path={pairs}", "data.prompt_column=question")
+    splits = ["data.validation=null", "data.heldout=null"]
+    refused(tmp_path, words, f"data.train.path={pairs}", "data.prompt_column=question", *splits)
 
 
 def test_a_sequence_longer_than_the_models_context(tmp_path: Path) -> None:
@@ -87,7 +88,9 @@ def test_programs_are_not_run_without_consent(tmp_path: Path) -> None:
 
 
 def test_a_missing_benchmark_file_is_noticed_before_the_training(tmp_path: Path) -> None:
-    refused(tmp_path, r"gsm8k|hellaswag|arc|winogrande", f"evals.benchmarks={tmp_path}")
+    with pytest.raises(UserError, match=r"gsm8k_train.jsonl is missing .* evals.benchmarks="):
+        run(settings(tmp_path, f"evals.benchmarks={tmp_path}"))
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
