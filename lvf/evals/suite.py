@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TASK_NAME = re.compile(rb"""^["']?task["']?:[ \t]*["']?([\w.-]+)["']?[ \t]*(#.*)?$""", re.M)
+SPLITS = {"training_split": "train", "validation_split": "validation", "test_split": "test"}
 BOOTSTRAP_ITERS = 1000  # for a metric without a closed form; the configured tasks have one
 
 
@@ -82,7 +83,9 @@ def _load_task(task: LmEvalTaskConfig, benchmarks: Path | None, cache: str) -> d
         if "train" not in files:
             if task.num_fewshot:
                 raise UserError(f"{task.task}: {task.num_fewshot} shots need a file for `train`")
-            overrides |= {"training_split": None, "fewshot_split": None}
+            overrides["fewshot_split"] = None
+        # lm-eval opens every split that a definition names, also those that it does not need.
+        overrides |= {key: None for key, split in SPLITS.items() if split not in files}
     # Indexing all of lm-eval's 14,000 task files takes 15 s, the one folder 0.1 s.
     manager = TaskManager(include_path=official_folder(task.task), include_defaults=False)
     try:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,17 @@ class Reader:
         self.process.wait()
 
 
+def is_mapped(number: int) -> bool:
+    """Whether any process still holds the shared memory of this number."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            if f"/{number:06}_" in maps.read_text():
+                return True
+        except OSError:
+            continue
+    return False
+
+
 def segments(number: int) -> list[Path]:
     """Shared memory of the data set of this number."""
     return list(Path("/dev/shm").glob(f"{number:06}_*"))
@@ -262,6 +274,9 @@ def test_a_killed_run_harms_neither_one_that_lives_nor_one_that_starts(
     assert number != doomed_number
     first = alive.epoch()
     doomed.kill()
+    deadline = time.monotonic() + 20  # its worker may take a moment to leave a busy machine
+    while is_mapped(doomed_number) and time.monotonic() < deadline:
+        pass
     assert segments(doomed_number)
     started = Reader(arguments)
     assert started.answer()["prefix"] == doomed_number or not segments(doomed_number)
