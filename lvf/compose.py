@@ -30,17 +30,30 @@ def lr_of_method(
     return float(lr_by_method.get(f"{kind}_r{rank}", lr_by_method[kind])) * multiplier
 
 
+Schema = TypeVar("Schema")
+
+
+def to_schema(composed: DictConfig, schema: type[Schema]) -> Schema:
+    """Resolve a composed configuration into the dataclass that it was composed on.
+
+    Raises:
+        UserError: a value is missing or cannot be resolved.
+    """
+    try:
+        cfg = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {error}") from error
+    assert isinstance(cfg, schema)
+    return cfg
+
+
 def to_run_config(composed: DictConfig) -> RunConfig:
     """Resolve a composed configuration into a checked `RunConfig`.
 
     Raises:
         UserError: a value is missing, has the wrong type, or the combination is impossible.
     """
-    try:
-        cfg = OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {error}") from error
-    assert isinstance(cfg, RunConfig)
+    cfg = to_schema(composed, RunConfig)
     validate(cfg)
     return cfg
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
-from lvf.compose import compose, speaking_to_the_user
+from lvf.compose import compose, speaking_to_the_user, to_schema
 from lvf.config import CONF_DIR, RunConfig, run_id
 from lvf.errors import UserError
 
@@ -46,7 +47,7 @@ class GridConfig:
     launcher: str = "none"
     """`none` only lists; `local` runs the missing cells on this machine."""
     workers: int | None = None
-    """Cells at a time; null takes one a GPU, or one a core where there is no GPU."""
+    """Cells at a time; null takes one where there is a GPU, else one a core."""
     overrides: list[str] = field(default_factory=list)
     """Further settings of every cell, such as [paths.runs=/scratch/runs]."""
 
@@ -95,12 +96,8 @@ def cells_of(sweep: SweepConfig, extra: list[str]) -> list[Cell]:
 
 
 def default_workers() -> int:
-    """One run a GPU, or one a core without: small models gain little from threads."""
-    try:
-        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return os.cpu_count() or 1
-    return len(found.stdout.splitlines()) or os.cpu_count() or 1
+    """One run where there is a GPU, else one a core: small models gain little from threads."""
+    return 1 if shutil.which("nvidia-smi") else os.cpu_count() or 1
 
 
 def run_local(cells: list[Cell], workers: int) -> list[Cell]:
@@ -190,9 +187,7 @@ def run(grid: GridConfig) -> None:
 def main(composed: DictConfig) -> None:
     """Command line of the planner."""
     with speaking_to_the_user():
-        grid = OmegaConf.to_object(composed)
-        assert isinstance(grid, GridConfig)
-        run(grid)
+        run(to_schema(composed, GridConfig))
 
 
 ConfigStore.instance().store(name="grid_schema", node=GridConfig)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from lvf.compose import speaking_to_the_user
+from lvf.compose import speaking_to_the_user, to_schema
 from lvf.config import CONF_DIR
 from lvf.errors import UserError
 
@@ -163,12 +162,7 @@ def quoted(argument: str) -> str:
 @hydra.main(config_path=str(CONF_DIR), config_name="report", version_base="1.3")
 def _main(composed: DictConfig) -> None:
     with speaking_to_the_user():
-        try:
-            cfg = OmegaConf.to_object(composed)
-        except OmegaConfBaseException as error:
-            raise UserError(f"configuration: {error}") from error
-        assert isinstance(cfg, ReportConfig)
-        report(cfg)
+        report(to_schema(composed, ReportConfig))
 
 
 def main() -> None:
