@@ -18,6 +18,8 @@ class ScaleConfig:
     name: str = MISSING
     lora_rank: int = MISSING
     """Rank that plain `method=lora` takes on this scale."""
+    lora_ranks: list[int] = MISSING
+    """The three ranks that are compared on this scale, rising; sweeps refer to them."""
 
 
 @dataclass(kw_only=True)
@@ -115,6 +117,26 @@ class ScheduleConfig:
     """Learning rate at the end, as a share of the peak."""
     cooldown: float = 0.0
     """Share of the run spent in the linear cooldown (trapezoid only)."""
+    cooldown_within_warmup: bool = True
+    """Whether a run that ends within the warm-up cools down from the rate that it has reached; if
+    not, the cooldown waits for the end of the warm-up, as llm-foundry's does (trapezoid only)."""
+
+
+@dataclass(kw_only=True)
+class TrunkConfig:
+    """Continued pre-training: one long run, off which each smaller budget branches (App. A)."""
+
+    tokens: float | None = None
+    """Length of the trunk; null where there is none."""
+    budgets: list[float] = field(default_factory=list)
+    """Budgets for whose branches the trunk keeps a checkpoint."""
+    branch: bool = True
+    """Whether budgets branch off; if not, each is a run of its own."""
+
+    @property
+    def duration(self) -> float | None:
+        """Length of the trunk that budgets branch off; None where each is a run of its own."""
+        return self.tokens if self.branch else None
 
 
 @dataclass(kw_only=True)
@@ -222,6 +244,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     duration: float = MISSING
     """Length of the run, in `regime.duration_unit`."""
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
     measure_at: list[float] = field(default_factory=list)
     """Moments before the end that are exported and measured too (not cooled down)."""
     seed: int = 0
@@ -241,6 +264,9 @@ def identity(resolved: dict[str, Any]) -> dict[str, Any]:
     tree = {key: value for key, value in resolved.items() if key not in UNIDENTIFYING}
     training = tree["training"].items()
     tree["training"] = {key: value for key, value in training if key not in LR_SOURCES}
+    tree["scale"] = tree["scale"]["name"]  # its ranks are for methods to refer to
+    # The budgets of a trunk change what it keeps, not what it gives.
+    tree["trunk"] = tree["trunk"]["tokens"] if tree["trunk"]["branch"] else None
     return tree
 
 

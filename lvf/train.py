@@ -18,10 +18,11 @@ def run(cfg: RunConfig) -> None:
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
     from lvf.results.tables import print_run
-    from lvf.training.run_folder import TRAINED, open_run_folder
-    from lvf.training.trainer import train
+    from lvf.training.run_folder import TRAINED, open_run_folder, run_folder
+    from lvf.training.trainer import start_of, train
 
     check_rank(load_model_config(cfg.model), cfg.method)
+    start_of(cfg, run_folder(cfg))  # a branch without its trunk is told before the data are made
     prepared = prepare(cfg)
     check_measurable(cfg, prepared)
     folder = open_run_folder(cfg)

@@ -32,6 +32,7 @@ def validate(cfg: RunConfig) -> None:
             f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
             "always measured, so list only moments before it"
         )
+    _validate_trunk(cfg)
     has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)
     if has_pair == bool(cfg.data.text_column):
         raise UserError(
@@ -53,6 +54,22 @@ def require_consent(cfg: RunConfig) -> None:
         raise UserError(
             "the task humaneval runs programs that the model wrote on this machine: agree with "
             "evals.execute_code=true, or leave humaneval out of evals.tasks"
+        )
+
+
+def _validate_trunk(cfg: RunConfig) -> None:
+    trunk = cfg.trunk.duration
+    if trunk is None:
+        return
+    if cfg.regime.duration_unit != "tokens" or cfg.schedule.kind != "trapezoid":
+        raise UserError(
+            f"trunk.tokens={trunk:g} needs a budget of tokens and schedule=trapezoid, whose "
+            "constant phase branches can share; set trunk.branch=false"
+        )
+    if max([cfg.duration, *cfg.trunk.budgets]) > trunk:
+        raise UserError(
+            f"duration={cfg.duration:g} and trunk.budgets={cfg.trunk.budgets} must not exceed "
+            f"trunk.tokens={trunk:g}: raise it, or set trunk.branch=false"
         )
 
 

@@ -49,6 +49,7 @@ def test_every_experiment_goes_from_corpus_to_records(
         f"+experiment={experiment}",
         f"method={method}",
         f"duration={duration}",
+        "trunk.branch=false",
         "data.max_documents=64",
         "evals.limit=4",
         f"paths.runs={tmp_path}/runs",

@@ -84,13 +84,20 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 def _max_rows(cfg: RunConfig) -> int | None:
     """Rows that a run on a hub corpus can use, so that not all of it must be fetched.
 
-    Local corpora are always prepared whole: runs of all durations then share their shards.
+    A trunk and its branches share their shards. Local corpora are always prepared whole, so that
+    runs of all durations share them.
     """
     if cfg.regime.duration_unit != "tokens" or local_files(cfg.data.train) is not None:
         return None
-    return num_token_batches(cfg, cfg.duration) * cfg.training.global_batch_rows
+    longest = cfg.trunk.duration or cfg.duration
+    return num_token_batches(cfg, longest) * cfg.training.global_batch_rows
+
+
+def batch_tokens(cfg: RunConfig) -> int:
+    """Places in a batch, which is its tokens where rows are full."""
+    return cfg.training.seq_len * cfg.training.global_batch_rows
 
 
 def num_token_batches(cfg: RunConfig, num_tokens: float) -> int:
     """Optimiser steps in a budget of tokens, as the paper counts them (App. A), at least 1."""
-    return max(1, round(num_tokens / (cfg.training.seq_len * cfg.training.global_batch_rows)))
+    return max(1, round(num_tokens / batch_tokens(cfg)))

@@ -18,24 +18,32 @@ def warmup_batches(schedule: ScheduleConfig, total_batches: int) -> int:
     return int(schedule.warmup)
 
 
+def cooldown_batches(schedule: ScheduleConfig, total_batches: int) -> int:
+    """Length of the cooldown at the end of a run."""
+    return round(schedule.cooldown * total_batches)
+
+
 def trapezoid(
-    batch: int, total_batches: int, warmup: int, cooldown: int, final_lr_ratio: float
+    batch: int, total_batches: int, warmup: int, cooldown: int, final_lr_ratio: float, wait: bool
 ) -> float:
-    """Multiplier of the peak rate: linear warm-up, constant, linear cooldown.
+    """Multiplier of the peak rate: linear warm-up, constant, linear cooldown to the final ratio.
 
     llm-foundry's inv_sqrt_with_warmup with alpha_f_decay = 1, which the paper's CPT runs used
-    (App. A): the cooldown starts at max(warmup, total - cooldown), so a run shorter than its
-    warm-up never reaches the peak.
+    (App. A). A run that ends within its warm-up, as the paper's smallest budgets do, cools down
+    from the rate that it has reached; with `wait` it never does, which is llm-foundry's rule: the
+    cooldown starts at max(warmup, total - cooldown).
     """
-    if batch < warmup:
+    start = total_batches - cooldown
+    if wait:
+        start = max(warmup, start)
+    if batch < min(warmup, start):
         return batch / warmup
-    cooldown_start = max(warmup, total_batches - cooldown)
-    if batch < cooldown_start:
-        return 1.0
+    top = min(1.0, start / warmup) if warmup else 1.0
+    if batch < start:
+        return top
     if batch >= total_batches:
         return final_lr_ratio
-    share = (batch - cooldown_start) / (total_batches - cooldown_start)
-    return 1.0 + share * (final_lr_ratio - 1.0)
+    return top + (batch - start) / (total_batches - start) * (final_lr_ratio - top)
 
 
 def make_scheduler(schedule: ScheduleConfig, total_batches: int) -> ComposerScheduler:
@@ -47,10 +55,10 @@ def make_scheduler(schedule: ScheduleConfig, total_batches: int) -> ComposerSche
         return CosineAnnealingWithWarmupScheduler(
             t_warmup=f"{warmup}ba", alpha_f=schedule.final_lr_ratio
         )
-    cooldown = round(schedule.cooldown * total_batches)
+    cooldown = cooldown_batches(schedule, total_batches)
 
     def multiplier(state: State, ssr: float = 1.0) -> float:
-        batch = state.timestamp.batch.value
-        return trapezoid(batch, total_batches, warmup, cooldown, schedule.final_lr_ratio)
+        batch, wait = state.timestamp.batch.value, not schedule.cooldown_within_warmup
+        return trapezoid(batch, total_batches, warmup, cooldown, schedule.final_lr_ratio, wait)
 
     return multiplier

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra.utils
@@ -18,7 +19,9 @@ from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
 from lvf.models.load import load_base, load_tokenizer
 from lvf.models.lora import add_adapters
-from lvf.training.run_folder import DIVERGED, FAILED, RUNNING, TRAINED, RunFolder
+from lvf.training.branching import branch_point, kept_batches, trunk_of
+from lvf.training.checkpoints import batch_of, newest_whole, state_file
+from lvf.training.run_folder import DIVERGED, FAILED, RUNNING, TRAINED, RunFolder, run_folder
 from lvf.training.schedules import make_scheduler
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from composer.core import DataSpec
     from composer.models import HuggingFaceModel
     from torch.optim import Optimizer
+
+    from lvf.training.checkpointer import Checkpointer
 
 
 def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
@@ -40,13 +45,19 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     from lvf.training.exporter import DivergedError
     from lvf.training.resume import RestoreRandomState
 
+    _check_same_shards(cfg, prepared, folder)
     batches = export_batches(cfg, prepared)
-    trainer = make_trainer(cfg, prepared, folder, batches)
+    checkpoint, started_from = start_of(cfg, folder)
+    trainer = make_trainer(cfg, prepared, folder, batches, checkpoint)
     trainer.state.callbacks.append(RestoreRandomState(trainer))
     start = trainer.state.timestamp.batch.value
-    started_from = f"resumed at batch {start}" if start else "fresh"
     print(f"training {folder.path.name}: {started_from}, {max(batches)} batches")
-    folder.write_status(RUNNING, started_from=started_from, total_batches=max(batches))
+    folder.write_status(
+        RUNNING,
+        started_from=started_from,
+        total_batches=max(batches),
+        shards=prepared.folder.name,
+    )
     began = time.perf_counter()
     try:
         if start < max(batches):  # a run killed between its last checkpoint and its last status
@@ -67,6 +78,32 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     folder.write_status(TRAINED, error=None, fit_seconds=round(time.perf_counter() - began, 1))
 
 
+def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
+    """Checkpoint from which a run starts, and how to say so.
+
+    Raises:
+        UserError: no own checkpoint is whole, or the trunk's is missing.
+    """
+    if own := newest_whole(folder.checkpoints):
+        return own, f"resumed at batch {batch_of(own)} from {own}"
+    if point := branch_point(cfg):
+        return point, f"branched at batch {batch_of(point)} from {point}"
+    return None, "fresh"
+
+
+def _check_same_shards(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
+    """Refuse to go on with other data than the run, or its trunk, began with."""
+    trunk = trunk_of(cfg)
+    for earlier in [folder, *([run_folder(trunk)] if trunk else [])]:
+        before = earlier.status().get("shards", prepared.folder.name)
+        if before != prepared.folder.name:
+            raise UserError(
+                f"{earlier.path} was trained on {before}, but its data now give "
+                f"{prepared.folder.name}: the corpus has changed. Bring it back, or move that "
+                "folder away."
+            )
+
+
 def _is_full_disk(error: Exception, folder: RunFolder) -> bool:
     """Whether there was no room: the OS and safetensors say so, torch says only that it failed."""
     free_bytes = shutil.disk_usage(folder.path).free
@@ -80,9 +117,13 @@ def export_batches(cfg: RunConfig, prepared: Prepared) -> dict[int, float]:
 
 
 def make_trainer(
-    cfg: RunConfig, prepared: Prepared, folder: RunFolder, batches: dict[int, float]
+    cfg: RunConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    batches: dict[int, float],
+    checkpoint: Path | None,
 ) -> Trainer:
-    """Everything a run needs, in Composer's terms; resumes by itself (autoresume)."""
+    """Everything a run needs, in Composer's terms, in the state of `checkpoint`."""
     import torch
     from composer import Trainer
     from composer.callbacks import LRMonitor
@@ -101,7 +142,12 @@ def make_trainer(
         optimizers=make_optimizer(cfg, model),
         schedulers=make_scheduler(cfg.schedule, end),
         algorithms=make_algorithms(cfg),
-        callbacks=[Exporter(folder, batches, flops), Progress(folder, end), LRMonitor()],
+        callbacks=[
+            Exporter(folder, batches, flops),
+            Progress(folder, end),
+            LRMonitor(),
+            make_checkpointer(cfg, folder, end),
+        ],
         loggers=make_loggers(cfg, folder),
         max_duration=f"{end}ba",
         device_train_microbatch_size=cfg.runtime.microbatch_rows,
@@ -110,10 +156,7 @@ def make_trainer(
         device="gpu" if torch.cuda.is_available() else "cpu",
         seed=cfg.seed,
         run_name=folder.path.name,
-        save_folder=str(folder.checkpoints),
-        save_interval=f"{cfg.runtime.checkpoint_every_batches}ba",
-        save_num_checkpoints_to_keep=cfg.runtime.keep_checkpoints,
-        autoresume=True,
+        load_path=str(state_file(checkpoint)) if checkpoint else None,
         load_strict_model_weights=cfg.method.kind == "full",  # LoRA checkpoints hold no base
         auto_log_hparams=False,
         progress_bar=False,
@@ -129,6 +172,19 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
         model = add_adapters(model, cfg.method)
     tokenizer: Any = load_tokenizer(cfg.model)
     return HuggingFaceModel(model, tokenizer, should_save_peft_only=True)
+
+
+def make_checkpointer(cfg: RunConfig, folder: RunFolder, end: int) -> Checkpointer:
+    """Saver of the run's resumable state."""
+    from lvf.training.checkpointer import Checkpointer
+
+    return Checkpointer(
+        folder.checkpoints,
+        every=cfg.runtime.checkpoint_every_batches,
+        keep=cfg.runtime.keep_checkpoints,
+        end=end,
+        kept=kept_batches(cfg),
+    )
 
 
 def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:

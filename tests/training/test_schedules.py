@@ -32,17 +32,29 @@ def test_the_trapezoid_follows_llm_foundry_at_every_batch(
 ) -> None:
     for t in range(t_max):
         expected = foundry_inv_sqrt(t, t_max, warmup, cooldown, 0.1)
-        assert trapezoid(t, t_max, warmup, cooldown, 0.1) == pytest.approx(expected)
+        assert trapezoid(t, t_max, warmup, cooldown, 0.1, True) == pytest.approx(expected)
 
 
-def test_a_run_shorter_than_its_warmup_never_reaches_the_peak() -> None:
-    # the paper's 0.25 B tokens: 318 batches of a warm-up of 1000 (PAPER facts, section 1.4)
-    rates = [trapezoid(t, 318, 1000, 64, 0.0) for t in range(318)]
-    assert max(rates) == pytest.approx(0.317)
+# The paper's 0.25 B tokens: 318 batches of a warm-up of 1000, the last 64 of them the cooldown
+# (PAPER facts, section 1.4).
+def test_by_llm_foundrys_rule_a_run_within_its_warmup_never_cools_down() -> None:
+    rates = [trapezoid(t, 318, 1000, 64, 0.0, True) for t in range(318)]
+    assert rates == pytest.approx([t / 1000 for t in range(318)])
+
+
+def test_a_run_within_its_warmup_cools_down_from_the_rate_that_it_has_reached() -> None:
+    rates = [trapezoid(t, 318, 1000, 64, 0.0, False) for t in range(319)]
+    assert rates[:255] == pytest.approx([t / 1000 for t in range(255)])
+    assert rates[254:] == pytest.approx([0.254 * (318 - t) / 64 for t in range(254, 319)])
+
+
+@pytest.mark.parametrize("batch", [0, 50, 99, 100])
+def test_a_schedule_without_warmup_and_cooldown_is_constant(batch: int) -> None:
+    assert trapezoid(batch, 100, 0, 0, 1.0, False) == 1.0
 
 
 def test_the_end_of_a_run_is_the_final_ratio() -> None:
-    assert trapezoid(100, 100, 10, 20, 0.25) == 0.25
+    assert trapezoid(100, 100, 10, 20, 0.25, False) == 0.25
 
 
 @pytest.mark.parametrize(("warmup", "expected"), [(0.1, 20), (0.0, 0), (1000, 1000), (1, 1)])

@@ -20,6 +20,7 @@ from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
 from lvf.models.load import load_export, model_folder_or_id
+from lvf.training.checkpoints import newest_whole, state_file
 from lvf.training.run_folder import (
     DIVERGED,
     FAILED,
@@ -71,6 +72,12 @@ def trained(cfg: RunConfig) -> RunFolder:
 def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     export = folder.finished_exports()[-1]
     return load_file(next(export.glob("*model.safetensors")))
+
+
+def newest_state(folder: RunFolder) -> Path:
+    checkpoint = newest_whole(folder.checkpoints)
+    assert checkpoint is not None
+    return state_file(checkpoint)
 
 
 def metrics(folder: RunFolder, name: str) -> list[float]:
@@ -159,7 +166,7 @@ def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
         trained(crash)
     assert run_folder(crash).status()["state"] == FAILED
     continued = trained(composed(*settings))
-    assert continued.status()["started_from"] == "resumed at batch 2"
+    assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
     assert continued.status()["state"] == TRAINED
     expected, found = last_weights(whole), last_weights(continued)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -172,20 +179,19 @@ def test_a_lora_run_leaves_the_base_as_it_was_and_saves_adapters_only(composed: 
     folder = trained(cfg)
     assert folder_hash(base) == before
     assert all("lora_" in name for name in last_weights(folder))
-    newest = torch.load(folder.checkpoints / "latest-rank0.pt", weights_only=False)
+    newest = torch.load(newest_state(folder), weights_only=False)
     assert all("lora_" in name for name in newest["state"]["model"])
 
 
 def test_plain_peft_gives_the_logits_of_the_model_that_was_trained(composed: Any) -> None:
     cfg = composed("method=lora")
-    export = trained(cfg).finished_exports()[-1]
+    folder = trained(cfg)
+    export = folder.finished_exports()[-1]
     ids = torch.randint(3, 1000, (2, 32), generator=torch.Generator().manual_seed(0))
     base = AutoModelForCausalLM.from_pretrained(
         model_folder_or_id(cfg.model), torch_dtype=torch.float32
     )
-    trained_state = torch.load(
-        export.parent.parent / "checkpoints" / "latest-rank0.pt", weights_only=False
-    )["state"]["model"]
+    trained_state = torch.load(newest_state(folder), weights_only=False)["state"]["model"]
     ours: Any = make_model(cfg)
     ours.load_state_dict(trained_state, strict=False)
     with torch.no_grad():

@@ -1,0 +1,81 @@
+"""Checkpoints on disk that a crash cannot spoil: sealed when whole, and only whole ones count."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from lvf.errors import UserError
+
+WHOLE = "whole.json"
+"""File sizes of a checkpoint, written after all of them."""
+
+
+def name_of(batch: int) -> str:
+    """Folder name of the checkpoint after `batch` optimiser steps."""
+    return f"ba{batch:07d}"
+
+
+def batch_of(checkpoint: Path) -> int:
+    """Optimiser steps behind a checkpoint."""
+    return int(checkpoint.name.removeprefix("ba"))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file has the size that was noted after all were written."""
+    try:
+        sizes = json.loads((checkpoint / WHOLE).read_text())
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The checkpoint to continue from; None where there is none at all.
+
+    Raises:
+        UserError: there are checkpoints, and not one is whole.
+    """
+    found = by_age(folder)
+    for checkpoint in reversed(found):
+        if is_whole(checkpoint):
+            return checkpoint
+        print(f"{checkpoint} is not whole: passed over")
+    if found:
+        raise UserError(
+            f"none of the {len(found)} checkpoints in {folder} is whole. To start the run afresh, "
+            f"delete them: rm -r {folder}"
+        )
+    return None
+
+
+def state_file(checkpoint: Path) -> Path:
+    """The file that Composer loads."""
+    return checkpoint / "rank0.pt"
+
+
+def by_age(folder: Path) -> list[Path]:
+    """Checkpoints from the oldest to the newest."""
+    return sorted(folder.glob("ba*"))
+
+
+def seal(partial: Path, target: Path) -> None:
+    """Give a fully written folder its final name, once all of it is on disk."""
+    sizes = {}
+    for path in (path for path in partial.rglob("*") if path.is_file()):
+        _sync(path)
+        sizes[str(path.relative_to(partial))] = path.stat().st_size
+    (partial / WHOLE).write_text(json.dumps(sizes))
+    _sync(partial / WHOLE)
+    _sync(partial)
+    partial.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
