@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 
-from lvf.compose import compose, speaking_to_the_user, to_schema
-from lvf.config import CONF_DIR, RunConfig, run_id
+from lvf.cells import Cell, SweepConfig, cells_of
+from lvf.compose import speaking_to_the_user, to_schema
+from lvf.config import CONF_DIR
 from lvf.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from lvf.launching.local import default_workers, run_local
 
 LAUNCHERS = ("none", "local")
-
-
-@dataclass(kw_only=True)
-class SweepConfig:
-    """Cells as products of overrides of `python -m lvf.train`."""
-
-    name: str = MISSING
-    blocks: dict[str, dict[str, list[Any]]] = MISSING
-    """Each block is a product: override key (such as `+experiment` or `duration`) to its values."""
-    overrides: list[str] = field(default_factory=list)
-    """Settings of every cell."""
 
 
 @dataclass(kw_only=True)
@@ -50,103 +28,6 @@ class GridConfig:
     """Cells at a time; null takes one where there is a GPU, else one a core."""
     overrides: list[str] = field(default_factory=list)
     """Further settings of every cell, such as [paths.runs=/scratch/runs]."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep."""
-
-    overrides: tuple[str, ...]
-    cfg: RunConfig
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.cfg.paths.runs) / run_id(self.cfg)
-
-    @property
-    def log(self) -> Path:
-        """Everything the run's process prints."""
-        return Path(self.cfg.paths.runs) / "logs" / f"{run_id(self.cfg)}.log"
-
-    def state(self) -> str:
-        """State of the run on disk, as `RunFolder.state` tells them apart."""
-        from lvf.training.run_folder import RunFolder
-
-        return RunFolder(self.folder).state(self.cfg)
-
-
-def cells_of(sweep: SweepConfig, extra: list[str]) -> list[Cell]:
-    """Every distinct run of a sweep, composed and checked before anything starts.
-
-    Raises:
-        UserError: a cell is impossible; names it.
-    """
-    cells: dict[str, Cell] = {}
-    for block in sweep.blocks.values():
-        for values in product(*block.values()):
-            axes = [f"{key}={value}" for key, value in zip(block, values, strict=True)]
-            overrides = (*axes, *sweep.overrides, *extra)
-            try:
-                cfg = compose(*overrides)
-            except (UserError, HydraException) as error:
-                raise UserError(f"cell {' '.join(overrides)}: {error}") from error
-            cells[run_id(cfg)] = Cell(overrides, cfg)
-    return list(cells.values())
-
-
-def default_workers() -> int:
-    """One run where there is a GPU, else one a core: small models gain little from threads."""
-    return 1 if shutil.which("nvidia-smi") else os.cpu_count() or 1
-
-
-def run_local(cells: list[Cell], workers: int) -> list[Cell]:
-    """Run cells in processes of their own, `workers` at a time; returns those that failed."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    failed: list[Cell] = []
-    with Progress(*columns, TimeElapsedColumn(), refresh_per_second=2) as progress:
-        whole = progress.add_task(f"{len(cells)} runs, {workers} at a time", total=len(cells))
-
-        def work(cell: Cell) -> None:
-            if not _run_cell(cell, workers, progress):
-                failed.append(cell)
-            progress.advance(whole)
-
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work, cells))
-    return failed
-
-
-def _run_cell(cell: Cell, workers: int, progress: Progress) -> bool:
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    environment = {
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else torch starts compilers that no run uses
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONUNBUFFERED": "1",
-    }
-    command = [sys.executable, "-m", "lvf.train", *cell.overrides]
-    cell.log.parent.mkdir(parents=True, exist_ok=True)
-    task = progress.add_task(cell.folder.name, total=None)
-    began = time.monotonic()
-    with cell.log.open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        while process.poll() is None:
-            _show_progress(cell, progress, task)
-            time.sleep(0.5)
-    progress.remove_task(task)
-    verdict = "done" if process.returncode == 0 else f"failed, see {cell.log}"
-    progress.print(f"{cell.folder.name}  {verdict}  ({time.monotonic() - began:.0f} s)")
-    return process.returncode == 0
-
-
-def _show_progress(cell: Cell, progress: Progress, task: TaskID) -> None:
-    from lvf.training.run_folder import RunFolder
-
-    status = RunFolder(cell.folder).status()
-    progress.update(task, completed=status.get("batch", 0), total=status.get("total_batches"))
 
 
 def show(cells: list[Cell]) -> None:

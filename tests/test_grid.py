@@ -10,9 +10,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
+from lvf.cells import SweepConfig, cells_of
 from lvf.config import CONF_DIR
 from lvf.errors import UserError
-from lvf.grid import GridConfig, SweepConfig, cells_of
+from lvf.grid import GridConfig
 
 SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))
 
