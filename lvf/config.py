@@ -158,6 +158,9 @@ class TrainingConfig:
     grad_clip_norm: float = 1.0
     attend_across_examples: bool = False
     """Whether examples packed into one row see each other."""
+    fast_lora: bool = True
+    """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
+    draws its own, as plain PEFT (and the paper) does."""
 
 
 @dataclass(kw_only=True)

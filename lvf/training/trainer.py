@@ -167,9 +167,13 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
     """Base model in Composer's wrapper, with adapters for LoRA."""
     from composer.models import HuggingFaceModel
 
+    from lvf.models.fast_lora import speed_up
+
     model: Any = load_base(cfg.model)
     if cfg.method.kind == "lora":
         model = add_adapters(model, cfg.method)
+        if cfg.training.fast_lora:
+            speed_up(model)
     tokenizer: Any = load_tokenizer(cfg.model)
     return HuggingFaceModel(model, tokenizer, should_save_peft_only=True)
 

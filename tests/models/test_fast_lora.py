@@ -1,0 +1,165 @@
+"""The fast forward of LoRA is PEFT's: same outputs, gradients and files, with fewer operations."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lvf.models.fast_lora import Adapters, FastLinear, draw_noise, speed_up
+
+LAYERS = 2
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+IDS = torch.arange(24).reshape(2, 12) % 50
+
+
+def llama(dtype: torch.dtype = torch.float64, **settings: Any) -> PeftModel:
+    """A small Llama with adapters that already do something; the same one at every call."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": True}
+    base = LlamaForCausalLM(
+        LlamaConfig(num_hidden_layers=LAYERS, use_cache=False, **shape, **heads)
+    )
+    options = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": TARGETS} | settings
+    model = get_peft_model(base.to(dtype), LoraConfig(**options))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.train()
+
+
+def fast(model: PeftModel) -> PeftModel:
+    speed_up(model)
+    return model
+
+
+def loss_and_gradients(model: PeftModel) -> tuple[float, dict[str, torch.Tensor]]:
+    loss = model(input_ids=IDS, labels=IDS).loss
+    loss.backward()
+    return float(loss), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": ["q_proj", "v_proj", "down_proj"]},
+        {"use_rslora": True},
+        {"rank_pattern": {"k_proj": 2, "up_proj": 6}},
+    ],
+    ids=["all", "some_targets", "rslora", "several_ranks"],
+)
+def test_loss_and_every_gradient_equal_those_of_peft(settings: dict[str, Any]) -> None:
+    expected_loss, expected = loss_and_gradients(llama(**settings))
+    loss, gradients = loss_and_gradients(fast(llama(**settings)))
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert gradients.keys() == expected.keys() and all("lora_" in name for name in gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_with_dropout_are_those_of_finite_differences() -> None:
+    torch.manual_seed(1)
+    x_TI = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    noise_TI = draw_noise(x_TI, 0.3)
+
+    def one_map(outputs: int, rank: int) -> list[torch.Tensor]:
+        shapes = [(outputs, 6), (outputs,), (rank, 6), (outputs, rank)]
+        tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+        return [*tensors[:2], *(tensor.requires_grad_() for tensor in tensors[2:])]
+
+    maps = [*one_map(4, 2), *one_map(3, 1)]
+    assert torch.autograd.gradcheck(Adapters.apply, (x_TI, noise_TI, [0.7, 2.0], *maps))
+
+
+def test_recomputed_activations_give_the_same_gradients_under_dropout() -> None:
+    def gradients(recompute: bool) -> dict[str, torch.Tensor]:
+        model = fast(llama(lora_dropout=0.2))
+        if recompute:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(3)
+        return loss_and_gradients(model)[1]
+
+    expected, found = gradients(False), gradients(True)
+    for name, gradient in found.items():  # the order of sums differs, the masks must not
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-12, atol=1e-15)
+
+
+def test_autocast_gives_the_gradients_of_peft_to_the_rounding_of_bf16() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        expected_loss, expected = loss_and_gradients(llama(torch.float32))
+        loss, gradients = loss_and_gradients(fast(llama(torch.float32)))
+    assert loss == pytest.approx(expected_loss, rel=1e-2)
+    for name, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - expected[name]).norm() <= 0.03 * expected[name].norm()
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_a_mask_drops_its_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    n = 400_001  # not a multiple of what is drawn at once
+    noise = draw_noise(torch.empty(n), p)
+    assert noise is not None
+    dropped = int((noise == 0).sum())
+    assert abs(dropped - n * p) < 5 * math.sqrt(n * p * (1 - p))  # 5 sigma of a binomial
+    assert noise.unique().tolist() == [0.0, pytest.approx(1 / (1 - p), rel=1e-4)]
+    pairs = (noise[1:] == 0) & (noise[:-1] == 0)
+    assert abs(int(pairs.sum()) - n * p * p) < 6 * math.sqrt(n * p * p)
+    assert draw_noise(torch.empty(3), 0.0) is None
+
+
+def count_products(model: PeftModel) -> dict[str, int]:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as trace:
+        loss_and_gradients(model)
+    names = [event.name for event in trace.events()]
+    return {name: names.count(name) for name in ("aten::mm", "aten::addmm_", "Adapters")}
+
+
+def test_a_block_has_one_node_for_each_input_and_no_product_for_a_frozen_weights_gradient() -> None:
+    model = fast(llama(torch.float32))
+    for module in model.modules():  # biases would hide in other operations
+        if isinstance(module, FastLinear):
+            module.base_layer.bias = None
+    counts = count_products(model)
+    assert counts["Adapters"] == 4 * LAYERS  # inputs of q k v, of o, of gate and up, of down
+    # In a block: forward 7 base, 4 with A; backward 7 with B, 4 for A, 7 for B, 4 with A. Of the
+    # input's gradient, 7 with W, the first block has but 4: nothing before it is trained. The
+    # model's head adds its output and its input's gradient.
+    assert counts["aten::mm"] == 33 * LAYERS - 1 + 2
+    assert counts["aten::addmm_"] == (7 + 7) * LAYERS - 3
+
+
+def test_evaluation_merging_and_disabled_adapters_are_left_to_peft() -> None:
+    torch.manual_seed(0)
+    model, plain = fast(llama(lora_dropout=0.5)).eval(), llama(lora_dropout=0.5).eval()
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, plain(IDS).logits)
+        with model.disable_adapter(), plain.disable_adapter():
+            assert torch.equal(model.train()(IDS).logits, plain.train()(IDS).logits)
+        merged, expected = model.merge_and_unload(), plain.merge_and_unload()
+        assert torch.equal(merged.eval()(IDS).logits, expected.eval()(IDS).logits)
+
+
+def test_variants_such_as_dora_keep_their_own_forward() -> None:
+    model = fast(llama(use_dora=True))
+    assert not any(isinstance(module, FastLinear) for module in model.modules())
+
+
+def test_an_adapter_is_saved_as_peft_saves_it(tmp_path: Path) -> None:
+    fast(llama()).save_pretrained(tmp_path / "fast")
+    llama().save_pretrained(tmp_path / "plain")
+    found, expected = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("fast", "plain")
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    config = (tmp_path / "fast" / "adapter_config.json").read_text()
+    assert config == (tmp_path / "plain" / "adapter_config.json").read_text()
