@@ -165,17 +165,18 @@ def make_trainer(
 
 def make_model(cfg: RunConfig) -> HuggingFaceModel:
     """Base model in Composer's wrapper, with adapters for LoRA."""
-    from composer.models import HuggingFaceModel
-
     from lvf.models.fast_lora import speed_up
+    from lvf.models.packed import attend_within_segments
+    from lvf.training.packed_model import PackedModel
 
     model: Any = load_base(cfg.model)
+    attend_within_segments(model)
     if cfg.method.kind == "lora":
         model = add_adapters(model, cfg.method)
         if cfg.training.fast_lora:
             speed_up(model)
     tokenizer: Any = load_tokenizer(cfg.model)
-    return HuggingFaceModel(model, tokenizer, should_save_peft_only=True)
+    return PackedModel(model, tokenizer, should_save_peft_only=True)
 
 
 def make_checkpointer(cfg: RunConfig, folder: RunFolder, end: int) -> Checkpointer:
