@@ -1,0 +1,217 @@
+"""Training side by side: a bare PyTorch loop, Hugging Face's Trainer with PEFT, and lvf.
+
+    python benchmarks/training.py --shape embedded --rounds 5
+
+All train one Llama, in fp32, on the same batches of packed maths examples, with the same Lion.
+`bare loop` and `Trainer` see packed rows with restarting positions, as users of transformers do,
+masked by transformers; `Trainer, padded` sees the same examples one a row, padded to the longest of
+their batch. The rounds alternate; a figure is the median over rounds of a round's median step, in
+real tokens a second, padding apart. The first two steps of a round do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer import Callback
+from lion_pytorch import Lion
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+
+from lvf.compose import compose
+from lvf.config import RunConfig
+from lvf.data.loader import make_loader
+from lvf.data.shards import Prepared, prepare
+from lvf.models.load import load_base, load_tokenizer
+from lvf.models.lora import add_adapters
+from lvf.training.run_folder import open_run_folder
+from lvf.training.trainer import make_trainer
+
+SHAPES = {
+    "embedded": None,
+    "100m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+             "num_attention_heads": 12},
+}  # fmt: skip
+WARMUP_STEPS = 2
+Batch = dict[str, Tensor]
+
+
+def main() -> None:
+    """Print a table of tokens a second and their ratios to the bare loop and to full finetuning."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="embedded")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=8, help="packed rows of 256 tokens in a batch")
+    parser.add_argument("--rank", type=int, default=8)
+    settings = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _compare(settings, Path(folder))
+
+
+def _compare(settings: argparse.Namespace, folder: Path) -> None:
+    path = _model_folder(settings.shape, folder)
+    speeds: dict[tuple[str, str], list[float]] = {}
+    for round_, method in itertools.product(range(settings.rounds), ("full", "lora")):
+        overrides = [] if method == "full" else [f"method.rank={settings.rank}"]
+        cfg = compose(
+            "+experiment=math_ift", f"method={method}", f"model.path={path}", "duration=8",
+            f"training.global_batch_rows={settings.rows}", f"paths.shards={folder}/shards",
+            f"paths.runs={folder}/runs{round_}", "logger=none", *overrides,
+        )  # fmt: skip
+        prepared = prepare(cfg)
+        batches = list(itertools.islice(make_loader(prepared, cfg), settings.steps))
+        tokens = statistics.mean(int(batch["num_tokens"].sum()) for batch in batches)
+        for name, steps in _contend(cfg, prepared, batches, folder):
+            speed = tokens / statistics.median(steps[WARMUP_STEPS:])
+            speeds.setdefault((method, name), []).append(speed)
+            print(f"round {round_} {method:5} {name:16} {speed:9,.0f} tokens/s", flush=True)
+    _print_table(settings, speeds)
+
+
+def _contend(
+    cfg: RunConfig, prepared: Prepared, batches: list[Batch], folder: Path
+) -> Iterator[tuple[str, list[float]]]:
+    """Each trainer's name, and the seconds of its steps."""
+    yield "bare loop", _bare(cfg, batches)
+    yield "Trainer", _hf_trainer(cfg, batches, folder)
+    yield "Trainer, padded", _hf_trainer(cfg, [_unpacked(batch) for batch in batches], folder)
+    yield "lvf", _lvf(cfg, prepared, len(batches))
+
+
+def _print_table(settings: argparse.Namespace, speeds: dict[tuple[str, str], list[float]]) -> None:
+    medians = {key: statistics.median(values) for key, values in speeds.items()}
+    print(f"\n{settings}, {torch.get_num_threads()} threads, {platform.processor()}, ", end="")
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}")
+    print("| method | trainer | tokens/s | of the bare loop | of full |\n|---|---|---|---|---|")
+    for (method, name), speed in medians.items():
+        bare, full = medians[method, "bare loop"], medians["full", name]
+        print(f"| {method} | {name} | {speed:,.0f} | {speed / bare:.2f} | {speed / full:.2f} |")
+
+
+def _model_folder(shape: str, folder: Path) -> str:
+    """`embedded`, or a random Llama behind the packaged tokenizer."""
+    if SHAPES[shape] is None:
+        return "embedded"
+    packaged = compose("+experiment=math_ift").model
+    tokenizer = load_tokenizer(packaged)
+    config = LlamaConfig(
+        **SHAPES[shape], vocab_size=len(tokenizer), eos_token_id=1, use_cache=False
+    )
+    path = folder / shape
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def _plain_model(cfg: RunConfig) -> Any:
+    model: Any = load_base(cfg.model)
+    return add_adapters(model, cfg.method) if cfg.method.kind == "lora" else model
+
+
+def _lion(model: Any, cfg: RunConfig) -> Lion:
+    return Lion([p for p in model.parameters() if p.requires_grad], lr=cfg.training.lr_peak)
+
+
+def _bare(cfg: RunConfig, batches: list[Batch]) -> list[float]:
+    model = _plain_model(cfg).train()
+    optimizer = _lion(model, cfg)
+    ends = [time.perf_counter()]
+    for batch in batches:
+        inputs = {name: batch[name] for name in ("input_ids", "labels", "position_ids")}
+        model(**inputs).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ends.append(time.perf_counter())
+    return _differences(ends)
+
+
+def _hf_trainer(cfg: RunConfig, batches: list[Batch], folder: Path) -> list[float]:
+    clock = _TrainerClock()
+    model = _plain_model(cfg)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "hf"), max_steps=len(batches), per_device_train_batch_size=1,
+        max_grad_norm=1.0, logging_strategy="no", save_strategy="no", report_to=[], use_cpu=True,
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=batches, callbacks=[clock],
+        data_collator=lambda one: {k: v for k, v in one[0].items() if k != "num_tokens"},
+        optimizers=(_lion(model, cfg), None),
+    )  # fmt: skip
+    trainer.train()
+    return _differences(clock.ends)
+
+
+class _TrainerClock(TrainerCallback):
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def _unpacked(batch: Batch) -> Batch:
+    """The same examples one a row, padded to the longest."""
+    examples = list(_examples(batch))
+    longest = max(len(ids) for ids, _ in examples)
+    shape = (len(examples), longest)
+    ids, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
+    mask = torch.zeros(shape, dtype=torch.long)
+    for place, (one, label) in enumerate(examples):
+        ids[place, : len(one)], labels[place, : len(one)], mask[place, : len(one)] = one, label, 1
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+def _examples(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    for ids, labels, positions, num in zip(
+        batch["input_ids"], batch["labels"], batch["position_ids"], batch["num_tokens"], strict=True
+    ):
+        starts = [*torch.nonzero(positions[:num] == 0)[:, 0].tolist(), int(num)]
+        for start, end in itertools.pairwise(starts):
+            yield ids[start:end], labels[start:end]
+
+
+def _lvf(cfg: RunConfig, prepared: Prepared, steps: int) -> list[float]:
+    clock = _ComposerClock()
+    trainer = make_trainer(cfg, prepared, open_run_folder(cfg), {steps: cfg.duration}, None)
+    trainer.state.callbacks.append(clock)
+    trainer.fit()
+    trainer.close()
+    # The last step ends with the checkpoint and the export, which the others do not have.
+    return _differences(clock.ends)[:-1]
+
+
+class _ComposerClock(Callback):
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def epoch_start(self, state: Any, logger: Any) -> None:
+        if not self.ends:
+            self.ends.append(time.perf_counter())
+
+    def batch_end(self, state: Any, logger: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def _differences(ends: list[float]) -> list[float]:
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+if __name__ == "__main__":
+    main()
