@@ -156,6 +156,8 @@ class TrainingConfig:
     precision: str = "fp32"
     """`fp32`, or `amp_bf16` (fp32 weights, bf16 arithmetic)."""
     grad_clip_norm: float = 1.0
+    packing_ratio: int | None = None
+    """Examples packed into one row; null packs as many as fit (instruction finetuning only)."""
     attend_across_examples: bool = False
     """Whether examples packed into one row see each other."""
     fast_lora: bool = True

@@ -21,10 +21,11 @@ def validate(cfg: RunConfig) -> None:
         ("training.seq_len", cfg.training.seq_len),
         ("training.global_batch_rows", cfg.training.global_batch_rows),
         ("training.grad_clip_norm", cfg.training.grad_clip_norm),
+        ("training.packing_ratio", cfg.training.packing_ratio),
         ("runtime.checkpoint_every_batches", cfg.runtime.checkpoint_every_batches),
         ("runtime.keep_checkpoints", cfg.runtime.keep_checkpoints),
     ):
-        if value <= 0:
+        if value is not None and value <= 0:
             raise UserError(f"{key}={value} must be above 0")
     late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
     if late:
