@@ -19,9 +19,18 @@ from lvf.validate import validate
 
 
 def lr_of_method(
-    lr_by_method: dict[str, float], kind: str, rank: int | None, multiplier: float
+    lr_by_method: dict[str, float],
+    kind: str,
+    rank: int | None,
+    multiplier: float,
+    lora_lr_ratio: float | None,
 ) -> float:
-    """Peak rate of a method: the entry of its rank, else of its kind, times the multiplier."""
+    """Peak rate of a method: the entry of its rank, else of its kind, times the multiplier.
+
+    With `lora_lr_ratio`, LoRA's is that of full finetuning times the ratio.
+    """
+    if kind == "lora" and lora_lr_ratio is not None:
+        kind, rank, multiplier = "full", None, multiplier * lora_lr_ratio
     if kind not in lr_by_method:
         raise UserError(
             f"no learning rate for method kind {kind!r}: training.lr_by_method has "
@@ -59,11 +68,16 @@ def to_run_config(composed: DictConfig) -> RunConfig:
 
 
 def compose(*overrides: str) -> RunConfig:
-    """Compose a run without a command line of its own, as the planner, notebooks and tests do."""
+    """Compose a run without a command line of its own, as notebooks and tests do."""
+    return to_run_config(compose_tree(*overrides))
+
+
+def compose_tree(*overrides: str) -> DictConfig:
+    """Hydra's composition of a run, not resolved yet."""
     running = GlobalHydra.instance().is_initialized()  # within another command's main
     ready = nullcontext() if running else initialize_config_dir(str(CONF_DIR), version_base="1.3")
     with ready:
-        return to_run_config(hydra.compose("train", overrides=list(overrides)))
+        return hydra.compose("train", overrides=list(overrides))
 
 
 Result = TypeVar("Result")
@@ -94,6 +108,12 @@ class speaking_to_the_user:  # noqa: N801, a context manager that reads as a sen
             sys.exit(2)
 
 
+def times(a: float, b: float) -> float:
+    """Product for conf/; a whole one is an integer, as ranks and alphas are."""
+    product = a * b
+    return int(product) if product == int(product) else product
+
+
 def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
     return store
 
@@ -103,4 +123,4 @@ def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
 ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
 ConfigStore.instance().store(name="run_schema", node=RunConfig)
 OmegaConf.register_new_resolver("lvf.lr", lr_of_method, replace=True)
-OmegaConf.register_new_resolver("lvf.times", lambda a, b: a * b, replace=True)
+OmegaConf.register_new_resolver("lvf.times", times, replace=True)

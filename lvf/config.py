@@ -19,7 +19,35 @@ class ScaleConfig:
     lora_rank: int = MISSING
     """Rank that plain `method=lora` takes on this scale."""
     lora_ranks: list[int] = MISSING
-    """The three ranks that are compared on this scale, rising; sweeps refer to them."""
+    """The three ranks that are compared on this scale, rising; sweeps refer to them and to the
+    following, so that one sweep serves every scale."""
+    throughput_ranks: list[int] = MISSING
+    epochs: list[float] = MISSING
+    """Durations of instruction finetuning."""
+    budgets_tokens: list[float] = MISSING
+    """Budgets of continued pre-training that branch off its trunk."""
+    trunk_tokens: float = MISSING
+    lr_ladder: list[float] = MISSING
+    """Peak rates of a sweep, rising."""
+    batch_ladder_rows: list[int] = MISSING
+    """Rows in one optimiser step, of a sweep over batch sizes."""
+
+
+@dataclass(kw_only=True)
+class ShapeConfig:
+    """A decoder's shape, in the names of Hugging Face's config.json."""
+
+    model_type: str = MISSING
+    """`llama`, `qwen3` or `olmo2`."""
+    hidden_size: int = MISSING
+    intermediate_size: int = MISSING
+    num_hidden_layers: int = MISSING
+    num_attention_heads: int = MISSING
+    num_key_value_heads: int = MISSING
+    vocab_size: int = MISSING
+    head_dim: int | None = None
+    """Null: hidden_size / num_attention_heads."""
+    tie_word_embeddings: bool = False
 
 
 @dataclass(kw_only=True)
@@ -34,6 +62,8 @@ class ModelConfig:
     """Hub id or local folder; null takes the model's own."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+    shape: ShapeConfig | None = None
+    """For the planner, where the model is not on this machine. Not part of a run's identity."""
 
 
 @dataclass(kw_only=True)
@@ -88,11 +118,14 @@ class DataConfig:
     """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`."""
     max_documents: int | None = None
     """Use only the first documents of `train`."""
+    documents: int | None = None
+    tokens: float | None = None
+    """Size of `train` as published, for the planner. Not part of a run's identity."""
 
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """Full finetuning or LoRA (paper App. A)."""
+    """Full finetuning, or LoRA and its relatives (paper App. A; PEFT's LoraConfig)."""
 
     name: str = MISSING
     kind: str = MISSING
@@ -103,6 +136,18 @@ class MethodConfig:
     dropout: float | None = None
     targets: list[str] | None = None
     """Names of the linear maps that get adapters."""
+    rank_stabilised: bool = False
+    """rsLoRA: the scale is alpha / sqrt(rank)."""
+    dora: bool = False
+    """DoRA: magnitudes are trained apart from directions."""
+    init: str = "zero"
+    """`zero` (B = 0), or `pissa`: the largest singular values of the base, taken out of it."""
+    lr_ratio_b: float = 1.0
+    """LoRA+: rate of B as a multiple of the run's rate."""
+    trained_modules: list[str] = field(default_factory=list)
+    """Modules that are trained whole beside the adapters, such as embed_tokens and lm_head."""
+    trained_modules_lr_ratio: float = 1.0
+    """Their rate as a multiple of the run's rate."""
 
 
 @dataclass(kw_only=True)
@@ -151,6 +196,8 @@ class TrainingConfig:
     """Peak rates: `full`, `lora`, and `lora_r<rank>` where a rank has its own."""
     lr_multiplier: float = 1.0
     """Times the method's rate: the axis of a sweep over rates that fits every method."""
+    lora_lr_ratio: float | None = None
+    """LoRA's rate as a multiple of that of full finetuning, instead of its own in `lr_by_method`."""
     lr_peak: float = MISSING
     """The rate of this run; by default that of `lr_by_method`, times `lr_multiplier`."""
     precision: str = "fp32"
@@ -163,6 +210,11 @@ class TrainingConfig:
     fast_lora: bool = True
     """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
     draws its own, as plain PEFT (and the paper) does."""
+    loss_on_prompt: bool = False
+    """Whether prompts are learnt too. The paper does not say; llm-foundry's default is that they are
+    not, and so they are not here."""
+    attention_dropout: float = 0.0
+    """Share of attention probabilities that is dropped (paper Fig. 4)."""
 
 
 @dataclass(kw_only=True)
@@ -261,14 +313,15 @@ class RunConfig:
 
 
 UNIDENTIFYING = ("evals", "logger", "paths", "runtime")
-LR_SOURCES = ("lr_by_method", "lr_multiplier")  # what led to lr_peak, which alone names a run
+LR_SOURCES = ("lr_by_method", "lr_multiplier", "lora_lr_ratio")  # what led to lr_peak
+PLANNED = {"model": ("shape",), "data": ("documents", "tokens")}  # what only the planner reads
 
 
 def identity(resolved: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration (`asdict`) that decides what a run gives."""
     tree = {key: value for key, value in resolved.items() if key not in UNIDENTIFYING}
-    training = tree["training"].items()
-    tree["training"] = {key: value for key, value in training if key not in LR_SOURCES}
+    for group, silent in {"training": LR_SOURCES, **PLANNED}.items():
+        tree[group] = {key: value for key, value in tree[group].items() if key not in silent}
     tree["scale"] = tree["scale"]["name"]  # its ranks are for methods to refer to
     # The budgets of a trunk change what it keeps, not what it gives.
     tree["trunk"] = tree["trunk"]["tokens"] if tree["trunk"]["branch"] else None

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from lvf.cells import Cell, SweepConfig, cells_of
 from lvf.compose import speaking_to_the_user, to_schema
-from lvf.config import CONF_DIR
+from lvf.config import CONF_DIR, ScaleConfig
 from lvf.errors import UserError
 from lvf.launching.local import default_workers, run_local
 
@@ -21,6 +21,8 @@ LAUNCHERS = ("none", "local")
 class GridConfig:
     """What to list, and how to run it."""
 
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    """The scale of every cell, to whose ranks, durations and rates a sweep refers."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
     launcher: str = "none"
     """`none` only lists; `local` runs the missing cells on this machine."""
@@ -51,7 +53,7 @@ def run(grid: GridConfig) -> None:
     """
     if grid.launcher not in LAUNCHERS:
         raise UserError(f"launcher={grid.launcher!r} is not one of {', '.join(LAUNCHERS)}")
-    cells = cells_of(grid.sweep, grid.overrides)
+    cells = cells_of(grid.sweep, [f"scale={grid.scale.name}", *grid.overrides])
     missing = [cell for cell in cells if cell.state() != "done"]
     show(cells)
     print(f"{len(cells)} runs, {len(cells) - len(missing)} done, {len(missing)} to do")

@@ -1,5 +1,7 @@
 """What types alone cannot check of a run, found out before any work starts."""
 
+from dataclasses import fields
+
 from lvf.config import MethodConfig, RunConfig
 from lvf.errors import UserError
 
@@ -10,6 +12,7 @@ def validate(cfg: RunConfig) -> None:
     Raises:
         UserError: names the key, its value and what is allowed.
     """
+    _one_of("method.init", cfg.method.init, ("zero", "pissa"))
     _one_of("method.kind", cfg.method.kind, ("full", "lora"))
     _one_of("regime.duration_unit", cfg.regime.duration_unit, ("epochs", "tokens"))
     _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
@@ -27,6 +30,8 @@ def validate(cfg: RunConfig) -> None:
     ):
         if value is not None and value <= 0:
             raise UserError(f"{key}={value} must be above 0")
+    if not 0 <= cfg.training.attention_dropout < 1:
+        raise UserError(f"training.attention_dropout={cfg.training.attention_dropout} not in [0, 1)")
     late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
     if late:
         raise UserError(
@@ -76,7 +81,9 @@ def _validate_trunk(cfg: RunConfig) -> None:
 
 def _validate_method(method: MethodConfig) -> None:
     settings = ("rank", "alpha", "dropout", "targets")
-    present = [name for name in settings if getattr(method, name) is not None]
+    plain = MethodConfig()
+    given = (one.name for one in fields(method) if one.name not in ("name", "kind"))
+    present = [name for name in given if getattr(method, name) != getattr(plain, name)]
     if method.kind == "full":
         if present:
             raise UserError(
@@ -92,6 +99,16 @@ def _validate_method(method: MethodConfig) -> None:
         raise UserError(
             f"method {method.name!r}: rank={method.rank} must be at least 1, "
             f"dropout={method.dropout} in [0, 1), targets={method.targets} not empty"
+        )
+    if min(method.lr_ratio_b, method.trained_modules_lr_ratio) <= 0:
+        raise UserError(
+            f"method {method.name!r}: lr_ratio_b={method.lr_ratio_b} and trained_modules_lr_ratio="
+            f"{method.trained_modules_lr_ratio} must be above 0"
+        )
+    if method.init == "pissa" and (method.dora or method.rank_stabilised or method.trained_modules):
+        raise UserError(
+            f"method {method.name!r}: init=pissa goes with plain LoRA only, since its export is a "
+            "plain adapter of twice the rank; drop dora, rank_stabilised and trained_modules"
         )
 
 
