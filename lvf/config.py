@@ -31,6 +31,10 @@ class ScaleConfig:
     """Peak rates of a sweep, rising."""
     batch_ladder_rows: list[int] = MISSING
     """Rows in one optimiser step, of a sweep over batch sizes."""
+    device: str = MISSING
+    """What the planner counts hours of."""
+    sustained_flops: dict[str, float] = MISSING
+    """Matrix-product FLOPs a second of one device, by `method.kind`: the planner's assumption."""
 
 
 @dataclass(kw_only=True)

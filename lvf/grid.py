@@ -8,11 +8,12 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.cells import Cell, SweepConfig, cells_of
+from lvf.cells import SweepConfig, cells_of
 from lvf.compose import speaking_to_the_user, to_schema
 from lvf.config import CONF_DIR, ScaleConfig
 from lvf.errors import UserError
 from lvf.launching.local import default_workers, run_local
+from lvf.planning.listing import show
 
 LAUNCHERS = ("none", "local")
 
@@ -32,19 +33,6 @@ class GridConfig:
     """Further settings of every cell, such as [paths.runs=/scratch/runs]."""
 
 
-def show(cells: list[Cell]) -> None:
-    """Print the cells with their states."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("run", "duration", "rate", "state")
-    for cell in cells:
-        unit = cell.cfg.regime.duration_unit
-        rate = f"{cell.cfg.training.lr_peak:.3g}"
-        table.add_row(cell.folder.name, f"{cell.cfg.duration:g} {unit}", rate, cell.state())
-    Console().print(table)
-
-
 def run(grid: GridConfig) -> None:
     """List a sweep; with a launcher, run what is missing.
 
@@ -54,8 +42,9 @@ def run(grid: GridConfig) -> None:
     if grid.launcher not in LAUNCHERS:
         raise UserError(f"launcher={grid.launcher!r} is not one of {', '.join(LAUNCHERS)}")
     cells = cells_of(grid.sweep, [f"scale={grid.scale.name}", *grid.overrides])
-    missing = [cell for cell in cells if cell.state() != "done"]
-    show(cells)
+    states = [cell.state() for cell in cells]
+    missing = [cell for cell, state in zip(cells, states, strict=True) if state != "done"]
+    show(cells, states)
     print(f"{len(cells)} runs, {len(cells) - len(missing)} done, {len(missing)} to do")
     if grid.launcher == "none":
         print("start them with launcher=local")

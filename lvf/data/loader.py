@@ -52,7 +52,11 @@ def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
         batch_size=rows_per_device,
         drop_last=True,
         num_workers=cfg.runtime.num_workers,
-        collate_fn=partial(collate, attend_across=cfg.training.attend_across_examples),
+        collate_fn=partial(
+            collate,
+            attend_across=cfg.training.attend_across_examples,
+            loss_on_prompt=cfg.training.loss_on_prompt,
+        ),
     )
 
 
@@ -67,7 +71,9 @@ def _rows_per_device(global_batch_rows: int) -> int:
 
 
 def collate(
-    rows: Sequence[Mapping[str, np.ndarray]], attend_across: bool = False
+    rows: Sequence[Mapping[str, np.ndarray]],
+    attend_across: bool = False,
+    loss_on_prompt: bool = False,
 ) -> dict[str, Tensor]:
     """Make a batch for a Hugging Face causal model.
 
@@ -76,7 +82,8 @@ def collate(
     [batch]. There is no attention mask: transformers keeps packed examples apart exactly if
     positions restart at each of them, no mask is given and no cache is used. With
     `attend_across` the positions run on instead, and each example sees those before it; the
-    first token of an example stays out of the loss even then.
+    first token of an example stays out of the loss even then. With `loss_on_prompt` every
+    other token is in it.
     """
     import torch
 
@@ -84,7 +91,10 @@ def collate(
     loss_mask = np.stack([row["loss_mask"] for row in rows]).astype(bool)
     segment_ids = np.stack([row["segment_ids"] for row in rows])
     places = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
-    positions = places if attend_across else places - _segment_starts(segment_ids)
+    in_segment = places - _segment_starts(segment_ids)
+    positions = places if attend_across else in_segment
+    if loss_on_prompt:
+        loss_mask = (segment_ids > 0) & (in_segment > 0)
     return {
         "input_ids": torch.from_numpy(input_ids),
         "labels": torch.from_numpy(np.where(loss_mask, input_ids, IGNORED)),

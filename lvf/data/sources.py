@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lvf.config import SourceConfig, stable_hash
+from lvf.data.conversations import with_pair
 from lvf.errors import UserError
 
 EMBEDDED = "embedded:"
@@ -127,6 +128,7 @@ def _file_documents(
     try:
         for number, row in READERS[path.suffix](path, whole_file):
             num_rows += 1
+            row = with_pair(row)
             _require_columns(f"{path}:{number}", row, columns)
             if fault := _fault(row, columns):
                 first_fault = first_fault or f"{path}:{number}: {fault}"
@@ -241,7 +243,7 @@ def _hub_documents(source: SourceConfig, columns: Sequence[str]) -> Iterator[dic
             revision=source.revision,
             streaming=True,
         )
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(map(with_pair, rows), start=1):
             _require_columns(f"{source.path} row {number}", row, columns)
             if _fault(row, columns):
                 num_unusable += 1

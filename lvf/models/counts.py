@@ -23,23 +23,42 @@ def num_lora_parameters(config: PretrainedConfig, rank: int, targets: list[str])
 
 
 def num_trainable_parameters(config: PretrainedConfig, method: MethodConfig) -> int:
-    """What the method trains: everything, or the adapters."""
+    """What the method trains: everything, or adapters and modules that are trained whole."""
     if method.kind == "full":
         return num_parameters(config)
     assert method.rank is not None and method.targets is not None
-    return num_lora_parameters(config, method.rank, method.targets)
+    adapters = num_lora_parameters(config, method.rank, method.targets)
+    model = meta_model(config)
+    if method.dora:  # one magnitude for each output
+        adapters += sum(one.out_features for one in target_linears(model, method.targets).values())
+    whole = [m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in method.trained_modules]
+    return adapters + sum(p.numel() for module in whole for p in module.parameters())
 
 
 def train_flops_per_token(config: PretrainedConfig, method: MethodConfig) -> int:
-    """Matrix-product FLOPs of one training token, attention scores apart.
-
-    With N parameters in matrix products: full 6N (forward 2N, gradients of inputs 2N and of weights
-    2N); LoRA 4N, since frozen weights need no gradient, and 6 for each adapter parameter.
-    """
+    """Matrix-product FLOPs of one training token, attention scores apart."""
     import torch
 
-    linears = [m for m in meta_model(config).modules() if isinstance(m, torch.nn.Linear)]
-    in_products = sum(linear.weight.numel() for linear in linears)
+    linears = {n: m for n, m in meta_model(config).named_modules() if isinstance(m, torch.nn.Linear)}
+    sizes = {name.rsplit(".", 1)[-1]: 0 for name in linears}
+    for name, linear in linears.items():
+        sizes[name.rsplit(".", 1)[-1]] += linear.weight.numel()
+    adapters = 0
+    if method.kind == "lora":
+        assert method.rank is not None and method.targets is not None
+        adapters = num_lora_parameters(config, method.rank, method.targets)
+    return product_flops_per_token(sizes, adapters, method)
+
+
+def product_flops_per_token(sizes: dict[str, int], adapters: int, method: MethodConfig) -> int:
+    """FLOPs of one training token from the sizes of the linear maps (by name) and of the adapters.
+
+    With N parameters in matrix products: full 6N (forward 2N, gradients of inputs 2N and of weights
+    2N); LoRA 4N, since frozen weights need no gradient, 6 for each adapter parameter, and 2 for
+    each of a map that is trained whole.
+    """
+    in_products = sum(sizes.values())
     if method.kind == "full":
         return 6 * in_products
-    return 4 * in_products + 6 * num_trainable_parameters(config, method)
+    whole = sum(sizes.get(name, 0) for name in method.trained_modules)
+    return 4 * in_products + 6 * adapters + 2 * whole

@@ -70,8 +70,10 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(model: ModelConfig) -> PreTrainedModel:
+def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedModel:
     """Base model with fp32 weights, as Composer's mixed precision expects its masters.
+
+    In training it drops `attention_dropout` of its attention probabilities.
 
     Raises:
         UserError: neither the folder nor the hub has it.
@@ -81,6 +83,8 @@ def load_base(model: ModelConfig) -> PreTrainedModel:
 
     path = model_folder_or_id(model)
     kwargs = {"revision": model.revision, "torch_dtype": torch.float32}
+    if attention_dropout:  # not every architecture knows it
+        kwargs["attention_dropout"] = attention_dropout
     base = _or_user_error(AutoModelForCausalLM, "model.path", path, **kwargs)
     base.config.use_cache = False  # with a cache, transformers lets packed examples see each other
     return base

@@ -42,10 +42,11 @@ def target_linears(model: torch.nn.Module, targets: list[str]) -> dict[str, torc
 
 
 def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
-    """Refuse a rank that a target matrix cannot have.
+    """Refuse a rank that a target matrix cannot have, and modules that there are not.
 
     Raises:
         UserError: rank above min(d_in, d_out) of a target; names the matrix and the largest rank.
+            Or a module to be trained whole is missing, or tied to another.
     """
     if method.kind != "lora":
         return
@@ -53,6 +54,7 @@ def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
     linears = target_linears(meta_model(config), method.targets)
     limits = {name: min(m.in_features, m.out_features) for name, m in linears.items()}
     narrowest = min(limits, key=lambda name: limits[name])
+    _check_trained_modules(config, method)
     if method.rank > limits[narrowest]:
         shape = tuple(linears[narrowest].weight.shape)
         raise UserError(
@@ -62,18 +64,43 @@ def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
         )
 
 
+def _check_trained_modules(config: PretrainedConfig, method: MethodConfig) -> None:
+    names = {name.rsplit(".", 1)[-1] for name, _ in meta_model(config).named_modules()}
+    unknown = sorted(set(method.trained_modules) - names)
+    if unknown:
+        raise UserError(f"method.trained_modules: this model has no module {', '.join(unknown)}")
+    if method.trained_modules and config.tie_word_embeddings:
+        raise UserError(
+            f"method.trained_modules={method.trained_modules}: this model's embeddings and output "
+            "layer are one matrix, of which PEFT would train two copies. Choose a model with "
+            "untied embeddings, or a method without trained_modules."
+        )
+
+
 def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
-    """Freeze the base and add PEFT's LoRA adapters (B = 0, so nothing changes yet)."""
+    """Freeze the base and add PEFT's adapters, which change nothing yet.
+
+    PiSSA takes out of the base what its adapters start with; see `lvf.models.pissa`.
+    """
     from peft import LoraConfig, get_peft_model
 
+    from lvf.models.pissa import remember_start
+
     assert method.rank is not None and method.alpha is not None and method.dropout is not None
-    return get_peft_model(
+    model = get_peft_model(
         base,
         LoraConfig(
             r=method.rank,
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
             target_modules=method.targets,
+            use_rslora=method.rank_stabilised,
+            use_dora=method.dora,
+            init_lora_weights="pissa" if method.init == "pissa" else True,
+            modules_to_save=method.trained_modules or None,
             task_type="CAUSAL_LM",
         ),
     )
+    if method.init == "pissa":
+        remember_start(model)
+    return model

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from composer.core import Callback, State
 from composer.loggers import Logger
 
+from lvf.models.pissa import to_plain_lora
 from lvf.training.run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def write_export(model: Any, tokenizer: Any, target: Path, facts: dict[str, Any]
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, safe_serialization=True)
+    to_plain_lora(model, temporary)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / "export.json", facts)
     temporary.rename(target)

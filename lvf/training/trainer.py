@@ -21,6 +21,7 @@ from lvf.models.load import load_base, load_tokenizer
 from lvf.models.lora import add_adapters
 from lvf.training.branching import branch_point, kept_batches, trunk_of
 from lvf.training.checkpoints import batch_of, newest_whole, state_file
+from lvf.training.parameter_groups import parameter_groups
 from lvf.training.run_folder import DIVERGED, FAILED, RUNNING, TRAINED, RunFolder, run_folder
 from lvf.training.schedules import make_scheduler
 
@@ -169,14 +170,16 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
     from lvf.models.packed import attend_within_segments
     from lvf.training.packed_model import PackedModel
 
-    model: Any = load_base(cfg.model)
+    model: Any = load_base(cfg.model, cfg.training.attention_dropout)
     attend_within_segments(model)
     if cfg.method.kind == "lora":
         model = add_adapters(model, cfg.method)
         if cfg.training.fast_lora:
             speed_up(model)
     tokenizer: Any = load_tokenizer(cfg.model)
-    return PackedModel(model, tokenizer, should_save_peft_only=True)
+    # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
+    only_adapters = not cfg.method.trained_modules
+    return PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
 
 
 def make_checkpointer(cfg: RunConfig, folder: RunFolder, end: int) -> Checkpointer:
@@ -210,7 +213,7 @@ def make_optimizer(cfg: RunConfig, model: HuggingFaceModel) -> Optimizer:
     Raises:
         UserError: the optimiser does not take the arguments of `conf/optimizer`.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = parameter_groups(model, cfg.method, cfg.training.lr_peak)
     try:
         return hydra.utils.instantiate(
             OmegaConf.create(cfg.optimizer), trained, lr=cfg.training.lr_peak

@@ -1,0 +1,109 @@
+"""Parameters and FLOPs of a decoder from its shape in closed form, without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from lvf.config import MethodConfig, ModelConfig, ShapeConfig
+from lvf.errors import UserError
+from lvf.models.counts import product_flops_per_token
+from lvf.models.load import model_folder_or_id
+
+KNOWN = ("llama", "qwen3", "olmo2")
+
+
+def shape_of(model: ModelConfig) -> ShapeConfig | None:
+    """Shape from the model's config.json where it is on this machine, else from conf/model.
+
+    None where neither has it, or the architecture is not one of `KNOWN`.
+    """
+    file = _config_file(model)
+    if file is None:
+        return model.shape
+    tree = json.loads(file.read_text())
+    if tree.get("model_type") not in KNOWN or tree.get("attention_bias") or tree.get("mlp_bias"):
+        return None
+    names = [one.name for one in fields(ShapeConfig)]
+    return ShapeConfig(**{name: tree[name] for name in names if name in tree})
+
+
+def _config_file(model: ModelConfig) -> Path | None:
+    try:
+        local = Path(model_folder_or_id(model)) / "config.json"
+    except UserError:  # a local folder that is not there: training says so, the planner goes on
+        return None
+    if local.is_file():
+        return local
+    if model.shape is not None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def linear_maps(shape: ShapeConfig) -> dict[str, tuple[int, int]]:
+    """(d_in, d_out) of the linear maps of one block, by name."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    query, key = (heads * head_dim(shape) for heads in _heads(shape))
+    return {
+        "q_proj": (hidden, query),
+        "k_proj": (hidden, key),
+        "v_proj": (hidden, key),
+        "o_proj": (query, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def head_dim(shape: ShapeConfig) -> int:
+    """Width of one attention head."""
+    return shape.head_dim or shape.hidden_size // shape.num_attention_heads
+
+
+def num_parameters(shape: ShapeConfig) -> int:
+    """All parameters; tied embeddings count once."""
+    maps = sum(d_in * d_out for d_in, d_out in linear_maps(shape).values())
+    norms = 2 * shape.hidden_size + {
+        "llama": 0,
+        "qwen3": 2 * head_dim(shape),  # of queries and keys, one for all heads
+        "olmo2": sum(_heads(shape)) * head_dim(shape),  # of queries and keys, whole
+    }[shape.model_type]
+    embeddings = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
+    return shape.num_hidden_layers * (maps + norms) + shape.hidden_size + embeddings
+
+
+def num_adapter_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
+    """rank * (d_in + d_out) for each target of each block; DoRA has d_out more."""
+    if method.kind == "full":
+        return 0
+    assert method.rank is not None and method.targets is not None
+    maps = linear_maps(shape)
+    sizes = [method.rank * sum(maps[target]) for target in method.targets if target in maps]
+    magnitudes = sum(maps[target][1] for target in method.targets if target in maps)
+    return shape.num_hidden_layers * (sum(sizes) + method.dora * magnitudes)
+
+
+def num_trainable_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
+    """What the method trains: everything, or adapters and modules that are trained whole."""
+    if method.kind == "full":
+        return num_parameters(shape)
+    matrix = shape.vocab_size * shape.hidden_size
+    return num_adapter_parameters(shape, method) + len(method.trained_modules) * matrix
+
+
+def train_flops_per_token(shape: ShapeConfig, method: MethodConfig) -> int:
+    """Matrix-product FLOPs of one training token, as `lvf.models.counts` defines them."""
+    sizes = {
+        name: shape.num_hidden_layers * d_in * d_out
+        for name, (d_in, d_out) in linear_maps(shape).items()
+    }
+    sizes["lm_head"] = shape.vocab_size * shape.hidden_size
+    return product_flops_per_token(sizes, num_adapter_parameters(shape, method), method)
+
+
+def _heads(shape: ShapeConfig) -> tuple[int, int]:
+    return shape.num_attention_heads, shape.num_key_value_heads

@@ -1,0 +1,134 @@
+"""Relatives of LoRA: what each trains, at which rate, and that plain PEFT loads what it exports."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.optimizers import create_loraplus_optimizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lvf.compose import compose
+from lvf.config import MethodConfig
+from lvf.errors import UserError
+from lvf.models.counts import num_trainable_parameters
+from lvf.models.lora import add_adapters, check_rank
+from lvf.models.pissa import to_plain_lora
+from lvf.training.parameter_groups import parameter_groups
+
+CONFIG = LlamaConfig(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    vocab_size=64,
+    tie_word_embeddings=False,
+)
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MAPS = {"q_proj": (32, 32), "k_proj": (32, 32), "v_proj": (32, 32), "o_proj": (32, 32),
+        "gate_proj": (32, 48), "up_proj": (32, 48), "down_proj": (48, 32)}  # fmt: skip
+LORA = 2 * sum(4 * (d_in + d_out) for d_in, d_out in MAPS.values())  # 2 layers, rank 4
+TRAINED = {
+    "lora": LORA,
+    "rslora": LORA,
+    "pissa": LORA,
+    "lora_plus": LORA,
+    "dora": LORA + 2 * sum(d_out for _, d_out in MAPS.values()),  # a magnitude for each output
+    "lora_embeddings": LORA + 2 * 64 * 32,  # embed_tokens and lm_head
+    "lora_attention": 2 * 4 * 4 * 64,
+    "lora_mlp": 2 * 3 * 4 * 80,
+    "lora_v1": LORA - 2 * 4 * 80,  # without gate_proj
+}
+IDS = torch.arange(24).reshape(2, 12) % 64
+
+
+def method_of(name: str) -> MethodConfig:
+    return compose(f"method={name}", "method.rank=4", "method.dropout=0.0").method
+
+
+def base() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(CONFIG)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_trains_what_it_names_and_plain_peft_loads_its_export(
+    name: str, tmp_path: Path
+) -> None:
+    method = method_of(name)
+    model = add_adapters(base(), method)
+    torch.testing.assert_close(logits(model), logits(base()), rtol=1e-4, atol=1e-5)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == TRAINED[name] == num_trainable_parameters(CONFIG, method)
+    optimizer = torch.optim.SGD(parameter_groups(model, method, 0.5))
+    for _ in range(2):  # A has no gradient before B has left zero
+        before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+        optimizer.zero_grad()
+        model.train()(IDS, labels=IDS).loss.backward()
+        optimizer.step()
+    after = [p for p in model.parameters() if p.requires_grad]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+    for _ in range(2):  # a run may export more than once
+        model.save_pretrained(str(tmp_path))
+        to_plain_lora(model, tmp_path)
+        loaded = PeftModel.from_pretrained(base(), str(tmp_path))
+        torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-4, atol=1e-5)
+    merged = loaded.merge_and_unload()
+    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-5)
+    assert (logits(model) - logits(base())).abs().max() > 1e-3  # it has learnt something
+
+
+def test_pissa_starts_with_the_largest_singular_values_of_each_map() -> None:
+    model = add_adapters(base(), method_of("pissa"))
+    weight = base().model.layers[1].mlp.up_proj.weight.detach()
+    left, values, right = torch.linalg.svd(weight)
+    expected = left[:, :4] @ torch.diag(values[:4]) @ right[:4]
+    layer = model.base_model.model.model.layers[1].mlp.up_proj
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(product.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_scale_of_rslora_is_alpha_over_the_root_of_the_rank() -> None:
+    layer = add_adapters(base(), method_of("rslora")).base_model.model.model.layers[0].mlp.up_proj
+    assert layer.scaling["default"] == 8 / 4**0.5
+    assert compose("method=rslora", "method.rank=16").method.alpha / 16**0.5 == 2.0
+
+
+def test_the_rates_of_lora_plus_are_those_of_peft() -> None:
+    method = method_of("lora_plus")
+    model = add_adapters(base(), method)
+    theirs = create_loraplus_optimizer(model, torch.optim.SGD, lr=0.01, loraplus_lr_ratio=16)
+    rates = {id(p): group["lr"] for group in theirs.param_groups for p in group["params"]}
+    for group in parameter_groups(model, method, 0.01):
+        assert all(rates.pop(id(p)) == pytest.approx(group["lr"]) for p in group["params"])
+    assert not rates
+
+
+def test_embeddings_learn_at_a_tenth_of_the_rate_and_the_rest_at_the_rate() -> None:
+    method = method_of("lora_embeddings")
+    model = add_adapters(base(), method)
+    names = {id(p): name for name, p in model.named_parameters()}
+    for group in parameter_groups(model, method, 0.01):
+        slow = group["lr"] == pytest.approx(0.001)
+        assert slow or group["lr"] == 0.01
+        assert all(("modules_to_save" in names[id(p)]) == slow for p in group["params"])
+
+
+def test_full_finetuning_has_one_group_of_everything() -> None:
+    (group,) = parameter_groups(base(), compose("method=full").method, 0.01)
+    assert group["lr"] == 0.01 and len(group["params"]) == len(list(base().parameters()))
+
+
+def test_tied_embeddings_and_unknown_modules_are_refused_before_training() -> None:
+    tied = LlamaConfig(**{**CONFIG.to_dict(), "tie_word_embeddings": True})
+    with pytest.raises(UserError, match="one matrix"):
+        check_rank(tied, method_of("lora_embeddings"))
+    unknown = compose("method=lora_embeddings", "method.trained_modules=[wte]").method
+    with pytest.raises(UserError, match="no module wte"):
+        check_rank(CONFIG, unknown)
