@@ -99,7 +99,7 @@ def _composed(overrides: tuple[str, ...], trees: dict[tuple[str, ...], DictConfi
     return to_run_config(trees[reusable])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _plain_value(override: str) -> tuple[str, Any] | None:
     """Key and value of an override that sets one value; None for files, additions and mappings."""
     parsed = OverridesParser.create().parse_override(override)

@@ -201,7 +201,7 @@ class TrainingConfig:
     lr_multiplier: float = 1.0
     """Times the method's rate: the axis of a sweep over rates that fits every method."""
     lora_lr_ratio: float | None = None
-    """LoRA's rate as a multiple of that of full finetuning, instead of its own in `lr_by_method`."""
+    """LoRA's rate as a multiple of full finetuning's, instead of its own in `lr_by_method`."""
     lr_peak: float = MISSING
     """The rate of this run; by default that of `lr_by_method`, times `lr_multiplier`."""
     precision: str = "fp32"
@@ -215,7 +215,7 @@ class TrainingConfig:
     """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
     draws its own, as plain PEFT (and the paper) does."""
     loss_on_prompt: bool = False
-    """Whether prompts are learnt too. The paper does not say; llm-foundry's default is that they are
+    """Whether prompts are learnt too. The paper does not say; by llm-foundry's default they are
     not, and so they are not here."""
     attention_dropout: float = 0.0
     """Share of attention probabilities that is dropped (paper Fig. 4)."""

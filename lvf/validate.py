@@ -31,7 +31,9 @@ def validate(cfg: RunConfig) -> None:
         if value is not None and value <= 0:
             raise UserError(f"{key}={value} must be above 0")
     if not 0 <= cfg.training.attention_dropout < 1:
-        raise UserError(f"training.attention_dropout={cfg.training.attention_dropout} not in [0, 1)")
+        raise UserError(
+            f"training.attention_dropout={cfg.training.attention_dropout} not in [0, 1)"
+        )
     late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
     if late:
         raise UserError(

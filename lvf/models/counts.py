@@ -39,7 +39,9 @@ def train_flops_per_token(config: PretrainedConfig, method: MethodConfig) -> int
     """Matrix-product FLOPs of one training token, attention scores apart."""
     import torch
 
-    linears = {n: m for n, m in meta_model(config).named_modules() if isinstance(m, torch.nn.Linear)}
+    linears = {
+        n: m for n, m in meta_model(config).named_modules() if isinstance(m, torch.nn.Linear)
+    }
     sizes = {name.rsplit(".", 1)[-1]: 0 for name in linears}
     for name, linear in linears.items():
         sizes[name.rsplit(".", 1)[-1]] += linear.weight.numel()

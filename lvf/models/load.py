@@ -82,7 +82,7 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     from transformers import AutoModelForCausalLM
 
     path = model_folder_or_id(model)
-    kwargs = {"revision": model.revision, "torch_dtype": torch.float32}
+    kwargs: dict[str, Any] = {"revision": model.revision, "torch_dtype": torch.float32}
     if attention_dropout:  # not every architecture knows it
         kwargs["attention_dropout"] = attention_dropout
     base = _or_user_error(AutoModelForCausalLM, "model.path", path, **kwargs)

@@ -1,8 +1,8 @@
-"""PiSSA's exports: what training added to the adapters' start, as a plain adapter of twice the rank.
+"""PiSSA's exports: what training added to the adapters' start, as a plain adapter of rank 2 r.
 
-PEFT's PiSSA changes the base weights W into W - s B0 A0, so that a trained adapter (A, B) fits no other
-base. The whole update is s (B A - B0 A0), which is the adapter of [A; A0] and [B, -B0] on W itself. PEFT's
-own conversion gives the same, but changes the configuration of the model that is still in training.
+PEFT's PiSSA changes the base weights W into W - s B0 A0, so that a trained adapter (A, B) fits no
+other base. The whole update is s (B A - B0 A0): the adapter of [A; A0] and [B, -B0] on W itself.
+PEFT's own conversion gives the same, but changes the configuration of the model in training.
 """
 
 from __future__ import annotations

@@ -43,10 +43,13 @@ class Plan:
     disk_bytes: float | None
 
 
-def plan(cell: Cell) -> Plan:
-    """Estimate a cell; the batches of a run that has begun are those that it counted itself."""
+def plan(cell: Cell, fresh: bool = False) -> Plan:
+    """Estimate a cell; the batches of a run that has begun are those that it counted itself.
+
+    With `fresh` a run that has begun counts as if it had not.
+    """
     cfg = cell.cfg
-    begun = RunFolder(cell.folder).status().get("total_batches")
+    begun = None if fresh else RunFolder(cell.folder).status().get("total_batches")
     batches = begun if begun is not None else total_batches(cfg)
     shared = branch_batch(cfg, cfg.duration) if trunk_of(cfg) else 0
     new = None if batches is None else batches - shared
@@ -96,7 +99,9 @@ def disk_bytes(cfg: RunConfig) -> float | None:
     if shape is None or state is None:
         return None
     trained = num_trainable_parameters(shape, cfg.method)
-    doubled = 2 if cfg.method.init == "pissa" else 1  # exported as a plain adapter of twice the rank
+    doubled = (
+        2 if cfg.method.init == "pissa" else 1
+    )  # exported as a plain adapter of twice the rank
     exports = (1 + len(cfg.measure_at)) * 4 * trained * doubled
     # Composer keeps the frozen base, too, where modules are trained whole.
     weights = num_parameters(shape) + trained if cfg.method.trained_modules else trained

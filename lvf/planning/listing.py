@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lvf.cells import Cell
 from lvf.planning.estimates import BASIS, Plan, plan
@@ -48,20 +48,19 @@ def estimates(one: Plan) -> list[str]:
 def totals(plans: list[Plan]) -> list[str]:
     """Sums of what the runs add; `at least` where some are unknown."""
 
-    def total(values: Iterable[float | None]) -> tuple[float, str]:
-        known = [value for value in values]
-        return sum(value or 0 for value in known), "at least " * (None in known)
+    def total(values: Iterable[float | None], text: Callable[[float], str]) -> str:
+        listed = list(values)
+        known = [value for value in listed if value is not None]
+        if not known:
+            return UNKNOWN
+        return "at least " * (len(known) < len(listed)) + text(sum(known))
 
-    batches, more_batches = total(one.new_batches for one in plans)
-    flops, more_flops = total(one.flops for one in plans)
-    hours, more_hours = total(one.hours for one in plans)
-    disk, more_disk = total(one.disk_bytes for one in plans)
     return [
-        f"{more_batches}{batches:,.0f} new",
+        total((one.new_batches for one in plans), "{:,.0f} new".format),
         "",
-        f"{more_flops}{flops:.2e}",
-        f"{more_hours}{hours:,.0f}" if hours >= 10 else f"{more_hours}{hours:.2g}",
-        more_disk + quantity(disk, "B"),
+        total((one.flops for one in plans), "{:.2e}".format),
+        total((one.hours for one in plans), lambda hours: f"{hours:,.{0 if hours >= 10 else 2}f}"),
+        total((one.disk_bytes for one in plans), lambda size: quantity(size, "B")),
     ]
 
 
@@ -71,10 +70,10 @@ def number(value: float | None, form: str) -> str:
 
 
 def quantity(value: float | None, unit: str = "") -> str:
-    """A number with a decimal prefix, such as 786 k, 20 G or 80 MB."""
+    """A number with a decimal prefix, such as 786 k, 20 B (as tokens are counted) or 80 GB."""
     if value is None:
         return UNKNOWN
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, prefix in ((1e12, "T"), (1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()

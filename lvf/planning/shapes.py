@@ -67,32 +67,34 @@ def head_dim(shape: ShapeConfig) -> int:
 def num_parameters(shape: ShapeConfig) -> int:
     """All parameters; tied embeddings count once."""
     maps = sum(d_in * d_out for d_in, d_out in linear_maps(shape).values())
-    norms = 2 * shape.hidden_size + {
-        "llama": 0,
-        "qwen3": 2 * head_dim(shape),  # of queries and keys, one for all heads
-        "olmo2": sum(_heads(shape)) * head_dim(shape),  # of queries and keys, whole
-    }[shape.model_type]
+    norms = (
+        2 * shape.hidden_size
+        + {
+            "llama": 0,
+            "qwen3": 2 * head_dim(shape),  # of queries and keys, one for all heads
+            "olmo2": sum(_heads(shape)) * head_dim(shape),  # of queries and keys, whole
+        }[shape.model_type]
+    )
     embeddings = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
     return shape.num_hidden_layers * (maps + norms) + shape.hidden_size + embeddings
 
 
 def num_adapter_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
-    """rank * (d_in + d_out) for each target of each block; DoRA has d_out more."""
+    """rank * (d_in + d_out) for each target of each block."""
     if method.kind == "full":
         return 0
-    assert method.rank is not None and method.targets is not None
-    maps = linear_maps(shape)
-    sizes = [method.rank * sum(maps[target]) for target in method.targets if target in maps]
-    magnitudes = sum(maps[target][1] for target in method.targets if target in maps)
-    return shape.num_hidden_layers * (sum(sizes) + method.dora * magnitudes)
+    assert method.rank is not None
+    return shape.num_hidden_layers * method.rank * sum(map(sum, _targets(shape, method)))
 
 
 def num_trainable_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
     """What the method trains: everything, or adapters and modules that are trained whole."""
     if method.kind == "full":
         return num_parameters(shape)
-    matrix = shape.vocab_size * shape.hidden_size
-    return num_adapter_parameters(shape, method) + len(method.trained_modules) * matrix
+    trained = num_adapter_parameters(shape, method)
+    if method.dora:  # one magnitude for each output
+        trained += shape.num_hidden_layers * sum(d_out for _, d_out in _targets(shape, method))
+    return trained + len(method.trained_modules) * shape.vocab_size * shape.hidden_size
 
 
 def train_flops_per_token(shape: ShapeConfig, method: MethodConfig) -> int:
@@ -103,6 +105,13 @@ def train_flops_per_token(shape: ShapeConfig, method: MethodConfig) -> int:
     }
     sizes["lm_head"] = shape.vocab_size * shape.hidden_size
     return product_flops_per_token(sizes, num_adapter_parameters(shape, method), method)
+
+
+def _targets(shape: ShapeConfig, method: MethodConfig) -> list[tuple[int, int]]:
+    """(d_in, d_out) of the maps of one block that get adapters."""
+    assert method.targets is not None
+    maps = linear_maps(shape)
+    return [maps[name] for name in method.targets if name in maps]
 
 
 def _heads(shape: ShapeConfig) -> tuple[int, int]:
