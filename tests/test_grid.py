@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,40 +11,118 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from lvf.cells import SweepConfig, cells_of
+from lvf.cells import Cell, SweepConfig, cells_of
+from lvf.compose import compose
 from lvf.config import CONF_DIR
 from lvf.errors import UserError
 from lvf.grid import GridConfig
+from lvf.training.branching import trunk_of
 
-SWEEPS = sorted(path.stem for path in (CONF_DIR / "sweep").glob("*.yaml"))
+# Runs of each sweep on the paper's scale, counted by hand from PAPER facts, sections 1.1 and 5:
+# methods x durations, rates or epochs.
+CELLS = {
+    "main": 2 * 4 * 5 + 2 * 4 * 8,
+    "tulu": 4,
+    "regularisation": (1 + 2 + 2 + 2) * 5,
+    "targets": 3 * 3 * 3,
+    "lr_sensitivity": 2 * 2 * 7,
+    "optimizers": 2 * 2 * 7,
+    "alpha_lr": 3 * 7 + 2,
+    "pass_at_k": 4,
+    "throughput": 6 * 5,
+    "beyond": 2 * 7 * 3,
+    "without_regret": 2 * 4 * 5,
+    "seeds": 2 * 4 * 3 * 5,
+    "rate_rank_batch": 2 * 4 * 4 * 3,
+    "demo": 2 * 3,
+    "frontier": 2 * 3 * 3,
+    "rates": 2 * 4 * 5,
+}
 
 
-def sweep(name: str) -> SweepConfig:
+def sweep(name: str, scale: str = "paper") -> SweepConfig:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        grid = OmegaConf.to_object(hydra_compose("grid", overrides=[f"sweep={name}"]))
+        words = [f"sweep={name}", f"scale={scale}"]
+        grid = OmegaConf.to_object(hydra_compose("grid", overrides=words))
     assert isinstance(grid, GridConfig)
     return grid.sweep
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.fixture(scope="module")
+def main_cells() -> list[Cell]:
+    return cells_of(sweep("main"), ["scale=paper"])
+
+
+def test_the_main_grid_has_the_runs_of_the_paper(main_cells: list[Cell]) -> None:
+    # PAPER facts, section 1.1: 64 models of continued pre-training, 8 of them trunks; 40 of IFT
+    assert len({cell.folder for cell in main_cells}) == len(main_cells) == CELLS["main"]
+    counts = Counter(cell.cfg.regime.name for cell in main_cells)
+    assert counts == {"cpt": 64, "ift": 40}
+    trunks = [cell for cell in main_cells if cell.cfg.duration == 20e9]
+    assert len(trunks) == 8
+    first_branch = min(i for i, cell in enumerate(main_cells) if trunk_of(cell.cfg) is not None)
+    assert all(main_cells.index(trunk) < first_branch for trunk in trunks)
+    assert {cell.cfg.method.name for cell in main_cells} == {
+        "full", "lora_r16", "lora_r64", "lora_r256"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name != "main"])
 def test_every_sweep_is_the_product_of_its_axes(name: str) -> None:
-    blocks = sweep(name).blocks
-    sizes = []
-    for axes in blocks.values():
-        size = 1
-        for values in axes.values():
-            size *= len(values)
-        sizes.append(size)
-    cells = cells_of(sweep(name), [])
-    assert len(cells) == sum(sizes)
-    assert len({cell.folder for cell in cells}) == len(cells)
+    found = cells_of(sweep(name), ["scale=paper"])
+    assert len({cell.folder for cell in found}) == len(found) == CELLS[name]
+
+
+def test_every_sweep_has_its_number_of_cells_written_down() -> None:
+    files = {path.stem for path in (CONF_DIR / "sweep").glob("*.yaml")}
+    assert files == {*CELLS, "all"}
 
 
 def test_the_embedded_grid_covers_domains_regimes_methods_and_durations() -> None:
-    cells = [cell.cfg for cell in cells_of(sweep("embedded"), [])]
+    cells = [cell.cfg for cell in cells_of(sweep("main", "embedded"), ["scale=embedded"])]
+    assert len(cells) == 2 * 4 * 4 + 2 * 4 * 5
     conditions = {(c.domain.name, c.regime.name) for c in cells}
     assert conditions == {(d, r) for d in ("math", "code") for r in ("ift", "cpt")}
     assert {c.method.name for c in cells} == {"full", "lora_r2", "lora_r8", "lora_r32"}
+
+
+@pytest.mark.parametrize("name", ["main", "alpha_lr", "regularisation", "throughput"])
+def test_a_cell_is_what_hydra_composes_alone(name: str, main_cells: list[Cell]) -> None:
+    found = main_cells if name == "main" else cells_of(sweep(name), ["scale=paper"])
+    for cell in found[:: max(1, len(found) // 8)]:
+        assert cell.cfg == compose(*cell.overrides)
+
+
+def test_values_that_are_not_plain_are_left_to_hydra() -> None:
+    axes = {"method": ["lora"], "optimizer": ["adamw", "lion"], "measure_at": [[1], [1, 2]]}
+    one = SweepConfig(name="x", blocks={"b": axes})
+    more = ["++evals.lm_eval.gsm8k.num_fewshot=3", "~logger.jsonl", "evals.tasks=[gsm8k]"]
+    found = cells_of(one, more)
+    assert len(found) == 4
+    for cell in found:
+        assert cell.cfg == compose(*cell.overrides)
+
+
+def test_all_is_every_sweep_of_the_paper_and_shares_their_runs() -> None:
+    blocks = sweep("all").blocks
+    for part in ("main", "tulu", "regularisation", "targets", "lr_sensitivity", "optimizers"):
+        assert sweep(part).blocks.items() <= blocks.items()
+
+
+def test_the_planner_lists_states_and_totals_and_loads_no_heavy_library(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['lvf.grid', 'sweep=tulu', 'scale=paper']\n"
+        "from lvf.grid import main\n"
+        "main()\n"
+        "heavy = {'torch', 'composer', 'transformers', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    line = [sys.executable, "-c", code]
+    listed = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert listed.count("missing") == 4 and "H100 hours" in listed
+    assert "3,384" in listed and "unknown" in listed  # batches; tokens are not published
+    assert "4 runs, 0 done, 4 to do" in listed
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_impossible_cell_is_named_before_anything_starts() -> None:

@@ -4,17 +4,11 @@ from math import prod
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
 
 from lvf.cells import Cell
 from lvf.compose import compose
-from lvf.models import counts
 from lvf.planning.estimates import epoch_rows, plan, total_batches
 from lvf.planning.listing import estimates, quantity, totals
-
-LLAMA2_7B = LlamaConfig(
-    hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
-)
 
 
 def cell(*overrides: str) -> Cell:
@@ -26,30 +20,32 @@ def test_magicoder_with_all_its_documents_takes_the_papers_batches(
     epochs: int, batches: int
 ) -> None:
     # PAPER facts, section 1.5: README of the authors
-    whole = ["data.validation={path: x}", "data.heldout={path: x}"]
-    cfg = compose("+experiment=code_ift", "scale=paper", f"duration={epochs}", *whole)
-    assert total_batches(cfg) == batches
+    whole = ("data.split_documents=0", f"duration={epochs}")
+    assert total_batches(compose("+experiment=code_ift", "scale=paper", *whole)) == batches
 
 
 def test_examples_taken_out_for_validation_shorten_an_epoch() -> None:
     cfg = compose("+experiment=code_ift", "scale=paper")
     assert epoch_rows(cfg) == (111_183 - 2 * 512) // 3
-    unpacked = compose("+experiment=math_ift", "scale=paper", "training.packing_ratio=1",
-                       "data.validation={path: x}", "data.heldout={path: x}", "duration=1")  # fmt: skip
-    assert total_batches(unpacked) == 514  # PAPER facts, section 1.5
+
+
+def test_metamath_unpacked_takes_514_batches_an_epoch() -> None:
+    one = ("training.packing_ratio=1", "data.split_documents=0", "duration=1")
+    cfg = compose("+experiment=math_ift", "scale=paper", *one)
+    assert total_batches(cfg) == 514  # PAPER facts, section 1.5
 
 
 def test_a_trunk_pays_for_all_its_batches_and_a_branch_for_its_cooldown_only() -> None:
     cpt = ("+experiment=code_cpt", "scale=paper", "method=lora_r256")
     trunk, branch = plan(cell(*cpt)), plan(cell(*cpt, "duration=4e9"))
-    method = compose(*cpt).method
-    per_token = counts.train_flops_per_token(LLAMA2_7B, method)
+    adapters = 639_631_360  # PAPER facts, section 1.6
+    in_products = 6_738_415_616 - 32000 * 4096 - 65 * 4096  # but for the embedding and the norms
+    per_token = 4 * in_products + 6 * adapters
     assert (trunk.batches, trunk.new_batches) == (25_431, 25_431)
     assert trunk.flops == pytest.approx(20e9 * per_token)
     assert trunk.hours == pytest.approx(25_431 * 192 * 4096 * per_token / 120e12 / 3600)
     assert (branch.batches, branch.new_batches) == (5_086, 1_017)  # PAPER facts, section 1.4
     assert branch.flops == pytest.approx(4e9 * per_token * 1_017 / 5_086)
-    adapters = 639_631_360
     # fp32 export; checkpoints with Lion's momentum: two, and one for each of the seven branches
     assert trunk.disk_bytes == 4 * adapters + 9 * 8 * adapters
     assert branch.disk_bytes == 4 * adapters + 2 * 8 * adapters

@@ -1,11 +1,16 @@
 """Learning rates against the closed forms of the paper's schedulers."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
+from composer.core import State, Timestamp
+from composer.devices import DeviceCPU
 
+from lvf.compose import compose
 from lvf.config import ScheduleConfig
-from lvf.training.schedules import trapezoid, warmup_batches
+from lvf.training.schedules import make_scheduler, trapezoid, warmup_batches
 
 
 def foundry_inv_sqrt(t: int, t_max: int, t_warmup: int, t_cooldown: int, alpha_f: float) -> float:
@@ -61,3 +66,44 @@ def test_the_end_of_a_run_is_the_final_ratio() -> None:
 def test_a_warmup_below_one_is_a_share_of_the_run(warmup: float, expected: int) -> None:
     schedule = ScheduleConfig(kind="cosine", warmup=warmup, final_lr_ratio=0.0)
     assert warmup_batches(schedule, 200) == expected
+
+
+def composer_cosine(t: int, t_max: int, t_warmup: int, alpha_f: float) -> float:
+    """Composer's definition as PAPER facts, section 1.3, gives it."""
+    if t < t_warmup:
+        return t / t_warmup
+    share = (t - t_warmup) / (t_max - t_warmup)
+    return alpha_f + (1 - alpha_f) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    return State(
+        model=torch.nn.Linear(1, 1),
+        rank_zero_seed=0,
+        run_name="schedule",
+        device=DeviceCPU(),
+        max_duration="200ba",
+    )
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        ("code_ift", [composer_cosine(t, 200, 20, 0.01) for t in range(200)]),
+        ("math_cpt", [foundry_inv_sqrt(t, 200, 50, 40, 0.0) for t in range(200)]),
+        ("without_regret", [1.0] * 200),
+    ],
+)
+def test_a_run_gets_the_closed_form_of_its_experiment_at_every_batch(
+    state: State, experiment: str, expected: list[float]
+) -> None:
+    schedule = compose(f"+experiment={experiment}", "scale=paper").schedule
+    if experiment.endswith("cpt"):
+        schedule = replace(schedule, warmup=50)  # the paper's 1000 are for its longer runs
+    scheduler = make_scheduler(schedule, 200)
+    found = []
+    for batch in range(200):
+        state.timestamp = Timestamp(batch=batch)
+        found.append(scheduler(state))
+    assert found == pytest.approx(expected)
