@@ -300,3 +300,16 @@ def test_the_global_batches_do_not_depend_on_the_number_of_ranks(
     ranks = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
     for batch, *shares in zip(whole, *ranks, strict=True):
         assert sorted(batch) == sorted(tuple(row) for share in shares for row in share)
+
+
+def test_with_loss_on_the_prompt_all_but_the_first_token_of_an_example_is_learnt() -> None:
+    segments = np.array([1, 1, 1, 2, 2, 0])
+    row = {
+        "input_ids": np.array([7, 8, 9, 4, 5, 0]),
+        "loss_mask": np.array([0, 0, 1, 0, 1, 0]),
+        "segment_ids": segments,
+    }
+    assert collate([row])["labels"].tolist() == [[-100, -100, 9, -100, 5, -100]]
+    for across in (False, True):
+        batch = collate([row], attend_across=across, loss_on_prompt=True)
+        assert batch["labels"].tolist() == [[-100, 8, 9, -100, 5, -100]]
