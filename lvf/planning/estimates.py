@@ -23,9 +23,10 @@ STATE_BYTES = {"lion_pytorch.Lion": 4, "torch.optim.AdamW": 8}
 """Of an optimiser, for each trained fp32 parameter: one momentum, or two."""
 BASIS = (
     "batches and tokens: of the whole model; FLOPs, hours and disk: what the run itself adds (a "
-    "branch has its trunk's 80 % for nothing). FLOPs: matrix products of real tokens. Hours: those "
-    "of all places of a batch, padding included, at scale.sustained_flops. Disk: exports, and the "
-    "checkpoints that are kept. Epochs of a corpus that is not prepared: from its published size."
+    "branch has its trunk's 80 % for nothing). FLOPs: matrix products of real tokens, attention "
+    "scores apart. Hours: FLOPs at scale.sustained_flops; of full rows where tokens are unknown. "
+    "Disk: exports, and the checkpoints that are kept. Epochs: from the corpus' published size, "
+    "until a run has begun and counted."
 )
 
 
@@ -59,8 +60,8 @@ def plan(cell: Cell, fresh: bool = False) -> Plan:
     if shape and new is not None and batches is not None:
         per_token = train_flops_per_token(shape, cfg.method)
         flops = tokens and tokens * per_token * new / batches
-        places = new * batch_tokens(cfg)
-        hours = places * per_token / cfg.scale.sustained_flops[cfg.method.kind] / 3600
+        at_most = new * batch_tokens(cfg) * per_token  # as if there were no padding
+        hours = (flops or at_most) / cfg.scale.sustained_flops[cfg.method.kind] / 3600
     return Plan(
         batches=batches,
         new_batches=new,
