@@ -282,11 +282,21 @@ class PathsConfig:
 class RuntimeConfig:
     """What changes how fast a run is, never what it gives."""
 
+    ranks: int = 1
+    """Processes on a node, one a device. Full finetuning shards over all, LoRA replicates."""
+    nodes: int = 1
+    """Nodes of the Slurm allocation in which the run is started, each with `ranks` processes."""
+    shard_base: bool = False
+    """Whether LoRA shards its frozen base over the ranks, where it does not fit on a device."""
     microbatch_rows: int | None = None
     """Rows a device takes at once; null takes the whole share of the batch."""
     num_workers: int = 0
     checkpoint_every_batches: int = 100
     keep_checkpoints: int = 2
+    divergence_factor: float = 3.0
+    """A batch loss above so many times the mean of the first ten batches ends a run as diverged."""
+    measure: bool = True
+    """Whether `lvf.train` measures, too; if not, `lvf.evaluate` does, on a device of its own."""
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ def run(cfg: RunConfig) -> None:
     print("loading libraries ...", flush=True)
     from lvf.data.shards import prepare
     from lvf.evals.subjects import check_measurable, measure_run
+    from lvf.launching.ranks import train_on_ranks
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
     from lvf.results.tables import print_run
@@ -29,8 +30,13 @@ def run(cfg: RunConfig) -> None:
     with folder.lock():
         if folder.status().get("state") == TRAINED:
             print(f"{folder.path} is trained already: nothing to train")
+        elif cfg.runtime.ranks * cfg.runtime.nodes > 1:
+            train_on_ranks(cfg, prepared, folder)
         else:
             train(cfg, prepared, folder)
+        if not cfg.runtime.measure:
+            print(f"next     python -m lvf.evaluate with the same settings, for {folder.path}")
+            return
         records = measure_run(cfg, prepared, folder)
         folder.mark_measured(cfg)
     print_run(records)

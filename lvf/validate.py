@@ -25,6 +25,8 @@ def validate(cfg: RunConfig) -> None:
         ("training.global_batch_rows", cfg.training.global_batch_rows),
         ("training.grad_clip_norm", cfg.training.grad_clip_norm),
         ("training.packing_ratio", cfg.training.packing_ratio),
+        ("runtime.ranks", cfg.runtime.ranks),
+        ("runtime.nodes", cfg.runtime.nodes),
         ("runtime.checkpoint_every_batches", cfg.runtime.checkpoint_every_batches),
         ("runtime.keep_checkpoints", cfg.runtime.keep_checkpoints),
     ):
@@ -39,6 +41,12 @@ def validate(cfg: RunConfig) -> None:
         raise UserError(
             f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
             "always measured, so list only moments before it"
+        )
+    ranks = cfg.runtime.ranks * cfg.runtime.nodes
+    if cfg.training.global_batch_rows % ranks:
+        raise UserError(
+            f"training.global_batch_rows={cfg.training.global_batch_rows} cannot be shared evenly "
+            f"among {ranks} ranks (runtime.ranks times runtime.nodes)"
         )
     _validate_trunk(cfg)
     has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -52,12 +53,19 @@ def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
         batch_size=rows_per_device,
         drop_last=True,
         num_workers=cfg.runtime.num_workers,
+        worker_init_fn=_leave_signals_to_the_run,
         collate_fn=partial(
             collate,
             attend_across=cfg.training.attend_across_examples,
             loss_on_prompt=cfg.training.loss_on_prompt,
         ),
     )
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Slurm sends a request to stop to every process; a worker that obeyed would break its run."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _rows_per_device(global_batch_rows: int) -> int:

@@ -12,33 +12,45 @@ from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 
 from lvf.training.checkpoints import by_age, name_of, seal
+from lvf.training.stopping import StoppedError, StopRequest
 
 
 class Checkpointer(Callback):
-    """Save the whole state of a run every `every` batches, at its end, and at `kept` batches.
+    """Save a run's whole state every `every` batches, at `kept` ones, at a stop and at the end.
 
     Composer's own saver gives a half-written file its final name, and loses the last whole one when
     it is killed while it moves its `latest` link; here the folder `ba0000100` appears by a rename
     when all of it is on disk. The newest `keep` folders stay, those of the `kept` batches always.
+
+    With several ranks, rank 0 gathers and writes one file that any number of ranks can load: with
+    Lion, 8 bytes a trained parameter. Full finetuning of 7 B parameters thus needs 54 GB on disk,
+    in the memory of rank 0 while it saves, and in that of each rank of a node while a run resumes.
     """
 
     def __init__(
-        self, folder: Path, every: int, keep: int, end: int, kept: Collection[int]
+        self,
+        folder: Path,
+        every: int,
+        keep: int,
+        end: int,
+        kept: Collection[int],
+        stop: StopRequest,
     ) -> None:
         self.folder = folder
         self.every = every
         self.keep = keep
         self.end = end
         self.kept = {name_of(batch) for batch in kept}
+        self.stop = stop
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Save after this batch if its turn has come."""
+        """Save after this batch if its turn has come, or if the run is asked to stop."""
         batch = state.timestamp.batch.value
-        if batch % self.every and batch != self.end and name_of(batch) not in self.kept:
-            return
-        target = self.folder / name_of(batch)
-        if not target.exists():
-            self._save(state, target)
+        stop = self.stop.is_made(state) and batch != self.end
+        if stop or batch % self.every == 0 or batch == self.end or name_of(batch) in self.kept:
+            self._save(state, self.folder / name_of(batch))
+        if stop:
+            raise StoppedError(f"stopped at batch {batch}, which is saved")
 
     def _save(self, state: State, target: Path) -> None:
         partial = target.with_name(f".{target.name}.partial")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from lvf.errors import UserError
@@ -61,7 +62,10 @@ def by_age(folder: Path) -> list[Path]:
 
 
 def seal(partial: Path, target: Path) -> None:
-    """Give a fully written folder its final name, once all of it is on disk."""
+    """Give a fully written folder its final name, once all of it is on disk.
+
+    A spoilt checkpoint of that name, which was passed over, makes room.
+    """
     sizes = {}
     for path in (path for path in partial.rglob("*") if path.is_file()):
         _sync(path)
@@ -69,6 +73,8 @@ def seal(partial: Path, target: Path) -> None:
     (partial / WHOLE).write_text(json.dumps(sizes))
     _sync(partial / WHOLE)
     _sync(partial)
+    if target.exists():
+        shutil.rmtree(target)
     partial.rename(target)
     _sync(target.parent)
 

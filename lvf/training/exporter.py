@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from composer.core import Callback, State
 from composer.loggers import Logger
+from composer.utils import dist
 
 from lvf.models.pissa import to_plain_lora
-from lvf.training.run_folder import RunFolder, write_json
+from lvf.training.divergence import DivergedError
+from lvf.training.run_folder import RunFolder, is_first, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class DivergedError(Exception):
-    """The training loss is no longer a number."""
 
 
 class Exporter(Callback):
     """Write the model after each of `batches`, with what it cost so far.
 
     Full finetuning gives a Hugging Face folder (safetensors), LoRA a PEFT adapter; both carry the
-    tokenizer and `export.json`. A folder appears under its name only when it is whole.
+    tokenizer and `export.json`. A folder appears under its name only when it is whole. With several
+    ranks, rank 0 gathers and writes.
     """
 
     def __init__(self, folder: RunFolder, batches: dict[int, float], flops_per_token: int) -> None:
@@ -50,21 +48,22 @@ class Exporter(Callback):
         """Start the clock of a step."""
         self._batch_started = time.perf_counter()
 
-    def after_loss(self, state: State, logger: Logger) -> None:
-        """Stop a run whose loss is not finite, before it spoils the weights."""
-        loss = float(cast("Tensor", state.loss))
-        if not math.isfinite(loss):
-            raise DivergedError(f"training loss is {loss} at batch {state.timestamp.batch}")
-
     def batch_end(self, state: State, logger: Logger) -> None:
         """Count, and export if this batch is one of those asked for."""
-        self.loss_tokens += int((state.batch["labels"][:, 1:] != -100).sum())
+        loss_tokens = (state.batch["labels"][:, 1:] != -100).sum()
+        dist.all_reduce(loss_tokens, reduce_operation="SUM")
+        self.loss_tokens += int(loss_tokens)
         self.seconds += time.perf_counter() - self._batch_started
         batch = state.timestamp.batch.value
-        if batch in self.batches and not self.folder.export(batch).exists():
-            self._export(state, batch)
+        if batch in self.batches:
+            weights = _gathered(state)  # every rank takes part
+            if is_first() and not self.folder.export(batch).exists():
+                self._export(state, weights, batch)
 
-    def _export(self, state: State, batch: int) -> None:
+    def _export(self, state: State, weights: dict[str, Tensor], batch: int) -> None:
+        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        if broken:
+            raise DivergedError(f"{broken[0]} is not finite after batch {batch}")
         last = max(self.batches)
         facts = {
             "batch": batch,
@@ -75,15 +74,24 @@ class Exporter(Callback):
             "train_flops": state.timestamp.token.value * self.flops_per_token,
             "train_seconds": round(self.seconds, 3),
         }
-        wrapped: Any = state.model
-        write_export(wrapped.model, wrapped.tokenizer, self.folder.export(batch), facts)
+        wrapped: Any = getattr(state.model, "module", state.model)  # DDP's, where there is one
+        target = self.folder.export(batch)
+        write_export(wrapped.model, weights, wrapped.tokenizer, target, facts)
 
 
-def write_export(model: Any, tokenizer: Any, target: Path, facts: dict[str, Any]) -> None:
+def _gathered(state: State) -> dict[str, Tensor]:
+    """What is trained, whole, under the names of transformers or PEFT; empty but on rank 0."""
+    weights = state.get_model_state_dict()
+    return {name.removeprefix("model."): weight for name, weight in weights.items()}
+
+
+def write_export(
+    model: Any, weights: dict[str, Tensor], tokenizer: Any, target: Path, facts: dict[str, Any]
+) -> None:
     """Save a transformers or PEFT model, its tokenizer and facts; whole or not at all."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, safe_serialization=True)
+    model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
     to_plain_lora(model, temporary)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / "export.json", facts)

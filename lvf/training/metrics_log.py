@@ -9,6 +9,8 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 
+from lvf.training.run_folder import is_first
+
 
 class JsonlLogger(LoggerDestination):
     """Append every batch's numbers to `<run folder>/metrics.jsonl`.
@@ -22,7 +24,7 @@ class JsonlLogger(LoggerDestination):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Write the numbers among the metrics, with their batch."""
         numbers = {key: float(value) for key, value in metrics.items() if _is_number(value)}
-        if numbers:
+        if numbers and is_first():
             with self.path.open("a") as file:
                 file.write(json.dumps({"batch": step, **numbers}) + "\n")
 

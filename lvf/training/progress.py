@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from lvf.training.run_folder import RUNNING, RunFolder
+from lvf.training.run_folder import RUNNING, RunFolder, is_first
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -31,7 +31,13 @@ class Progress(Callback):
         from tqdm import tqdm
 
         done = state.timestamp.batch.value
-        self._bar = tqdm(total=self.total_batches, initial=done, unit="ba", mininterval=0.5)
+        self._bar = tqdm(
+            total=self.total_batches,
+            initial=done,
+            unit="ba",
+            mininterval=0.5,
+            disable=not is_first(),
+        )
         self._tokens_at_start = state.timestamp.token.value
         self._began = time.monotonic()
 
@@ -43,7 +49,7 @@ class Progress(Callback):
         loss = float(state.total_loss_dict["loss/train/total"])
         self._bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
         self._bar.update()
-        if now - self._last_status >= STATUS_EVERY_SECONDS:
+        if is_first() and now - self._last_status >= STATUS_EVERY_SECONDS:
             self.folder.write_status(RUNNING, batch=state.timestamp.batch.value)
             self._last_status = now
 

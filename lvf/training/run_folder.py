@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 from lvf.config import RunConfig, identity, run_id, stable_hash
 from lvf.errors import UserError
 
-RUNNING, TRAINED, FAILED, DIVERGED = "running", "trained", "failed", "diverged"
+RUNNING, STOPPED, TRAINED, FAILED, DIVERGED = "running", "stopped", "trained", "failed", "diverged"
 """What a status file says; the following are concluded from it."""
-MISSING, STOPPED, DONE = "missing", "stopped", "done"
+MISSING, DONE = "missing", "done"
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class RunFolder:
         write_json(self.path / "status.json", merged)
 
     def state(self, cfg: RunConfig) -> str:
-        """`missing`, `running`, `stopped` (by a kill), `failed`, `diverged`, `trained`, or `done`.
+        """`missing`, `running`, `stopped`, `failed`, `diverged`, `trained`, or `done`.
 
-        Done means measured as this configuration asks, too.
+        Stopped by a signal or a kill, that is. Done means measured as this configuration asks, too.
         """
         status = self.status()
         state = str(status.get("state", MISSING))
@@ -92,6 +92,11 @@ class RunFolder:
                 f"another process is working on {self.path}; wait for it, or stop it first"
             ) from error
         return lock
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks and writes: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _measurement(cfg: RunConfig) -> str:

@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,49 +24,78 @@ from lvf.models.lora import add_adapters
 from lvf.training.branching import branch_point, kept_batches, trunk_of
 from lvf.training.checkpoints import batch_of, newest_whole, state_file
 from lvf.training.parameter_groups import parameter_groups
-from lvf.training.run_folder import DIVERGED, FAILED, RUNNING, TRAINED, RunFolder, run_folder
+from lvf.training.run_folder import (
+    DIVERGED,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    TRAINED,
+    RunFolder,
+    is_first,
+    run_folder,
+)
 from lvf.training.schedules import make_scheduler
+from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
 
 if TYPE_CHECKING:
     from composer import Trainer
-    from composer.core import DataSpec
+    from composer.core import Callback, DataSpec
     from composer.models import HuggingFaceModel
     from torch.optim import Optimizer
 
-    from lvf.training.checkpointer import Checkpointer
+COLLECTIVE_TIMEOUT_SECONDS = 1800.0
+"""How long ranks wait for one that saves or exports; Composer's 300 is short for 54 GB."""
 
 
 def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     """Train a run to its end, from its newest checkpoint where there is one.
 
-    Exports stand in `folder.exports` afterwards. A run whose loss is no longer finite is marked
-    diverged and has no final export.
+    Exports stand in `folder.exports` afterwards. A run that diverged is marked so and has no final
+    export. With several ranks, each of them calls this.
 
     Raises:
-        UserError: the run diverged.
+        UserError: the run diverged, or the disk is full.
+        SystemExit: a signal stopped it (status `TRY_AGAIN`); the same command continues it.
     """
-    from lvf.training.exporter import DivergedError
-    from lvf.training.resume import RestoreRandomState
-
     _check_same_shards(cfg, prepared, folder)
     batches = export_batches(cfg, prepared)
     checkpoint, started_from = start_of(cfg, folder)
-    trainer = make_trainer(cfg, prepared, folder, batches, checkpoint)
-    trainer.state.callbacks.append(RestoreRandomState(trainer))
-    start = trainer.state.timestamp.batch.value
-    print(f"training {folder.path.name}: {started_from}, {max(batches)} batches")
-    folder.write_status(
-        RUNNING,
-        started_from=started_from,
-        total_batches=max(batches),
-        shards=prepared.folder.name,
-    )
+    if is_first():
+        print(f"training {folder.path.name}: {started_from}, {max(batches)} batches", flush=True)
+        folder.write_status(
+            RUNNING,
+            error=None,
+            started_from=started_from,
+            total_batches=max(batches),
+            shards=prepared.folder.name,
+        )
     began = time.perf_counter()
+    with _outcome_in_status(folder), StopRequest() as stop:
+        trainer = make_trainer(cfg, prepared, folder, batches, checkpoint, stop)
+        try:
+            if trainer.state.timestamp.batch.value < max(batches):
+                trainer.fit()  # else it was killed between its last checkpoint and its last status
+        finally:
+            trainer.close()
+    if is_first():
+        folder.write_status(TRAINED, fit_seconds=round(time.perf_counter() - began, 1))
+
+
+@contextmanager
+def _outcome_in_status(folder: RunFolder) -> Iterator[None]:
+    """Write how a training ended before its time, and tell the user."""
+    from lvf.training.divergence import DivergedError
+
     try:
-        if start < max(batches):  # a run killed between its last checkpoint and its last status
-            trainer.fit()
+        yield
+    except StoppedError as reason:
+        if is_first():
+            folder.write_status(STOPPED)
+            print(f"{reason}; the same command continues it", flush=True)
+        raise SystemExit(TRY_AGAIN) from reason
     except DivergedError as error:
-        folder.write_status(DIVERGED, error=str(error))
+        if is_first():
+            folder.write_status(DIVERGED, error=str(error))
         raise UserError(f"{folder.path.name} diverged: {error}. Try a smaller rate.") from error
     except Exception as error:
         if _is_full_disk(error, folder):
@@ -74,9 +105,6 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
             ) from error
         folder.write_status(FAILED, error=f"{type(error).__name__}: {error}")
         raise
-    finally:
-        trainer.close()
-    folder.write_status(TRAINED, error=None, fit_seconds=round(time.perf_counter() - began, 1))
 
 
 def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
@@ -123,38 +151,39 @@ def make_trainer(
     folder: RunFolder,
     batches: dict[int, float],
     checkpoint: Path | None,
+    stop: StopRequest,
 ) -> Trainer:
     """Everything a run needs, in Composer's terms, in the state of `checkpoint`."""
     import torch
     from composer import Trainer
-    from composer.callbacks import LRMonitor
-    from composer.utils import reproducibility
+    from composer.utils import dist, reproducibility
 
-    from lvf.training.exporter import Exporter
-    from lvf.training.progress import Progress
+    from lvf.training.resume import RestoreRandomState
+    from lvf.training.sharding import is_sharded, shard
 
+    device = "gpu" if torch.cuda.is_available() else "cpu"
+    if dist.get_world_size() > 1:
+        dist.initialize_dist(device, timeout=COLLECTIVE_TIMEOUT_SECONDS)
     reproducibility.seed_all(cfg.seed)  # LoRA's A is drawn when the model is made
     model = make_model(cfg)
     end = max(batches)
     flops = train_flops_per_token(model.config, cfg.method)
-    return Trainer(
+    if is_sharded(cfg):
+        shard(model, cfg)
+    trainer = Trainer(
         model=model,
         train_dataloader=make_data_spec(cfg, prepared),
         optimizers=make_optimizer(cfg, model),
         schedulers=make_scheduler(cfg.schedule, end),
         algorithms=make_algorithms(cfg),
-        callbacks=[
-            Exporter(folder, batches, flops),
-            Progress(folder, end),
-            LRMonitor(),
-            make_checkpointer(cfg, folder, end),
-        ],
+        callbacks=make_callbacks(cfg, folder, batches, flops, stop),
         loggers=make_loggers(cfg, folder),
         max_duration=f"{end}ba",
         device_train_microbatch_size=cfg.runtime.microbatch_rows,
         accumulate_train_batch_on_tokens=True,
         precision=cfg.training.precision,
-        device="gpu" if torch.cuda.is_available() else "cpu",
+        device=device,
+        dist_timeout=COLLECTIVE_TIMEOUT_SECONDS,
         seed=cfg.seed,
         run_name=folder.path.name,
         load_path=str(state_file(checkpoint)) if checkpoint else None,
@@ -162,6 +191,50 @@ def make_trainer(
         auto_log_hparams=False,
         progress_bar=False,
     )
+    trainer.state.callbacks.append(RestoreRandomState(trainer))
+    return trainer
+
+
+def make_callbacks(
+    cfg: RunConfig,
+    folder: RunFolder,
+    batches: dict[int, float],
+    flops_per_token: int,
+    stop: StopRequest,
+) -> list[Callback]:
+    """What watches, writes and stops a run; at the end of a batch they act in this order."""
+    from composer.callbacks import LRMonitor
+
+    from lvf.training.checkpointer import Checkpointer
+    from lvf.training.divergence import Divergence
+    from lvf.training.exporter import Exporter
+    from lvf.training.progress import Progress
+    from lvf.training.sharding import (
+        AverageAdapterGradients,
+        AverageShardedGradients,
+        is_sharded,
+    )
+
+    end = max(batches)
+    runtime = cfg.runtime
+    callbacks: list[Callback] = [
+        Divergence(runtime.divergence_factor),
+        Exporter(folder, batches, flops_per_token),
+        Progress(folder, end),
+        LRMonitor(),
+        Checkpointer(
+            folder.checkpoints,
+            every=runtime.checkpoint_every_batches,
+            keep=runtime.keep_checkpoints,
+            end=end,
+            kept=kept_batches(cfg),
+            stop=stop,
+        ),
+    ]
+    if is_sharded(cfg):
+        lora = cfg.method.kind == "lora"
+        callbacks.append(AverageAdapterGradients() if lora else AverageShardedGradients())
+    return callbacks
 
 
 def make_model(cfg: RunConfig) -> HuggingFaceModel:
@@ -180,19 +253,6 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
     only_adapters = not cfg.method.trained_modules
     return PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
-
-
-def make_checkpointer(cfg: RunConfig, folder: RunFolder, end: int) -> Checkpointer:
-    """Saver of the run's resumable state."""
-    from lvf.training.checkpointer import Checkpointer
-
-    return Checkpointer(
-        folder.checkpoints,
-        every=cfg.runtime.checkpoint_every_batches,
-        keep=cfg.runtime.keep_checkpoints,
-        end=end,
-        kept=kept_batches(cfg),
-    )
 
 
 def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:
@@ -216,7 +276,7 @@ def make_optimizer(cfg: RunConfig, model: HuggingFaceModel) -> Optimizer:
     trained = parameter_groups(model, cfg.method, cfg.training.lr_peak)
     try:
         return hydra.utils.instantiate(
-            OmegaConf.create(cfg.optimizer), trained, lr=cfg.training.lr_peak
+            OmegaConf.create(cfg.optimizer), trained, lr=cfg.training.lr_peak, _convert_="all"
         )
     except hydra.errors.InstantiationException as error:
         raise UserError(f"optimizer={cfg.optimizer}: {error}") from error

@@ -11,11 +11,8 @@ import pytest
 import torch
 from composer.loggers import LoggerDestination
 from peft import PeftModel
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lvf.compose import compose
-from lvf.config import RunConfig
 from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
@@ -29,7 +26,8 @@ from lvf.training.run_folder import (
     open_run_folder,
     run_folder,
 )
-from lvf.training.trainer import make_model, train
+from lvf.training.trainer import make_model
+from tests.training.conftest import add_logger, last_weights, metrics, trained
 
 
 class CrashAt(LoggerDestination):
@@ -43,46 +41,10 @@ class CrashAt(LoggerDestination):
             raise ConnectionError("the tracker is gone")
 
 
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shards")
-
-
-@pytest.fixture
-def composed(tmp_path: Path, shards: Path) -> Any:
-    def make(*overrides: str) -> RunConfig:
-        return compose(
-            "+experiment=math_ift",
-            "data.max_documents=64",
-            "duration=1",
-            f"paths.runs={tmp_path}/runs",
-            f"paths.shards={shards}",
-            *overrides,
-        )
-
-    return make
-
-
-def trained(cfg: RunConfig) -> RunFolder:
-    folder = open_run_folder(cfg)
-    train(cfg, prepare(cfg), folder)
-    return folder
-
-
-def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
-    export = folder.finished_exports()[-1]
-    return load_file(next(export.glob("*model.safetensors")))
-
-
 def newest_state(folder: RunFolder) -> Path:
     checkpoint = newest_whole(folder.checkpoints)
     assert checkpoint is not None
     return state_file(checkpoint)
-
-
-def metrics(folder: RunFolder, name: str) -> list[float]:
-    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    return [row[name] for row in map(json.loads, lines) if name in row]
 
 
 def folder_hash(path: str) -> str:
@@ -160,8 +122,7 @@ def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
 ) -> None:
     settings = ("method=lora", "runtime.checkpoint_every_batches=2")
     whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
-    crash = composed(*settings)
-    crash.logger = {"crash": {"_target_": f"{__name__}.CrashAt", "batch": 3}}
+    crash = add_logger(composed(*settings), CrashAt, batch=3)
     with pytest.raises(ConnectionError):
         trained(crash)
     assert run_folder(crash).status()["state"] == FAILED

@@ -1,0 +1,39 @@
+"""One rank of a run; torchrun starts it with the files that `lvf.launching.ranks` wrote."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lvf.compose import speaking_to_the_user, to_schema
+from lvf.config import RunConfig
+from lvf.launching.ranks import die_with_parent
+from lvf.training.run_folder import is_first, run_folder
+
+
+def main(config: str, shards: str) -> None:
+    """Train with the others of `WORLD_SIZE`.
+
+    Args:
+        config: JSON file of a resolved `RunConfig`.
+        shards: Folder of the prepared shards.
+    """
+    die_with_parent()
+    if not is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # rank 0 says it; errors go elsewhere
+        warnings.simplefilter("ignore")
+    from lvf.data.shards import load_prepared
+    from lvf.training.trainer import train
+
+    composed = OmegaConf.structured(RunConfig)
+    composed.merge_with(json.loads(Path(config).read_text()))
+    cfg = to_schema(composed, RunConfig)
+    with speaking_to_the_user():
+        train(cfg, load_prepared(Path(shards)), run_folder(cfg))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

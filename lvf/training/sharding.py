@@ -1,0 +1,95 @@
+"""How a model lies on several ranks: replicated, or sharded by FSDP2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist
+
+from lvf.config import RunConfig
+
+if TYPE_CHECKING:
+    from composer.models import HuggingFaceModel
+    from torch import Tensor
+
+
+def is_sharded(cfg: RunConfig) -> bool:
+    """Full finetuning on several ranks shards; LoRA only its base, and only if asked to."""
+    several = cfg.runtime.nodes * cfg.runtime.ranks > 1
+    return several and (cfg.method.kind == "full" or cfg.runtime.shard_base)
+
+
+def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
+    """Shard a model over all ranks, layer by layer, in place; LoRA's adapters stay replicated.
+
+    Composer takes a model with FSDP2 modules as it is, and saves and loads its state gathered. Its
+    own `FSDP2Config` knows no parameters to be left out, and would shard the adapters, too.
+    """
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    # Master weights, gradients and their sums stay fp32; what travels and multiplies is bf16.
+    low = torch.bfloat16 if cfg.training.precision == "amp_bf16" else None
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(
+            "cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),)
+        ),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32),
+        "ignored_params": set(adapters(model)) if cfg.method.kind == "lora" else set(),
+    }
+    layer_classes = set(model.model._no_split_modules)
+    for module in [m for m in model.modules() if type(m).__name__ in layer_classes]:
+        fully_shard(module, **settings)
+    fully_shard(model.model, **settings)
+
+
+def adapters(model: HuggingFaceModel) -> list[Tensor]:
+    """What LoRA trains."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+class AverageShardedGradients(Callback):
+    """Make the mean of the gradients over the ranks a mean where the backend only sums.
+
+    FSDP2 asks for the mean; gloo gives the sum without a word (seen with torch 2.7, where clipping
+    then hides it but for small gradients). What is too much is measured, and taken off at the loss.
+    """
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Measure by how much a mean of ones exceeds 1."""
+        import torch
+        from torch.distributed import ReduceOp, reduce_scatter_tensor
+
+        ones = state.device.tensor_to_device(torch.ones(dist.get_world_size()))
+        mean = torch.empty_like(ones[:1])
+        reduce_scatter_tensor(mean, ones, op=ReduceOp.AVG)
+        self.excess = float(mean)
+
+    def after_loss(self, state: State, logger: Logger) -> None:
+        """Scale what flows back from the loss, not the loss that is shown."""
+        loss: Any = state.loss
+        if self.excess != 1:
+            loss.register_hook(lambda gradient: gradient / self.excess)
+
+
+class AverageAdapterGradients(Callback):
+    """Data parallelism for replicated adapters on a sharded base, where DDP cannot be used.
+
+    All adapters travel as one tensor. A later microbatch adds to gradients that are averaged
+    already, which a further average leaves as they are.
+    """
+
+    def after_backward(self, state: State, logger: Logger) -> None:
+        """Average the adapters' gradients over the ranks."""
+        import torch
+
+        gradients = [p.grad for p in adapters(state.model) if p.grad is not None]  # type: ignore[arg-type]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat, reduce_operation="SUM")
+        flat /= dist.get_world_size()
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, average in zip(gradients, flat.split(sizes), strict=True):
+            gradient.copy_(average.view_as(gradient))

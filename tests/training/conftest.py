@@ -1,0 +1,66 @@
+"""Short real trainings of the packaged base, in this process or on forked ranks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.kill_storm import start_ranks, wait_for
+from lvf.compose import compose
+from lvf.config import RunConfig
+from lvf.data.shards import prepare
+from lvf.training.run_folder import RunFolder, open_run_folder
+from lvf.training.trainer import train
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture
+def composed(tmp_path: Path, shards: Path) -> Callable[..., RunConfig]:
+    def make(*overrides: str) -> RunConfig:
+        return compose(
+            "+experiment=math_ift",
+            "data.max_documents=64",
+            "duration=1",
+            f"paths.runs={tmp_path}/runs",
+            f"paths.shards={shards}",
+            *overrides,
+        )
+
+    return make
+
+
+def trained(cfg: RunConfig) -> RunFolder:
+    folder = open_run_folder(cfg)
+    train(cfg, prepare(cfg), folder)
+    return folder
+
+
+def trained_on_ranks(cfg: RunConfig, statuses: list[int] | None = None) -> RunFolder:
+    folder, prepared = open_run_folder(cfg), prepare(cfg)
+    ended = wait_for(start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder)))
+    assert ended == (statuses or [0] * cfg.runtime.ranks)
+    return folder
+
+
+def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    export = folder.finished_exports()[-1]
+    return load_file(next(export.glob("*model.safetensors")))
+
+
+def metrics(folder: RunFolder, name: str) -> list[float]:
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    return [row[name] for row in map(json.loads, lines) if name in row]
+
+
+def add_logger(cfg: RunConfig, target: type, **arguments: Any) -> RunConfig:
+    name = f"{target.__module__}.{target.__qualname__}"
+    cfg.logger = {**cfg.logger, target.__name__: {"_target_": name, **arguments}}
+    return cfg

@@ -1,0 +1,173 @@
+"""Several ranks: the run of one rank, on more devices."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composer.core import State
+from composer.loggers import Logger, LoggerDestination
+
+from lvf.config import RunConfig
+from lvf.errors import UserError
+from lvf.training.run_folder import STOPPED, TRAINED
+from tests.training.conftest import add_logger, last_weights, metrics, trained, trained_on_ranks
+
+ROOT = Path(__file__).resolve().parents[2]
+# AdamW, not Lion, whose steps are signs: rounding of a gradient near zero turns a whole step.
+FULL = ["method=full", "optimizer=adamw"]
+# Each rank draws dropout for its own rows: other masks than one rank draws, of the same law.
+LORA = ["method=lora", "method.dropout=0"]
+SHARDED_LORA = [*LORA, "runtime.shard_base=true"]
+WAYS = {"full": FULL, "lora": LORA, "lora on a sharded base": SHARDED_LORA}
+
+
+class IdleTensors(LoggerDestination):
+    """Writes which trained tensors have had no gradient in the last batch."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        idle = []
+        for name, parameter in state.model.named_parameters():
+            if parameter.requires_grad:
+                gradient: Any = parameter.grad
+                whole = getattr(gradient, "full_tensor", lambda g=gradient: g)()
+                if not whole.any():
+                    idle.append(name)
+        rank = os.environ.get("RANK", "0")
+        self.file.with_suffix(f".{rank}").write_text(json.dumps(idle))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
+    composed: Any, tmp_path: Path, way: str
+) -> None:
+    settings = [*WAYS[way], "runtime.microbatch_rows=1"]
+    one = trained(composed(*settings, f"paths.runs={tmp_path}/one"))
+    cfg = add_logger(composed(*settings, "runtime.ranks=2"), IdleTensors, file=f"{tmp_path}/idle")
+    two = trained_on_ranks(cfg)
+    expected = metrics(one, "loss/train/total")
+    assert metrics(two, "loss/train/total") == pytest.approx(expected, rel=1e-5)
+    facts = [json.loads((f.finished_exports()[-1] / "export.json").read_text()) for f in (one, two)]
+    for name in ("batch", "tokens", "loss_tokens", "train_flops"):
+        assert facts[0][name] == facts[1][name]
+    of_one, of_two = last_weights(one), last_weights(two)
+    assert of_one.keys() == of_two.keys()
+    for name, weight in of_one.items():
+        torch.testing.assert_close(of_two[name], weight, rtol=1e-4, atol=1e-5)
+    assert [(tmp_path / f"idle.{rank}").read_text() for rank in (0, 1)] == ["[]", "[]"]
+
+
+class AskToStop(LoggerDestination):
+    """Sends this process, and those it has forked, the signal of a time limit at a batch."""
+
+    def __init__(self, batch: int, rank: str) -> None:
+        self.batch, self.rank = batch, rank
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        if step == self.batch and os.environ.get("RANK", "0") == self.rank:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            for pid in (*map(int, children), os.getpid()):
+                os.kill(pid, signal.SIGUSR2)
+            self.batch = -1
+
+
+@pytest.mark.parametrize(("way", "first", "then"), [("full", 2, 1), ("lora", 1, 2)])
+def test_a_run_saved_on_one_number_of_ranks_continues_on_another(
+    composed: Any, tmp_path: Path, way: str, first: int, then: int
+) -> None:
+    def on(ranks: int, *more: str) -> RunConfig:
+        return composed(*WAYS[way], f"runtime.ranks={ranks}", *more)
+
+    whole = trained_on_ranks(on(1, f"paths.runs={tmp_path}/whole"))
+    stopped = add_logger(on(first), AskToStop, batch=2, rank=str(first - 1))
+    assert trained_on_ranks(stopped, [75] * first).status()["state"] == STOPPED
+    continued = trained_on_ranks(on(then))
+    assert continued.status()["state"] == TRAINED
+    assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
+    expected = metrics(whole, "loss/train/total")
+    assert metrics(continued, "loss/train/total") == pytest.approx(expected, rel=1e-5)
+    of_whole, found = last_weights(whole), last_weights(continued)
+    for name, weight in of_whole.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_signal_saves_the_batch_and_the_next_start_ends_as_if_undisturbed(
+    composed: Any, tmp_path: Path
+) -> None:
+    settings = ("method=lora", "runtime.num_workers=2")
+    whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
+    with pytest.raises(SystemExit) as ended:
+        trained(add_logger(composed(*settings), AskToStop, batch=2, rank="0"))
+    assert ended.value.code == 75
+    continued = trained(composed(*settings))
+    assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
+    expected, found = last_weights(whole), last_weights(continued)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_whoever_listened_before_hears_of_the_signal_when_the_run_is_saved(composed: Any) -> None:
+    cfg = add_logger(composed("method=lora"), AskToStop, batch=1, rank="0")
+    heard: list[list[str]] = []
+
+    def requeue(_number: int, _frame: Any) -> None:  # as submitit's handler does
+        heard.append([path.name for path in Path(cfg.paths.runs).glob("*/checkpoints/ba*")])
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(SystemExit):
+            trained(cfg)
+        assert heard == [["ba0000001"]]
+        assert signal.getsignal(signal.SIGUSR2) is requeue
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.slow
+def test_the_command_with_two_ranks_talks_once_and_hands_on_a_request_to_stop(
+    composed: Any, tmp_path: Path, shards: Path
+) -> None:
+    line = [sys.executable, "-m", "lvf.train", "+experiment=math_ift", *LORA, "duration=4"]
+    more = ["data.max_documents=64", f"paths.shards={shards}", "runtime.ranks=2"]
+    with subprocess.Popen([*line, *more], cwd=tmp_path, stdout=-1, stderr=-2, text=True) as run:
+        assert run.stdout is not None
+        said = ""
+        for text in run.stdout:  # the bar goes on within a line, until the run ends
+            said += text
+            if "training " in text:
+                break
+        metrics_file = next(tmp_path.glob("runs/*/")) / "metrics.jsonl"
+        while not metrics_file.exists():
+            assert run.poll() is None, said
+        run.send_signal(signal.SIGTERM)
+        said += run.stdout.read()
+    assert run.returncode == 75, said
+    assert len(re.findall("training embedded-", said)) == 1
+    assert len(re.findall(r"stopped at batch \d+, which is saved", said)) == 1
+    status = json.loads(next(tmp_path.glob("runs/*/status.json")).read_text())
+    assert status["state"] == STOPPED
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(composed: Any) -> None:
+    with pytest.raises(UserError, match="among 3 ranks"):
+        composed("runtime.ranks=3")
+
+
+def test_lora_checkpoints_grow_with_the_rank_and_with_nothing_else(composed: Any) -> None:
+    sizes, weights = [], []
+    for rank in (2, 4, 8):
+        folder = trained(composed("method=lora", f"method.rank={rank}", "duration=0.2"))
+        sizes.append(next(folder.checkpoints.glob("ba*/rank0.pt")).stat().st_size)
+        weights.append(sum(weight.numel() for weight in last_weights(folder).values()))
+    assert weights[1:] == [2 * weights[0], 4 * weights[0]]
+    for more in (1, 2):  # 4 bytes of a weight and 4 of Lion's one moment
+        grown = 8 * (weights[more] - weights[more - 1])
+        assert sizes[more] - sizes[more - 1] == pytest.approx(grown, rel=0.02)
