@@ -297,6 +297,8 @@ class RuntimeConfig:
     """A batch loss above so many times the mean of the first ten batches ends a run as diverged."""
     measure: bool = True
     """Whether `lvf.train` measures, too; if not, `lvf.evaluate` does, on a device of its own."""
+    export: float | None = None
+    """Duration of the one export that `lvf.evaluate` is to measure; null takes all."""
 
 
 @dataclass(kw_only=True)

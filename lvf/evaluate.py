@@ -7,7 +7,7 @@ from lvf.validate import require_consent
 
 
 def run(cfg: RunConfig) -> None:
-    """Measure what the run that these settings name has exported so far.
+    """Measure what the run that these settings name has exported so far, or `runtime.export` of it.
 
     Raises:
         UserError: the run has exported nothing yet.
@@ -20,12 +20,15 @@ def run(cfg: RunConfig) -> None:
     from lvf.training.run_folder import run_folder
 
     folder = run_folder(cfg)
-    if not folder.finished_exports():
+    if not folder.exports_of(cfg):
+        moment = "" if cfg.runtime.export is None else f" of duration {cfg.runtime.export:g}"
         raise UserError(
-            f"{folder.path} has no exported model; train it first with the same settings: "
+            f"{folder.path} has no exported model{moment}; train it first with the same settings: "
             "python -m lvf.train ..."
         )
-    print_run(measure_run(cfg, prepare(cfg), folder))
+    records = measure_run(cfg, prepare(cfg), folder)
+    folder.mark_measured(cfg)
+    print_run(records)
     print(f"records  {cfg.paths.records}")
 
 

@@ -1,21 +1,26 @@
-"""`python -m lvf.grid`: list the cells of a sweep, and run those that are missing."""
+"""`python -m lvf.grid`: list the cells of a sweep, start what is missing, tell how they went."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.cells import SweepConfig, cells_of
+from lvf.cells import Cell, SweepConfig, cells_of
 from lvf.compose import speaking_to_the_user, to_schema
 from lvf.config import CONF_DIR, ScaleConfig
 from lvf.errors import UserError
 from lvf.launching.local import default_workers, run_local
+from lvf.launching.slurm import SlurmConfig, submit
+from lvf.launching.status import QUEUED, CellStatus, statuses
 from lvf.planning.listing import show
+from lvf.training.run_folder import DIVERGED, DONE, RUNNING
 
-LAUNCHERS = ("none", "local")
+LAUNCHERS = ("none", "local", "slurm")
+FINISHED = (DONE, DIVERGED)
 
 
 @dataclass(kw_only=True)
@@ -26,15 +31,29 @@ class GridConfig:
     """The scale of every cell, to whose ranks, durations and rates a sweep refers."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
     launcher: str = "none"
-    """`none` only lists; `local` runs the missing cells on this machine."""
+    """`none` only lists; `local` runs the missing cells on this machine, `slurm` queues them."""
     workers: int | None = None
-    """Cells at a time; null takes one where there is a GPU, else one a core."""
+    """Cells at a time on this machine; null takes one where there is a GPU, else one a core."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
     overrides: list[str] = field(default_factory=list)
     """Further settings of every cell, such as [paths.runs=/scratch/runs]."""
 
 
+def explain(cells: list[Cell], found: list[CellStatus]) -> None:
+    """Print why cells wait or have ended before their time, and how many are in each state."""
+    for cell, status in zip(cells, found, strict=True):
+        if status.why:
+            print(f"{status.state}: {cell.folder.name}: {status.why}")
+    states = [status.state for status in found]
+    to_do = [state for state in states if state not in FINISHED]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted({*states} - {DONE}))
+    print(f"{len(cells)} runs, {states.count(DONE)} done, {len(to_do)} to do")
+    if counts:
+        print(f"not done: {counts}")
+
+
 def run(grid: GridConfig) -> None:
-    """List a sweep; with a launcher, run what is missing.
+    """List a sweep with what became of its cells; with a launcher, start what is missing.
 
     Raises:
         UserError: an unknown launcher, an impossible cell, or cells that failed.
@@ -42,17 +61,23 @@ def run(grid: GridConfig) -> None:
     if grid.launcher not in LAUNCHERS:
         raise UserError(f"launcher={grid.launcher!r} is not one of {', '.join(LAUNCHERS)}")
     cells = cells_of(grid.sweep, [f"scale={grid.scale.name}", *grid.overrides])
-    states = [cell.state() for cell in cells]
-    missing = [cell for cell, state in zip(cells, states, strict=True) if state != "done"]
-    show(cells, states)
-    print(f"{len(cells)} runs, {len(cells) - len(missing)} done, {len(missing)} to do")
+    found = statuses(cells)
+    show(cells, [status.state for status in found])
+    explain(cells, found)
     if grid.launcher == "none":
-        print("start them with launcher=local")
-        return
-    failed = run_local(missing, grid.workers or default_workers())
-    if failed:
-        logs = "\n".join(f"  {cell.log}" for cell in failed)
-        raise UserError(f"{len(failed)} of {len(missing)} runs failed; their logs:\n{logs}")
+        print("start what is missing with launcher=local or launcher=slurm")
+    elif grid.launcher == "slurm":
+        print(
+            f"{submit(cells, grid.slurm)} jobs queued; python -m lvf.grid status tells how it goes"
+        )
+    else:
+        busy = (*FINISHED, RUNNING, QUEUED)
+        pairs = zip(cells, found, strict=True)
+        missing = [cell for cell, status in pairs if status.state not in busy]
+        failed = run_local(missing, grid.workers or default_workers())
+        if failed:
+            logs = "\n".join(f"  {cell.log}" for cell in failed)
+            raise UserError(f"{len(failed)} of {len(missing)} runs failed; their logs:\n{logs}")
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="grid", version_base="1.3")
@@ -65,4 +90,6 @@ def main(composed: DictConfig) -> None:
 ConfigStore.instance().store(name="grid_schema", node=GridConfig)
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["status"]:
+        sys.argv[1] = "launcher=none"
     main()

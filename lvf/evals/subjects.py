@@ -73,9 +73,9 @@ def base_subject(cfg: RunConfig) -> Subject:
 
 
 def export_subjects(cfg: RunConfig, folder: RunFolder) -> list[Subject]:
-    """Every export of a run, in the order of training."""
+    """Every export of a run that is to be measured, in the order of training."""
     trainable = num_trainable_parameters(load_model_config(cfg.model), cfg.method)
-    return [_export_subject(cfg, folder, path, trainable) for path in folder.finished_exports()]
+    return [_export_subject(cfg, folder, path, trainable) for path in folder.exports_of(cfg)]
 
 
 def _export_subject(cfg: RunConfig, folder: RunFolder, export: Path, trainable: int) -> Subject:

@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from lvf.cells import Cell
+from lvf.config import run_id
+from lvf.launching.order import in_order
+from lvf.launching.status import ENDED_WITH
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,21 +25,38 @@ def default_workers() -> int:
 
 
 def run_local(cells: list[Cell], workers: int) -> list[Cell]:
-    """Run cells in processes of their own, `workers` at a time; returns those that failed."""
+    """Run cells in processes of their own, `workers` at a time; returns those that failed.
+
+    Trunks start first, a branch when its trunk is done; without it, it has failed.
+
+    Raises:
+        UserError: the trunk of a branch is missing; raised before anything starts.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    ready, waiting = in_order(cells, set())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     failed: list[Cell] = []
     with Progress(*columns, TimeElapsedColumn(), refresh_per_second=2) as progress:
         whole = progress.add_task(f"{len(cells)} runs, {workers} at a time", total=len(cells))
 
-        def work(cell: Cell) -> None:
-            if not _run_cell(cell, workers, progress):
-                failed.append(cell)
-            progress.advance(whole)
-
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work, cells))
+
+            def start(cell: Cell) -> Future[bool]:
+                return pool.submit(_run_cell, cell, workers, progress)
+
+            running = {start(cell): cell for cell in ready}
+            while running:
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for one in ended:
+                    cell = running.pop(one)
+                    branches = waiting.pop(run_id(cell.cfg), [])
+                    if one.result():
+                        running |= {start(branch): branch for branch in branches}
+                        progress.advance(whole)
+                    else:
+                        failed += [cell, *branches]
+                        progress.advance(whole, 1 + len(branches))
     return failed
 
 
@@ -57,6 +77,8 @@ def _run_cell(cell: Cell, workers: int, progress: Progress) -> bool:
         while process.poll() is None:
             _show_progress(cell, progress, task)
             time.sleep(0.5)
+        if process.returncode:
+            print(f"{ENDED_WITH} {process.returncode}", file=log)
     progress.remove_task(task)
     verdict = "done" if process.returncode == 0 else f"failed, see {cell.log}"
     progress.print(f"{cell.folder.name}  {verdict}  ({time.monotonic() - began:.0f} s)")

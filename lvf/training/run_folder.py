@@ -61,13 +61,35 @@ class RunFolder:
         state = str(status.get("state", MISSING))
         if state == RUNNING and self._is_free():
             return STOPPED
-        if state == TRAINED and status.get("measured") == _measurement(cfg):
+        if state == TRAINED and all(
+            self._mark(cfg, one).exists() for one in self.finished_exports()
+        ):
             return DONE
         return state
 
+    def exports_of(self, cfg: RunConfig) -> list[Path]:
+        """Exports that this configuration asks to measure."""
+        only = cfg.runtime.export
+        found = self.finished_exports()
+        return found if only is None else [one for one in found if _moment(one) == only]
+
     def mark_measured(self, cfg: RunConfig) -> None:
-        """Note that all records which the configuration asks for are written."""
-        self.write_status(TRAINED, measured=_measurement(cfg))
+        """Note that all records which the configuration asks for are written.
+
+        In a file for each export: several jobs measure those of one run at once.
+        """
+        for export in self.exports_of(cfg):
+            mark = self._mark(cfg, export)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+    def measured_moments(self, cfg: RunConfig) -> set[float]:
+        """Durations whose exports are measured as this configuration asks."""
+        found = self.finished_exports()
+        return {_moment(export) for export in found if self._mark(cfg, export).exists()}
+
+    def _mark(self, cfg: RunConfig, export: Path) -> Path:
+        return self.path / "evals" / export.name / f"measured-{stable_hash(asdict(cfg.evals))}"
 
     def _is_free(self) -> bool:
         lock = FileLock(self.path / ".lock")
@@ -99,8 +121,8 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _measurement(cfg: RunConfig) -> str:
-    return stable_hash(asdict(cfg.evals))
+def _moment(export: Path) -> float:
+    return float(json.loads((export / "export.json").read_text())["duration"])
 
 
 def write_json(path: Path, tree: Any) -> None:

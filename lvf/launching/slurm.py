@@ -1,0 +1,231 @@
+"""Puts a sweep's missing cells into Slurm's queue: arrays of runs, and of their evaluations."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from lvf.cells import Cell
+from lvf.config import run_id
+from lvf.errors import UserError
+from lvf.launching.order import in_order
+from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
+from lvf.launching.status import submissions
+from lvf.training.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
+
+JOB_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "run.sbatch"
+
+
+@dataclass(kw_only=True)
+class SlurmConfig:
+    """What the jobs of a grid ask for (`conf/slurm/`); null takes the cluster's default."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    """Features of the nodes, such as `a100&ib`."""
+    timeout_min: int = 1440
+    """Minutes of a job. A run that takes longer saves, is requeued and continues."""
+    evaluation_timeout_min: int = 240
+    """Minutes of the job that measures one export."""
+    signal_delay_s: int = 300
+    """Seconds before the end at which a run saves: longer than a batch and a checkpoint take."""
+    gpus_per_node: int | None = 1
+    """Devices of a job on each node; a run of more ranks asks for one a rank. Null: no GPUs."""
+    cpus_per_task: int = 8
+    """Cores for each rank."""
+    mem_gb: int | None = 64
+    """Memory for each rank."""
+    array_parallelism: int = 256
+    """Jobs of one array at a time."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before each run, such as `module load cuda/12.4`."""
+    container: str | None = None
+    """Command that runs another one in a container, such as `apptainer exec --nv lvf.sif`."""
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    """Other options of sbatch, such as {exclude: node7}; with pyxis {container-image: ...}."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One job of an array."""
+
+    task: Task
+    cell: Cell
+    waits_for: str | None = None
+    """Job whose success it waits for."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Nodes, and ranks on each."""
+        runtime = self.cell.cfg.runtime
+        return (runtime.nodes, runtime.ranks) if self.task.kind == TRAIN else (1, 1)
+
+    def command(self, slurm: SlurmConfig) -> str:
+        """A shell line that does the work and keeps what it says in the cell's log."""
+        verb, setting = "train", "runtime.measure=false"
+        if self.task.kind == EVALUATE:
+            verb, setting = "evaluate", f"runtime.export={self.task.moment!r}"
+        python = shlex.join([sys.executable, "-m", f"lvf.{verb}", *self.cell.overrides, setting])
+        log = shlex.quote(str(self.cell.log.resolve()))
+        start = f"exec {slurm.container or ''} {python}".replace("  ", " ")
+        return "; ".join([f"exec >> {log} 2>&1", *slurm.setup, start])
+
+
+def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
+    """Queue what is missing of these cells and not queued; returns the number of jobs.
+
+    Cells that can start go into one array (one for each number of nodes and ranks), branches into
+    one for each trunk, which they wait for. Each export is measured by a job of its own, on one
+    device, which waits for the export's run.
+
+    Raises:
+        UserError: Slurm refuses, or a branch's trunk is missing.
+    """
+    root = submissions(cells)
+    queue = queued_tasks(root)
+    to_train = [cell for cell in cells if _needs_training(cell, queue)]
+    under_way = {task.run for task in queue if task.kind == TRAIN}
+    ready, waiting = in_order(to_train, under_way)
+    ids = {task.run: job for task, job in queue.items() if task.kind == TRAIN}
+    count = 0
+    for batch in [ready, *waiting.values()]:
+        elements = [
+            Element(Task(TRAIN, run_id(cell.cfg)), cell, ids.get(_trunk_in(waiting, cell)))
+            for cell in batch
+        ]
+        count += len(elements)
+        ids |= _submit_arrays(elements, slurm, root)
+    elements = [
+        Element(task, cell, ids.get(task.run))
+        for cell in cells
+        for task in _evaluations(cell, cell in to_train or run_id(cell.cfg) in under_way)
+        if task not in queue
+    ]
+    _submit_arrays(elements, slurm, root)
+    return count + len(elements)
+
+
+def _needs_training(cell: Cell, queue: dict[Task, str]) -> bool:
+    is_queued = Task(TRAIN, run_id(cell.cfg)) in queue
+    return not is_queued and cell.state() in (MISSING, STOPPED, FAILED)
+
+
+def _trunk_in(waiting: dict[str, list[Cell]], cell: Cell) -> str:
+    return next((trunk for trunk, branches in waiting.items() if cell in branches), "")
+
+
+def _evaluations(cell: Cell, will_train: bool) -> list[Task]:
+    """Tasks that measure what a run has exported or will export, and is not measured yet."""
+    folder = RunFolder(cell.folder)
+    if not will_train and cell.state() != TRAINED:
+        return []
+    moments = [*cell.cfg.measure_at, cell.cfg.duration]
+    measured = folder.measured_moments(cell.cfg)
+    return [
+        Task(EVALUATE, run_id(cell.cfg), moment) for moment in moments if moment not in measured
+    ]
+
+
+def _submit_arrays(elements: list[Element], slurm: SlurmConfig, root: Path) -> dict[str, str]:
+    """Submit elements in as few arrays as can be; returns the job of each run."""
+    groups: dict[tuple[Any, ...], list[Element]] = {}
+    for element in elements:
+        array, _, index = (element.waits_for or "").partition("_")
+        # Elements that wait for those of one array, each for its own, can be one array, too.
+        own = element.task.kind == EVALUATE and bool(index)
+        waits_for = (array, own) if own else (element.waits_for, own)
+        last = element.task.moment if own else None
+        groups.setdefault((element.task.kind, element.shape, waits_for, last), []).append(element)
+    jobs: dict[str, str] = {}
+    for (kind, shape, (waits_for, own), _), group in groups.items():
+        indices = list(range(len(group)))
+        dependency = []
+        if waits_for:
+            dependency = [f"--dependency={'aftercorr' if own else 'afterok'}:{waits_for}"]
+            if own:
+                indices = [int(str(element.waits_for).partition("_")[2]) for element in group]
+        by_index = dict(zip(indices, group, strict=True))
+        job = _sbatch(kind, shape, by_index, dependency, slurm, root)
+        jobs |= {element.task.run: f"{job}_{index}" for index, element in by_index.items()}
+    return jobs
+
+
+def _sbatch(
+    kind: str,
+    shape: tuple[int, int],
+    elements: dict[int, Element],
+    dependency: Sequence[str],
+    slurm: SlurmConfig,
+    root: Path,
+) -> str:
+    """Submit one array, whose elements stand in a folder of its name; returns its job number."""
+    stamp = datetime.now(timezone.utc).strftime("%y%m%dT%H%M%S%f")
+    folder = root / f"lvf-{stamp}-{kind}"
+    folder.mkdir(parents=True)
+    lines = [elements.get(index) for index in range(max(elements) + 1)]
+    for name, texts in (
+        ("tasks.txt", [str(one.task) if one else "" for one in lines]),
+        ("commands.txt", [one.command(slurm) if one else "" for one in lines]),
+    ):
+        (folder / name).write_text("\n".join(texts) + "\n")
+    for element in elements.values():
+        element.cell.log.parent.mkdir(parents=True, exist_ok=True)
+    options = [
+        f"--job-name={folder.name}",
+        f"--array={','.join(map(str, sorted(elements)))}%{slurm.array_parallelism}",
+        f"--output={folder.resolve()}/%a.out",
+        *_resources(kind, shape, slurm),
+        *dependency,
+    ]
+    line = [
+        "sbatch",
+        "--parsable",
+        *options,
+        str(JOB_SCRIPT),
+        str(folder.resolve() / "commands.txt"),
+    ]
+    (folder / "submit.sh").write_text(shlex.join(line) + "\n")
+    try:
+        done = subprocess.run(line, env=_outside(), capture_output=True, text=True, check=True)
+    except FileNotFoundError as error:
+        raise UserError("launcher=slurm needs Slurm's sbatch, which is not on the PATH") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"Slurm refuses {shlex.join(line)}:\n{error.stderr.strip()}") from error
+    return done.stdout.strip().partition(";")[0]
+
+
+def _resources(kind: str, shape: tuple[int, int], slurm: SlurmConfig) -> list[str]:
+    nodes, ranks = shape
+    minutes = slurm.timeout_min if kind == TRAIN else slurm.evaluation_timeout_min
+    options: dict[str, Any] = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "time": minutes,
+        "signal": f"B:USR2@{slurm.signal_delay_s}",
+        "nodes": nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": slurm.cpus_per_task * ranks,
+        "gpus-per-node": max(ranks, slurm.gpus_per_node) if slurm.gpus_per_node else None,
+        "mem": f"{slurm.mem_gb * ranks}G" if slurm.mem_gb else None,
+        "kill-on-invalid-dep": "yes",  # an evaluation whose run has failed would wait for ever
+        **slurm.additional_parameters,
+    }
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
+def _outside() -> dict[str, str]:
+    """The environment without that of a job in which we may be, which sbatch takes for options."""
+    job = ("SLURM_", "SBATCH_")
+    own = os.environ.items()
+    return {key: value for key, value in own if not key.startswith(job) or key == "SLURM_CONF"}

@@ -1,0 +1,91 @@
+"""What became of each cell: from the run's own files first, then from Slurm's queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvf.cells import Cell
+from lvf.config import run_id
+from lvf.launching.slurm_queue import EVALUATE, Job, Task, endings, queued_jobs
+from lvf.training.run_folder import (
+    DIVERGED,
+    DONE,
+    FAILED,
+    MISSING,
+    RUNNING,
+    STOPPED,
+    TRAINED,
+    RunFolder,
+)
+
+QUEUED = "queued"
+ENDED_WITH = "ended with status"
+"""How the last line of a failed run's log begins."""
+LOG_LINES = 3
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """State of a cell for people, and what explains it."""
+
+    state: str
+    why: str = ""
+
+
+def statuses(cells: list[Cell]) -> list[CellStatus]:
+    """State of every cell; a failed, stopped or diverged one says why."""
+    root = submissions(cells)
+    jobs, ended = queued_jobs(root), endings(root)
+    by_run: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_run.setdefault(job.task.run, []).append(job)
+    how_ended: dict[str, dict[Task, str]] = {}
+    for task, ending in ended.items():
+        how_ended.setdefault(task.run, {})[task] = ending
+    return [
+        _status(cell, by_run.get(run_id(cell.cfg), []), how_ended.get(run_id(cell.cfg), {}))
+        for cell in cells
+    ]
+
+
+def submissions(cells: list[Cell]) -> Path:
+    """Folder of what was submitted to Slurm."""
+    return Path(cells[0].cfg.paths.runs) / "slurm"
+
+
+def _status(cell: Cell, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
+    state = cell.state()
+    if state in (DONE, DIVERGED):
+        why = str(RunFolder(cell.folder).status().get("error")) if state == DIVERGED else ""
+        return CellStatus(state, why)
+    active = [job for job in jobs if state != TRAINED or job.task.kind == EVALUATE]
+    if active:
+        # Of a run and the evaluation that waits for it, the run.
+        job = min(active, key=lambda job: (job.task.kind == EVALUATE, job.state != "RUNNING"))
+        word = {"RUNNING": RUNNING, "PENDING": QUEUED}.get(job.state, job.state.lower())
+        reason = job.reason if job.state == "PENDING" else ""
+        doing = "measuring" if job.task.kind == EVALUATE else ""
+        return CellStatus(word, ", ".join(part for part in (doing, job.id, reason) if part))
+    if state == RUNNING:
+        return CellStatus(state)
+    last = [how for task, how in ended.items() if state != TRAINED or task.kind == EVALUATE]
+    bad = [how for how in last if how not in ("COMPLETED", "REQUEUED", "PENDING", "RUNNING")]
+    tail = list(log_tail(cell.log))
+    if state in (MISSING, TRAINED):
+        if not bad and not any(line.startswith(ENDED_WITH) for line in tail):
+            return CellStatus(state)
+        state = FAILED
+    return CellStatus(state, " | ".join([*bad[:1], *tail]) if state in (FAILED, STOPPED) else "")
+
+
+def log_tail(log: Path) -> Iterator[str]:
+    """Last lines of a log that say something; of a progress bar, its last state."""
+    if not log.is_file():
+        return
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 8192))
+        text = file.read().decode(errors="replace")
+    lines = [line.rsplit("\r", 1)[-1].strip() for line in text.splitlines()]
+    yield from [line for line in lines if line][-LOG_LINES:]
