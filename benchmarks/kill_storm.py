@@ -1,6 +1,6 @@
 """Kill a run again and again, at random moments: does it end as if nothing had happened?
 
-    python benchmarks/kill_storm.py [kills] [folder]
+    python -m benchmarks.kill_storm [kills]
 
 For full finetuning and LoRA, on one and on two ranks: an embedded run is trained undisturbed, then
 again with `kills` SIGKILLs to its whole process group, each at a random moment of a life (start and
@@ -14,10 +14,26 @@ and where there is nothing to lose; all else of a life is that of `python -m lvf
 from __future__ import annotations
 
 import os
+import platform
+import random
 import signal
 import socket
+import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from lvf.compose import compose
+from lvf.config import RunConfig
+from lvf.data.shards import Prepared, prepare
+from lvf.training.run_folder import TRAINED, RunFolder, open_run_folder, run_folder
+from lvf.training.trainer import train
 
 
 def start_ranks(num_ranks: int, work: Callable[[], None]) -> list[int]:
@@ -64,3 +80,109 @@ def wait_for(pids: list[int]) -> list[int]:
         if statuses[pid] not in (0, 75):
             os.killpg(pids[0], signal.SIGKILL)
     return [statuses[pid] for pid in pids]
+
+
+@dataclass
+class Met:
+    """What the kills of a storm met."""
+
+    start: int = 0
+    """No batch had been trained yet in that life."""
+    batch: int = 0
+    save: int = 0
+    """A checkpoint was half written."""
+
+
+def storm(cfg: RunConfig, prepared: Prepared, kills: int, chance: random.Random) -> Met:
+    """Train a run to its end through `kills` kills, of lives of at most seven batches."""
+    folder, met = open_run_folder(cfg), Met()
+    for kill in range(kills):
+        began = _lines(folder)
+        pids = start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder))
+        if kill % 3 == 0:  # as soon as a save has begun, or a moment later
+            _until(lambda: _is_saving(folder), pids)
+            time.sleep(chance.uniform(0, 0.005))
+        else:
+            wanted = began + chance.randrange(7)
+            _until(lambda least=wanted: _lines(folder) >= least, pids)
+            time.sleep(chance.uniform(0, 2.0 if wanted == began else 0.2))
+        if _is_saving(folder):
+            met.save += 1
+        elif _lines(folder) == began:
+            met.start += 1
+        else:
+            met.batch += 1
+        os.killpg(pids[0], signal.SIGKILL)
+        if (ended := wait_for(pids)) != [-signal.SIGKILL] * len(pids):
+            raise SystemExit(f"kill {kill} came too late, statuses {ended}: make the run longer")
+    ended = wait_for(start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder)))
+    if any(ended) or folder.status()["state"] != TRAINED:
+        raise SystemExit(f"{folder.path} did not end by itself: {ended}, {folder.status()}")
+    return met
+
+
+def _is_saving(folder: RunFolder) -> bool:
+    return any(folder.checkpoints.glob(".*.partial"))
+
+
+def _lines(folder: RunFolder) -> int:
+    """Batches that all lives have begun or ended, from their log."""
+    file = folder.path / "metrics.jsonl"
+    losses = "loss/train/total"
+    return file.read_text().count(losses) if file.exists() else 0
+
+
+def _until(is_so: Callable[[], bool], pids: list[int]) -> None:
+    while not is_so():
+        if os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.001)
+
+
+def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """Weights of the last export."""
+    export = folder.finished_exports()[-1]
+    return load_file(next(export.glob("*model.safetensors")))
+
+
+def same_weights(one: RunFolder, other: RunFolder) -> bool:
+    """Whether two runs have ended with the same weights, bit for bit."""
+    expected, found = last_weights(one), last_weights(other)
+    same_names = expected.keys() == found.keys()
+    return same_names and all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def compare(method: str, ranks: int, kills: int, place: Path) -> bool:
+    """Train a run undisturbed and in a storm, print the figures; whether both end the same."""
+    settings = ["+experiment=math_ift", f"method={method}", f"runtime.ranks={ranks}"]
+    size = ["data.max_documents=200", f"duration={-(-7 * kills // 16) + 1}"]
+    often = ["runtime.checkpoint_every_batches=3", f"paths.shards={place}/shards"]
+    cfg = compose(*settings, *size, *often, f"paths.runs={place}/{ranks}/calm")
+    stormy = compose(*settings, *size, *often, f"paths.runs={place}/{ranks}/storm")
+    prepared, calm = prepare(cfg), open_run_folder(cfg)
+    ended = wait_for(start_ranks(ranks, lambda: train(cfg, prepared, calm)))
+    assert not any(ended), ended
+    began = time.monotonic()
+    met = storm(stormy, prepared, kills, random.Random(f"{method}{ranks}"))
+    seconds = time.monotonic() - began
+    same = same_weights(calm, run_folder(stormy))
+    print(
+        f"{method}, {ranks} rank(s), {calm.status()['total_batches']} batches: {kills} kills "
+        f"({met.start} at the start of a life, {met.batch} while training, {met.save} in a save) "
+        f"in {seconds:.0f} s: final weights {'equal bit for bit' if same else 'DIFFER'}",
+        flush=True,
+    )
+    return same
+
+
+def main(kills: int) -> None:
+    """Storms over both methods, on one and on two ranks."""
+    print(f"{platform.platform()}, {os.cpu_count()} cores, torch {torch.__version__}", flush=True)
+    with tempfile.TemporaryDirectory() as place:
+        cases = [(method, ranks) for method in ("full", "lora") for ranks in (1, 2)]
+        same = [compare(method, ranks, kills, Path(place)) for method, ranks in cases]
+    sys.exit(0 if all(same) else 1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 25)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lvf.config import RunConfig
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
-from lvf.training.run_folder import DIVERGED, STOPPED, TRAINED, RunFolder, write_json
-from lvf.training.stopping import SIGNALS, TRY_AGAIN
+from lvf.training.run_folder import DIVERGED, RUNNING, STOPPED, TRAINED, RunFolder, write_json
+from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
 
 NODE_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "node.sh"
 
@@ -31,19 +28,23 @@ def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> Non
     """
     config = folder.path / "launch.json"
     write_json(config, asdict(cfg))
+    folder.write_status(RUNNING)
     runtime = cfg.runtime
     command = [str(NODE_SCRIPT), sys.executable, str(runtime.ranks), config, prepared.folder]
     if runtime.nodes > 1:
         command = ["srun", f"--nodes={runtime.nodes}", "--ntasks-per-node=1", *command]
     process = subprocess.Popen(list(map(str, command)), preexec_fn=die_with_parent)
-    with _handing_on_signals(process):
-        code = process.wait()
-    status = folder.status()
-    if code == 0 and status["state"] == TRAINED:
+    try:
+        with StopRequest() as stop:
+            code = _wait(process, stop, by_srun=runtime.nodes > 1)
+            status = folder.status()
+            if status["state"] == STOPPED:
+                raise StoppedError
+    except StoppedError as reason:
+        raise SystemExit(TRY_AGAIN) from reason
+    if status["state"] == TRAINED:
         return
-    if status.get("state") == STOPPED:
-        raise SystemExit(TRY_AGAIN)
-    if status.get("state") == DIVERGED:
+    if status["state"] == DIVERGED:
         raise UserError(f"{folder.path.name} diverged: {status['error']}. Try a smaller rate.")
     raise UserError(
         f"the ranks of {folder.path.name} ended with status {code}; their messages stand above. "
@@ -63,19 +64,19 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGKILL))
 
 
-@contextmanager
-def _handing_on_signals(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """Pass a request to stop to the ranks, past torchrun, which would allow them 30 seconds."""
+def _wait(process: subprocess.Popen[bytes], stop: StopRequest, by_srun: bool) -> int:
+    """Wait for the ranks, and hand a request to stop on to them, until they have heard it.
+
+    It goes past torchrun, which would end them after 30 seconds; srun hands it on to every process
+    that it has started.
+    """
     import psutil
 
-    def hand_on(number: int, _frame: Any) -> None:
-        started = psutil.Process(process.pid)
-        for listener in started.children() or [started]:  # srun, which has none, hands on itself
-            listener.send_signal(signal.SIGUSR2)
-
-    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    while True:
+        try:
+            return process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            if stop.received:
+                started = psutil.Process(process.pid)
+                for one in [started] if by_srun else started.children():
+                    one.send_signal(signal.SIGUSR2)

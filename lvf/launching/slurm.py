@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +19,7 @@ from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
 from lvf.launching.status import submissions
 from lvf.training.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
 
+EACH_ITS_OWN = "aftercorr:"
 JOB_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "run.sbatch"
 
 
@@ -62,6 +62,8 @@ class Element:
     cell: Cell
     waits_for: str | None = None
     """Job whose success it waits for."""
+    place: int = 0
+    """Of an evaluation, the place of its export among those of its run."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,17 +99,14 @@ def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
     ready, waiting = in_order(to_train, under_way)
     ids = {task.run: job for task, job in queue.items() if task.kind == TRAIN}
     count = 0
-    for batch in [ready, *waiting.values()]:
-        elements = [
-            Element(Task(TRAIN, run_id(cell.cfg)), cell, ids.get(_trunk_in(waiting, cell)))
-            for cell in batch
-        ]
+    for trunk, batch in [("", ready), *waiting.items()]:
+        elements = [Element(Task(TRAIN, run_id(cell.cfg)), cell, ids.get(trunk)) for cell in batch]
         count += len(elements)
         ids |= _submit_arrays(elements, slurm, root)
     elements = [
-        Element(task, cell, ids.get(task.run))
+        Element(task, cell, ids.get(task.run), place)
         for cell in cells
-        for task in _evaluations(cell, cell in to_train or run_id(cell.cfg) in under_way)
+        for place, task in enumerate(_evaluations(cell, run_id(cell.cfg) in ids))
         if task not in queue
     ]
     _submit_arrays(elements, slurm, root)
@@ -117,10 +116,6 @@ def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
 def _needs_training(cell: Cell, queue: dict[Task, str]) -> bool:
     is_queued = Task(TRAIN, run_id(cell.cfg)) in queue
     return not is_queued and cell.state() in (MISSING, STOPPED, FAILED)
-
-
-def _trunk_in(waiting: dict[str, list[Cell]], cell: Cell) -> str:
-    return next((trunk for trunk, branches in waiting.items() if cell in branches), "")
 
 
 def _evaluations(cell: Cell, will_train: bool) -> list[Task]:
@@ -139,31 +134,34 @@ def _submit_arrays(elements: list[Element], slurm: SlurmConfig, root: Path) -> d
     """Submit elements in as few arrays as can be; returns the job of each run."""
     groups: dict[tuple[Any, ...], list[Element]] = {}
     for element in elements:
-        array, _, index = (element.waits_for or "").partition("_")
-        # Elements that wait for those of one array, each for its own, can be one array, too.
-        own = element.task.kind == EVALUATE and bool(index)
-        waits_for = (array, own) if own else (element.waits_for, own)
-        last = element.task.moment if own else None
-        groups.setdefault((element.task.kind, element.shape, waits_for, last), []).append(element)
+        groups.setdefault((element.task.kind, element.shape, *_awaits(element)), []).append(element)
     jobs: dict[str, str] = {}
-    for (kind, shape, (waits_for, own), _), group in groups.items():
-        indices = list(range(len(group)))
-        dependency = []
-        if waits_for:
-            dependency = [f"--dependency={'aftercorr' if own else 'afterok'}:{waits_for}"]
-            if own:
-                indices = [int(str(element.waits_for).partition("_")[2]) for element in group]
-        by_index = dict(zip(indices, group, strict=True))
+    for (kind, shape, dependency, _), group in groups.items():
+        by_index = dict(enumerate(group))
+        if dependency and dependency.startswith(EACH_ITS_OWN):
+            by_index = {int(str(one.waits_for).partition("_")[2]): one for one in group}
         job = _sbatch(kind, shape, by_index, dependency, slurm, root)
         jobs |= {element.task.run: f"{job}_{index}" for index, element in by_index.items()}
     return jobs
+
+
+def _awaits(element: Element) -> tuple[str | None, int]:
+    """Dependency in sbatch's terms, and what keeps its elements apart from others that share it.
+
+    The evaluations of an array's runs are an array of the same numbers, each waiting for its own.
+    """
+    if element.waits_for is None:
+        return None, 0
+    if element.task.kind == TRAIN:
+        return f"afterok:{element.waits_for}", 0
+    return EACH_ITS_OWN + element.waits_for.partition("_")[0], element.place
 
 
 def _sbatch(
     kind: str,
     shape: tuple[int, int],
     elements: dict[int, Element],
-    dependency: Sequence[str],
+    dependency: str | None,
     slurm: SlurmConfig,
     root: Path,
 ) -> str:
@@ -184,7 +182,7 @@ def _sbatch(
         f"--array={','.join(map(str, sorted(elements)))}%{slurm.array_parallelism}",
         f"--output={folder.resolve()}/%a.out",
         *_resources(kind, shape, slurm),
-        *dependency,
+        *([f"--dependency={dependency}"] if dependency else []),
     ]
     line = [
         "sbatch",

@@ -43,15 +43,20 @@ class StopRequest:
             signal.signal(number, handler)
         if isinstance(error, StoppedError) and self._received:
             before = self._before[self._received[0]]
-            if callable(before):
+            if self._received[0] == signal.SIGUSR2 and callable(before):
                 before(*self._received)
+
+    @property
+    def received(self) -> bool:
+        """Whether this process has been asked to stop."""
+        return self._received is not None
 
     def is_made(self, state: State) -> bool:
         """Whether any rank has been asked to stop; every rank must call this together."""
         import torch
         from composer.utils import dist
 
-        asked = torch.tensor([int(self._received is not None)], dtype=torch.uint8)
+        asked = torch.tensor([int(self.received)], dtype=torch.uint8)
         asked = state.device.tensor_to_device(asked)
         dist.all_reduce(asked, reduce_operation="MAX")
         return bool(asked.item())

@@ -70,12 +70,14 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
             shards=prepared.folder.name,
         )
     began = time.perf_counter()
-    with _outcome_in_status(folder), StopRequest() as stop:
+    stop = StopRequest()
+    with _outcome_in_status(folder):
         trainer = make_trainer(cfg, prepared, folder, batches, checkpoint, stop)
         try:
             if trainer.state.timestamp.batch.value < max(batches):
-                trainer.fit()  # else it was killed between its last checkpoint and its last status
-        finally:
+                with stop:  # after Composer, which has a handler of its own
+                    trainer.fit()
+        finally:  # without a fit, it was killed between its last checkpoint and its last status
             trainer.close()
     if is_first():
         folder.write_status(TRAINED, fit_seconds=round(time.perf_counter() - began, 1))

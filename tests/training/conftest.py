@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from benchmarks.kill_storm import start_ranks, wait_for
 from lvf.compose import compose
@@ -48,11 +46,6 @@ def trained_on_ranks(cfg: RunConfig, statuses: list[int] | None = None) -> RunFo
     ended = wait_for(start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder)))
     assert ended == (statuses or [0] * cfg.runtime.ranks)
     return folder
-
-
-def last_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
-    export = folder.finished_exports()[-1]
-    return load_file(next(export.glob("*model.safetensors")))
 
 
 def metrics(folder: RunFolder, name: str) -> list[float]:

@@ -14,10 +14,11 @@ import torch
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 
+from benchmarks.kill_storm import last_weights
 from lvf.config import RunConfig
 from lvf.errors import UserError
 from lvf.training.run_folder import STOPPED, TRAINED
-from tests.training.conftest import add_logger, last_weights, metrics, trained, trained_on_ranks
+from tests.training.conftest import add_logger, metrics, trained, trained_on_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 # AdamW, not Lion, whose steps are signs: rounding of a gradient near zero turns a whole step.

@@ -27,7 +27,7 @@ from lvf.training.run_folder import (
     run_folder,
 )
 from lvf.training.trainer import make_model
-from tests.training.conftest import add_logger, last_weights, metrics, trained
+from tests.training.conftest import add_logger, metrics, trained
 
 
 class CrashAt(LoggerDestination):

@@ -1,0 +1,251 @@
+"""A real Slurm of two nodes on this machine: what it does to a run must not matter to the grid.
+
+Runs where `launchers/test_cluster start` has been called: `make test-slurm`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lvf.cells import Cell, SweepConfig, cells_of
+from lvf.errors import UserError
+from lvf.launching.slurm import JOB_SCRIPT, SlurmConfig, submit
+from lvf.launching.slurm_queue import TRAIN, endings, queued_jobs
+from lvf.launching.status import statuses
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).resolve().parents[2]
+CPUS = 4  # half a node of the test cluster: as many jobs at a time as need no more cores than two
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> None:
+    if not os.environ.get("SLURM_CONF") or not shutil.which("sbatch"):
+        pytest.skip("needs the test cluster: make test-slurm")
+
+
+@pytest.fixture
+def closed() -> Iterator[None]:
+    """Nodes that accept jobs into the queue and start none."""
+    ask("scontrol", "update", "NodeName=n[1-2]", "State=DRAIN", "Reason=test")
+    yield
+    ask("scancel", "--user=root", "--state=PENDING")
+    ask("scontrol", "update", "NodeName=n[1-2]", "State=RESUME")
+
+
+def ask(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what Slurm tells late; polling is the only way to ask it."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, ask("squeue", "--array") + "\n" + ask("sacct", "-X")
+        time.sleep(0.2)
+
+
+def shell(folder: Path, text: str, *options: str) -> str:
+    """Submit the job script with a shell text as its run; returns the job's number."""
+    output = f"--output={folder}/out"
+    line = ["sbatch", "--parsable", output, "--cpus-per-task=1", *options, JOB_SCRIPT]
+    return ask(*line, "bash", "-c", text)
+
+
+def state(job: str) -> str:
+    return ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job).partition(" ")[0]
+
+
+def said(folder: Path) -> list[str]:
+    file = folder / "out"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+# Stands for a run: notes its life, and saves when it is asked to stop; its second life ends well.
+RUN = """
+life=${SLURM_RESTART_COUNT:-0}; echo life $life
+trap 'echo saved; exit 75' USR2 TERM
+[ $life = 0 ] || exit 0
+while :; do sleep 0.1; done
+"""
+
+
+def test_a_signal_before_the_time_limit_requeues_a_run_that_has_saved(tmp_path: Path) -> None:
+    job = shell(tmp_path, RUN)
+    until(lambda: said(tmp_path) == ["life 0"])
+    ask("scancel", "--batch", "--signal=USR2", job)
+    until(lambda: said(tmp_path)[-1] == "life 1" and state(job) == "COMPLETED")
+    assert said(tmp_path) == ["life 0", "saved", "life 1"]
+
+
+def test_of_an_array_only_the_element_that_was_asked_comes_back(tmp_path: Path) -> None:
+    # The last element has the number of the whole array.
+    script = tmp_path / "run.sh"
+    script.write_text(RUN)
+    commands = tmp_path / "commands.txt"
+    commands.write_text(f"exec bash {script}\n" * 2)
+    line = ["sbatch", "--parsable", "--array=0-1", f"--output={tmp_path}/%a", "--cpus-per-task=1"]
+    array = ask(*line, JOB_SCRIPT, commands)
+    until(lambda: all((tmp_path / element).exists() for element in "01"))
+    ask("scancel", "--batch", "--signal=USR2", f"{array}_1")
+    until(lambda: state(f"{array}_1") == "COMPLETED")
+    assert [(tmp_path / element).read_text().split("\n")[:3] for element in "01"] == [
+        ["life 0", ""],
+        ["life 0", "saved", "life 1"],
+    ]
+    ask("scancel", array)
+
+
+def test_a_real_time_limit_requeues_and_a_failure_and_a_cancelled_job_do_not(
+    tmp_path: Path,
+) -> None:
+    # Slurm may send the signal up to 60 s early: here it comes within the first minute.
+    folders = [tmp_path / name for name in ("limit", "failed", "cancelled", "killed")]
+    for folder in folders:
+        folder.mkdir()
+    limit = shell(folders[0], RUN, "--time=1", "--signal=B:USR2@50")
+    failed = shell(folders[1], "exit 3")
+    cancelled = shell(folders[2], RUN)
+    killed = shell(folders[3], "echo up; kill -KILL $$")
+    until(lambda: said(folders[2]) == ["life 0"])
+    ask("scancel", cancelled)
+    until(lambda: state(failed) == state(killed) == "FAILED" and state(cancelled) == "CANCELLED")
+    assert said(folders[2])[:2] == ["life 0", "saved"] and "life 1" not in said(folders[2])
+    until(lambda: state(limit) == "COMPLETED", 100)
+    assert said(folders[0]) == ["life 0", "saved", "life 1"]
+
+
+def test_preemption_and_a_lost_node_bring_a_run_back(tmp_path: Path) -> None:
+    low, lost = tmp_path / "low", tmp_path / "lost"
+    low.mkdir()
+    lost.mkdir()
+    preempted = shell(low, RUN, "--partition=low", "--nodelist=n1", "--exclusive")
+    on_node = shell(lost, RUN, "--nodelist=n2")
+    until(lambda: said(low) == said(lost) == ["life 0"])
+    shell(tmp_path, "exit", "--partition=high", "--nodelist=n1", "--exclusive")
+    ask("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+    ask("scontrol", "update", "NodeName=n2", "State=RESUME")
+    until(lambda: state(preempted) == state(on_node) == "COMPLETED")
+    assert said(low) == ["life 0", "saved", "life 1"]
+    assert said(lost)[0] == "life 0" and said(lost)[-1] == "life 1"
+
+
+def cells(folder: Path, *more: str) -> list[Cell]:
+    """A trunk with two exports and a branch of continued pre-training, and a run of its own."""
+    batch_tokens = 8 * 256
+    sweep = SweepConfig(
+        name="three",
+        blocks={
+            "cpt": {"+experiment": ["math_cpt"], "duration": [4 * batch_tokens, 8 * batch_tokens]},
+            "ift": {"+experiment": ["math_ift"], "duration": [1]},
+        },
+        overrides=[
+            f"trunk.tokens={8 * batch_tokens}",
+            f"trunk.budgets=[{4 * batch_tokens}]",
+            "data.max_documents=64",
+            "evals.tasks=[nll_target]",
+            "evals.limit=4",
+            f"paths.runs={folder}/runs",
+            f"paths.shards={folder}/shards",
+            f"paths.records={folder}/records",
+        ],
+    )
+    sweep.blocks["ift"]["trunk.tokens"] = ["null"]
+    return cells_of(sweep, list(more))
+
+
+SLURM = SlurmConfig(mem_gb=None, cpus_per_task=CPUS, timeout_min=20, signal_delay_s=60)
+
+
+@pytest.mark.usefixtures("closed")
+def test_branches_wait_for_their_trunk_and_evaluations_for_their_run(tmp_path: Path) -> None:
+    branch, trunk, own = cells(tmp_path)
+    assert submit([branch, trunk, own], SLURM) == 6
+    names = dict(zip((cell.folder.name for cell in (branch, trunk, own)), "btr", strict=True))
+    root = tmp_path / "runs" / "slurm"
+    jobs = {f"{job.task.kind} {names[job.task.run]}": job.id for job in queued_jobs(root)}
+    waits = dict(
+        line.split() for line in ask("squeue", "--array", "-h", "-o", "%F_%K %E").splitlines()
+    )
+    # One array of the runs that can start; Slurm names what an array's element waits for.
+    assert jobs["train t"].partition("_")[0] == jobs["train r"].partition("_")[0]
+    assert waits[jobs["train t"]] == waits[jobs["train r"]] == "(null)"
+    assert waits[jobs["train b"]] == f"afterok:{jobs['train t']}(unfulfilled)"
+    for run in "btr":
+        array, _, index = jobs[f"train {run}"].partition("_")
+        assert waits[jobs[f"evaluate {run}"]] == f"aftercorr:{array}_*(unfulfilled)"
+        assert jobs[f"evaluate {run}"].endswith(f"_{index}")
+    assert [status.state for status in statuses([branch, trunk, own])] == ["queued"] * 3
+
+
+@pytest.mark.usefixtures("closed")
+def test_what_is_queued_is_not_queued_again_and_what_was_lost_is(tmp_path: Path) -> None:
+    three = cells(tmp_path)
+    assert submit(three, SLURM) == 6
+    assert submit(three, SLURM) == 0
+    root = tmp_path / "runs" / "slurm"
+    own = three[2].folder.name
+    for job in queued_jobs(root):
+        if job.task.run == own:
+            ask("scancel", job.id)
+    until(lambda: all(job.task.run != own for job in queued_jobs(root)))
+    assert submit(three, SLURM) == 2
+    assert submit(three, SLURM) == 0
+
+
+@pytest.mark.usefixtures("closed")
+def test_every_export_is_measured_by_a_job_of_its_own(tmp_path: Path) -> None:
+    (own,) = cells(tmp_path, "measure_at=[0.5]")[2:]
+    assert submit([own], SLURM) == 3
+    jobs = queued_jobs(tmp_path / "runs" / "slurm")
+    assert sorted(str(job.task).partition(own.folder.name)[2] for job in jobs) == ["", " 0.5", " 1"]
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_grid_can_be_started_within_a_job_and_a_bad_partition_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")  # of a surrounding salloc --mem
+    monkeypatch.setenv("SBATCH_PARTITION", "gone")
+    own = cells(tmp_path)[2:]
+    with pytest.raises(UserError, match="invalid partition"):
+        submit(own, SlurmConfig(partition="gone", mem_gb=None))
+    assert submit(own, SlurmConfig(mem_gb=None, additional_parameters={"mem-per-cpu": "10M"})) == 2
+
+
+def test_a_sweep_ends_complete_though_its_trunk_is_stopped_on_the_way(tmp_path: Path) -> None:
+    """Trunk, branch and their evaluations, for real; and a run that two nodes share."""
+    branch, trunk, _ = cells(tmp_path, "runtime.checkpoint_every_batches=1")
+    submit([branch, trunk], SLURM)
+    root = tmp_path / "runs" / "slurm"
+    checkpoints = trunk.folder / "checkpoints"
+    until(lambda: any(checkpoints.glob("ba*")))
+    (job,) = [job.id for job in queued_jobs(root) if job.task.run == trunk.folder.name
+              and job.task.kind == TRAIN]  # fmt: skip
+    ask("scancel", "--batch", "--signal=USR2", job)
+    until(lambda: not queued_jobs(root), 240)
+    log = trunk.log.read_text()
+    assert log.count("training embedded-") == 2 and ": resumed at batch " in log
+    assert [status.state for status in statuses([branch, trunk])] == ["done", "done"]
+    assert len(list(tmp_path.glob("records/*/*.json"))) == 3  # of both, and of their base
+    until(lambda: set(endings(root).values()) == {"COMPLETED"})
+
+
+def test_two_nodes_share_a_run(tmp_path: Path) -> None:
+    settings = ["method=lora", "data.max_documents=64", "runtime.measure=false", "duration=1"]
+    nodes = ["runtime.nodes=2", "paths.runs=runs", "paths.shards=shards"]
+    line = ["sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", f"--cpus-per-task={CPUS}",
+            "--output=out", JOB_SCRIPT]  # fmt: skip
+    run = [sys.executable, "-m", "lvf.train", "+experiment=math_ift", *settings, *nodes]
+    job = subprocess.run([*line, *run], cwd=tmp_path, capture_output=True, text=True, check=True)
+    until(lambda: state(job.stdout.strip()) in ("COMPLETED", "FAILED"), 120)
+    status = json.loads(next(tmp_path.glob("runs/*/status.json")).read_text())
+    assert status["state"] == "trained", (tmp_path / "out").read_text()
+    assert (tmp_path / "out").read_text().count("training embedded-") == 1
