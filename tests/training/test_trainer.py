@@ -13,6 +13,7 @@ from composer.loggers import LoggerDestination
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from benchmarks.kill_storm import last_weights
 from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
