@@ -5,12 +5,13 @@ LAUNCHER ?= none
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo grid report test test-fast check base clean
+.PHONY: help demo grid report test test-fast test-slurm check base clean
 help:
 	@echo "make demo     LoRA against full finetuning, offline, in minutes on two cores"
-	@echo "make grid     the grid: SCALE=embedded|paper, LAUNCHER=none (list) or local (run what is missing)"
+	@echo "make grid     the grid: SCALE=embedded|paper, LAUNCHER=none (list), local or slurm (run the rest)"
 	@echo "make report   tables and figures from the records in runs/records"
 	@echo "make test     all tests; make test-fast leaves the slow ones out; make check lints and types"
+	@echo "make test-slurm  the tests that need a Slurm, on two nodes that it sets up here (as root)"
 	@echo "make base     pre-train the packaged base model of the embedded scale again"
 
 # The environment is made once, and again only when the dependencies change.
@@ -24,7 +25,7 @@ demo: .venv/installed
 	$(BIN)/python -m lvf.report
 
 grid: .venv/installed
-	$(BIN)/python -m lvf.grid sweep=$(SCALE) launcher=$(LAUNCHER)
+	$(BIN)/python -m lvf.grid sweep=$(SCALE) launcher=$(LAUNCHER) $(GRID)
 
 report: .venv/installed
 	$(BIN)/python -m lvf.report
@@ -34,6 +35,14 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slurm: .venv/installed
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
+		echo "skipped: test-slurm sets up a Slurm with apt, namespaces and root rights"; exit 0; fi; \
+	launchers/test_cluster install && launchers/test_cluster start || exit 1; \
+	eval "$$(launchers/test_cluster env)"; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster --durations 5; status=$$?; \
+	launchers/test_cluster stop; exit $$status
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def wait_for(pids: list[int]) -> list[int]:
         pid, status = os.waitpid(-pids[0], 0)
         statuses[pid] = os.waitstatus_to_exitcode(status)
         if statuses[pid] not in (0, 75):
-            os.killpg(pids[0], signal.SIGKILL)
+            with suppress(ProcessLookupError):  # there are no others
+                os.killpg(pids[0], signal.SIGKILL)
     return [statuses[pid] for pid in pids]
 
 

@@ -12,6 +12,7 @@ from lvf.compose import speaking_to_the_user, to_schema
 from lvf.config import RunConfig
 from lvf.launching.ranks import die_with_parent
 from lvf.training.run_folder import is_first, run_folder
+from lvf.training.stopping import TRY_AGAIN
 
 
 def main(config: str, shards: str) -> None:
@@ -32,7 +33,11 @@ def main(config: str, shards: str) -> None:
     composed.merge_with(json.loads(Path(config).read_text()))
     cfg = to_schema(composed, RunConfig)
     with speaking_to_the_user():
-        train(cfg, load_prepared(Path(shards)), run_folder(cfg))
+        try:
+            train(cfg, load_prepared(Path(shards)), run_folder(cfg))
+        except SystemExit as end:
+            if end.code != TRY_AGAIN:  # the status file tells; torchrun would tell of a failure
+                raise
 
 
 if __name__ == "__main__":
