@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,29 +18,34 @@ import pytest
 from lvf.cells import Cell, SweepConfig, cells_of
 from lvf.errors import UserError
 from lvf.launching.slurm import JOB_SCRIPT, SlurmConfig, submit
-from lvf.launching.slurm_queue import TRAIN, endings, queued_jobs
+from lvf.launching.slurm_queue import TRAIN, Task, endings, queued_jobs
 from lvf.launching.status import statuses
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
-CPUS = 4  # half a node of the test cluster: as many jobs at a time as need no more cores than two
+CPUS = 2  # of the eight that a node of the test cluster claims
 
 
-@pytest.fixture(autouse=True)
-def cluster() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> None:
     if not os.environ.get("SLURM_CONF") or not shutil.which("sbatch"):
         pytest.skip("needs the test cluster: make test-slurm")
-    yield
-    ask("scancel", "--user=root")
-    until(lambda: not ask("squeue", "-h"))
+
+
+@pytest.fixture(scope="module")
+def under_way(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a sweep that runs while the other tests do."""
+    folder = tmp_path_factory.mktemp("sweep")
+    submit(cells(folder, "runtime.checkpoint_every_batches=1", ift=False), SLURM)
+    return folder
 
 
 @pytest.fixture
-def closed() -> Iterator[None]:
-    """Nodes that accept jobs into the queue and start none."""
-    ask("scontrol", "update", "NodeName=n[1-2]", "State=DRAIN", "Reason=test")
-    yield
-    ask("scontrol", "update", "NodeName=n[1-2]", "State=RESUME")
+def later(tmp_path: Path) -> Iterator[SlurmConfig]:
+    """Jobs that wait in the queue until the test is over."""
+    yield replace(SLURM, additional_parameters={"begin": "now+1hour"})
+    for job in queued_jobs(tmp_path / "runs" / "slurm"):
+        ask("scancel", job.id)
 
 
 def ask(*command: str | Path) -> str:
@@ -65,8 +71,8 @@ def state(job: str) -> str:
     return ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job).partition(" ")[0]
 
 
-def said(folder: Path) -> list[str]:
-    file = folder / "out"
+def said(folder: Path, name: str = "out") -> list[str]:
+    file = folder / name
     lines = file.read_text().splitlines() if file.exists() else []
     return [line for line in lines if line.startswith(("life", "saved"))]  # Slurm and bash apart
 
@@ -88,6 +94,18 @@ def test_a_signal_before_the_time_limit_requeues_a_run_that_has_saved(tmp_path: 
     assert said(tmp_path) == ["life 0", "saved", "life 1"]
 
 
+def test_a_trunk_that_is_stopped_goes_back_to_the_queue(under_way: Path) -> None:
+    _, trunk = cells(under_way, "runtime.checkpoint_every_batches=1", ift=False)
+    until(lambda: any((trunk.folder / "checkpoints").glob("ba*")), 120)
+    (job,) = [
+        job.id
+        for job in queued_jobs(under_way / "runs" / "slurm")
+        if job.task == Task(TRAIN, trunk.folder.name)
+    ]
+    ask("scancel", "--batch", "--signal=USR2", job)
+    until(lambda: trunk.state() == "stopped")
+
+
 def test_of_an_array_only_the_element_that_was_asked_comes_back(tmp_path: Path) -> None:
     # The last element has the number of the whole array.
     script = tmp_path / "run.sh"
@@ -96,14 +114,13 @@ def test_of_an_array_only_the_element_that_was_asked_comes_back(tmp_path: Path) 
     commands.write_text(f"exec bash {script}\n" * 2)
     line = ["sbatch", "--parsable", "--array=0-1", f"--output={tmp_path}/%a", "--cpus-per-task=1"]
     array = ask(*line, JOB_SCRIPT, commands)
-    until(lambda: all((tmp_path / element).exists() for element in "01"))
+    until(lambda: said(tmp_path, "0") == said(tmp_path, "1") == ["life 0"])
     ask("scancel", "--batch", "--signal=USR2", f"{array}_1")
     until(lambda: state(f"{array}_1") == "COMPLETED")
-    assert [(tmp_path / element).read_text().split("\n")[:3] for element in "01"] == [
-        ["life 0", ""],
-        ["life 0", "saved", "life 1"],
-    ]
+    other = said(tmp_path, "0")
     ask("scancel", array)
+    assert other == ["life 0"]
+    assert said(tmp_path, "1") == ["life 0", "saved", "life 1"]
 
 
 def test_a_real_time_limit_requeues_and_a_failure_and_a_cancelled_job_do_not(
@@ -129,10 +146,11 @@ def test_preemption_and_a_lost_node_bring_a_run_back(tmp_path: Path) -> None:
     low, lost = tmp_path / "low", tmp_path / "lost"
     low.mkdir()
     lost.mkdir()
-    preempted = shell(low, RUN, "--partition=low", "--nodelist=n1", "--exclusive")
+    most = ("--nodelist=n1", "--cpus-per-task=6")
+    preempted = shell(low, RUN, "--partition=low", *most)
     on_node = shell(lost, RUN, "--nodelist=n2")
     until(lambda: said(low) == said(lost) == ["life 0"])
-    shell(tmp_path, "exit", "--partition=high", "--nodelist=n1", "--exclusive")
+    shell(tmp_path, "exit", "--partition=high", *most)
     ask("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")  # and it reports again
     until(lambda: state(preempted) == state(on_node) == "COMPLETED")
     assert said(low) == ["life 0", "saved", "life 1"]
@@ -157,19 +175,25 @@ def cells(folder: Path, *more: str, cpt: bool = True, ift: bool = True) -> list[
     return cells_of(SweepConfig(name="three", blocks=blocks, overrides=[*few, *paths]), list(more))
 
 
-SLURM = SlurmConfig(mem_gb=None, cpus_per_task=CPUS, timeout_min=20, signal_delay_s=60)
+SLURM = SlurmConfig(
+    mem_gb=None,
+    cpus_per_task=CPUS,
+    timeout_min=20,
+    signal_delay_s=60,
+    additional_parameters={"nodelist": "n1"},
+)
 
 
-@pytest.mark.usefixtures("closed")
-def test_branches_wait_for_their_trunk_and_evaluations_for_their_run(tmp_path: Path) -> None:
+def test_branches_wait_for_their_trunk_and_evaluations_for_their_run(
+    tmp_path: Path, later: SlurmConfig
+) -> None:
     branch, trunk, own = cells(tmp_path)
-    assert submit([branch, trunk, own], SLURM) == 6
+    assert submit([branch, trunk, own], later) == 6
     names = dict(zip((cell.folder.name for cell in (branch, trunk, own)), "btr", strict=True))
     root = tmp_path / "runs" / "slurm"
     jobs = {f"{job.task.kind} {names[job.task.run]}": job.id for job in queued_jobs(root)}
-    waits = dict(
-        line.split() for line in ask("squeue", "--array", "-h", "-o", "%F_%K %E").splitlines()
-    )
+    rows = ask("squeue", "--array", "-h", "-o", "%F_%K %E").splitlines()
+    waits = dict(row.split() for row in rows)
     # One array of the runs that can start; Slurm names what an array's element waits for.
     assert jobs["train t"].partition("_")[0] == jobs["train r"].partition("_")[0]
     assert waits[jobs["train t"]] == waits[jobs["train r"]] == "(null)"
@@ -181,25 +205,25 @@ def test_branches_wait_for_their_trunk_and_evaluations_for_their_run(tmp_path: P
     assert [status.state for status in statuses([branch, trunk, own])] == ["queued"] * 3
 
 
-@pytest.mark.usefixtures("closed")
-def test_what_is_queued_is_not_queued_again_and_what_was_lost_is(tmp_path: Path) -> None:
+def test_what_is_queued_is_not_queued_again_and_what_was_lost_is(
+    tmp_path: Path, later: SlurmConfig
+) -> None:
     three = cells(tmp_path)
-    assert submit(three, SLURM) == 6
-    assert submit(three, SLURM) == 0
+    assert submit(three, later) == 6
+    assert submit(three, later) == 0
     root = tmp_path / "runs" / "slurm"
     own = three[2].folder.name
     for job in queued_jobs(root):
         if job.task.run == own:
             ask("scancel", job.id)
     until(lambda: all(job.task.run != own for job in queued_jobs(root)))
-    assert submit(three, SLURM) == 2
-    assert submit(three, SLURM) == 0
+    assert submit(three, later) == 2
+    assert submit(three, later) == 0
 
 
-@pytest.mark.usefixtures("closed")
-def test_every_export_is_measured_by_a_job_of_its_own(tmp_path: Path) -> None:
+def test_every_export_is_measured_by_a_job_of_its_own(tmp_path: Path, later: SlurmConfig) -> None:
     (own,) = cells(tmp_path, "measure_at=[0.5]", cpt=False)
-    assert submit([own], SLURM) == 3
+    assert submit([own], later) == 3
     jobs = queued_jobs(tmp_path / "runs" / "slurm")
     assert sorted(str(job.task).partition(own.folder.name)[2] for job in jobs) == [
         "",
@@ -208,33 +232,16 @@ def test_every_export_is_measured_by_a_job_of_its_own(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.usefixtures("closed")
 def test_a_grid_can_be_started_within_a_job_and_a_bad_partition_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, later: SlurmConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")  # of a surrounding salloc --mem
     monkeypatch.setenv("SBATCH_PARTITION", "gone")
     own = cells(tmp_path, cpt=False)
     with pytest.raises(UserError, match="invalid partition"):
         submit(own, SlurmConfig(partition="gone", mem_gb=None))
-    assert submit(own, SlurmConfig(mem_gb=None, additional_parameters={"mem-per-cpu": "10M"})) == 2
-
-
-def test_a_sweep_ends_complete_though_its_trunk_is_stopped_on_the_way(tmp_path: Path) -> None:
-    branch, trunk = cells(tmp_path, "runtime.checkpoint_every_batches=1", ift=False)
-    submit([branch, trunk], SLURM)
-    root = tmp_path / "runs" / "slurm"
-    checkpoints = trunk.folder / "checkpoints"
-    until(lambda: any(checkpoints.glob("ba*")))
-    (job,) = [job.id for job in queued_jobs(root) if job.task.run == trunk.folder.name
-              and job.task.kind == TRAIN]  # fmt: skip
-    ask("scancel", "--batch", "--signal=USR2", job)
-    until(lambda: not queued_jobs(root), 240)
-    log = trunk.log.read_text()
-    assert log.count("training embedded-") == 2 and ": resumed at batch " in log
-    assert [status.state for status in statuses([branch, trunk])] == ["done", "done"]
-    assert len(list(tmp_path.glob("records/*/*.json"))) == 3  # of both, and of their base
-    until(lambda: set(endings(root).values()) == {"COMPLETED"})
+    options = {**later.additional_parameters, "mem-per-cpu": "10M"}
+    assert submit(own, replace(later, additional_parameters=options)) == 2
 
 
 def test_two_nodes_share_a_run(tmp_path: Path) -> None:
@@ -248,3 +255,14 @@ def test_two_nodes_share_a_run(tmp_path: Path) -> None:
     status = json.loads(next(tmp_path.glob("runs/*/status.json")).read_text())
     assert status["state"] == "trained", (tmp_path / "out").read_text()
     assert (tmp_path / "out").read_text().count("training embedded-") == 1
+
+
+def test_a_sweep_ends_complete_though_its_trunk_is_stopped_on_the_way(under_way: Path) -> None:
+    branch, trunk = cells(under_way, "runtime.checkpoint_every_batches=1", ift=False)
+    root = under_way / "runs" / "slurm"
+    until(lambda: not queued_jobs(root), 300)
+    assert trunk.log.read_text().count("\ntraining embedded-") >= 2
+    assert ": resumed at batch " in trunk.log.read_text()
+    assert [status.state for status in statuses([branch, trunk])] == ["done", "done"]
+    assert len(list(under_way.glob("records/*/*.json"))) == 3  # of both, and of their base
+    until(lambda: set(endings(root).values()) == {"COMPLETED"})
