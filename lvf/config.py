@@ -280,7 +280,7 @@ class PathsConfig:
 
 @dataclass(kw_only=True)
 class RuntimeConfig:
-    """What changes how fast a run is, never what it gives."""
+    """How a run is done: where, how fast, and when it is given up; never what it gives."""
 
     ranks: int = 1
     """Processes on a node, one a device. Full finetuning shards over all, LoRA replicates."""

@@ -15,13 +15,14 @@ def run(cfg: RunConfig) -> None:
     print("loading libraries ...", flush=True)
     from lvf.data.shards import prepare
     from lvf.evals.subjects import check_measurable, measure_run
-    from lvf.launching.ranks import train_on_ranks
+    from lvf.launching.ranks import check_allocation, train_on_ranks
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
     from lvf.results.tables import print_run
     from lvf.training.run_folder import TRAINED, open_run_folder, run_folder
     from lvf.training.trainer import start_of, train
 
+    check_allocation(cfg)
     check_rank(load_model_config(cfg.model), cfg.method)
     start_of(cfg, run_folder(cfg))  # a branch without its trunk is told before the data are made
     prepared = prepare(cfg)

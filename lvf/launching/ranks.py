@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,21 @@ from lvf.training.run_folder import DIVERGED, RUNNING, STOPPED, TRAINED, RunFold
 from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
 
 NODE_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "node.sh"
+
+
+def check_allocation(cfg: RunConfig) -> None:
+    """Refuse a run of several nodes where Slurm has not given them.
+
+    Raises:
+        UserError: names the command that asks for them.
+    """
+    given = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+    if cfg.runtime.nodes > given:
+        raise UserError(
+            f"runtime.nodes={cfg.runtime.nodes}, but this is {given}: start the run in a Slurm "
+            f"allocation, with sbatch --nodes={cfg.runtime.nodes} launchers/run.sbatch python -m "
+            "lvf.train ..."
+        )
 
 
 def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:

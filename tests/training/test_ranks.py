@@ -17,6 +17,7 @@ from composer.loggers import Logger, LoggerDestination
 from benchmarks.kill_storm import last_weights
 from lvf.config import RunConfig
 from lvf.errors import UserError
+from lvf.training.checkpoints import newest_whole, state_file
 from lvf.training.run_folder import STOPPED, TRAINED
 from tests.training.conftest import add_logger, metrics, trained, trained_on_ranks
 
@@ -65,6 +66,13 @@ def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
     for name, weight in of_one.items():
         torch.testing.assert_close(of_two[name], weight, rtol=1e-4, atol=1e-5)
     assert [(tmp_path / f"idle.{rank}").read_text() for rank in (0, 1)] == ["[]", "[]"]
+    saved = [
+        torch.load(state_file(Path(newest_whole(run.checkpoints) or "")), weights_only=False)
+        for run in (one, two)
+    ]
+    models = [state["state"]["model"] for state in saved]
+    assert models[0].keys() == models[1].keys()
+    assert way == "full" or all("lora_" in name for name in models[1])
 
 
 class AskToStop(LoggerDestination):

@@ -18,7 +18,7 @@ from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
 from lvf.models.load import load_export, model_folder_or_id
-from lvf.training.checkpoints import newest_whole, state_file
+from lvf.training.checkpoints import is_whole, newest_whole, state_file
 from lvf.training.run_folder import (
     DIVERGED,
     FAILED,
@@ -134,6 +134,21 @@ def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_spoilt_checkpoint_is_passed_over_and_replaced(composed: Any, tmp_path: Path) -> None:
+    settings = ("method=lora", "runtime.checkpoint_every_batches=2")
+    whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
+    with pytest.raises(ConnectionError):
+        trained(add_logger(composed(*settings), CrashAt, batch=5))
+    folder = run_folder(composed(*settings))
+    spoilt = folder.checkpoints / "ba0000004"
+    state_file(spoilt).write_bytes(b"")
+    continued = trained(composed(*settings, "runtime.keep_checkpoints=9"))
+    assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
+    assert is_whole(spoilt)
+    expected, found = last_weights(whole), last_weights(continued)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_a_lora_run_leaves_the_base_as_it_was_and_saves_adapters_only(composed: Any) -> None:
     cfg = composed("method=lora")
     base = model_folder_or_id(cfg.model)
@@ -175,9 +190,15 @@ def test_moments_before_the_end_are_exported_and_marked_as_not_cooled_down(compo
     assert facts[0]["tokens"] < facts[1]["tokens"]
 
 
-def test_a_run_that_diverges_is_recorded_as_such_and_gives_no_model(composed: Any) -> None:
-    cfg = composed("method=full", "training.lr_peak=1e30")
-    with pytest.raises(UserError, match="diverged"):
+@pytest.mark.parametrize(
+    ("rate", "reason"),
+    [("1e30", "training loss is nan"), ("1", "above 3 times its .* at the start")],
+)
+def test_a_run_that_diverges_is_recorded_as_such_and_gives_no_model(
+    composed: Any, rate: str, reason: str
+) -> None:
+    cfg = composed("method=full", f"training.lr_peak={rate}")
+    with pytest.raises(UserError, match=f"diverged: .*{reason}"):
         trained(cfg)
     assert run_folder(cfg).status()["state"] == DIVERGED
     assert run_folder(cfg).finished_exports() == []

@@ -1,0 +1,84 @@
+"""Trunks before branches; and what became of a cell, from what its run left behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lvf.cells import Cell, SweepConfig, cells_of
+from lvf.config import run_id
+from lvf.errors import UserError
+from lvf.launching.order import in_order
+from lvf.launching.slurm_queue import Task
+from lvf.launching.status import ENDED_WITH, statuses
+from lvf.training.checkpoints import seal
+from lvf.training.run_folder import open_run_folder
+
+BATCH_TOKENS = 8 * 256
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    """Branches of two trunks (two methods), each before its trunk."""
+    block = {
+        "+experiment": ["math_cpt"],
+        "method": ["full", "lora"],
+        "duration": [6 * BATCH_TOKENS, 12 * BATCH_TOKENS, 24 * BATCH_TOKENS],
+        "trunk.tokens": [24 * BATCH_TOKENS],
+        "trunk.budgets": [[6 * BATCH_TOKENS, 12 * BATCH_TOKENS]],
+    }
+    return cells_of(SweepConfig(name="x", blocks={"b": block}), [f"paths.runs={tmp_path}/runs"])
+
+
+def test_branches_wait_for_their_own_trunk_and_nothing_waits_for_a_trunk_that_is_done(
+    cells: list[Cell],
+) -> None:
+    first, second, trunk, *others = cells
+    ready, waiting = in_order(cells, set())
+    assert ready == [trunk, others[2]]
+    assert waiting == {
+        run_id(trunk.cfg): [first, second],
+        run_id(others[2].cfg): others[:2],
+    }
+    partial = trunk.folder / "checkpoints" / ".ba0000005"  # 80 % of six batches
+    partial.mkdir(parents=True)
+    (partial / "rank0.pt").write_bytes(b"state")
+    seal(partial, partial.with_name("ba0000005"))
+    ready, waiting = in_order(cells, set())
+    assert first in ready and waiting[run_id(trunk.cfg)] == [second]
+
+
+def test_a_branch_whose_trunk_nobody_makes_is_refused_with_the_setting_that_makes_it(
+    cells: list[Cell],
+) -> None:
+    branch, trunk = cells[0], cells[2]
+    with pytest.raises(UserError, match=r"add duration=49152 to it, or set trunk.branch=false"):
+        in_order([branch], set())
+    assert in_order([branch], {run_id(trunk.cfg)}) == ([], {run_id(trunk.cfg): [branch]})
+
+
+def test_each_cell_says_what_became_of_it_and_why(cells: list[Cell]) -> None:
+    failed, diverged, stopped, trained, unmeasured, missing = cells
+    failed.log.parent.mkdir(parents=True)
+    failed.log.write_text(f"  0%|  | 0/9\r 50%|#  | 4/9\nRuntimeError: boom\n{ENDED_WITH} 1\n")
+    open_run_folder(diverged.cfg).write_status("diverged", error="training loss is nan at batch 3")
+    open_run_folder(stopped.cfg).write_status("running", batch=7)  # and nobody holds its lock
+    for cell, measured in ((trained, True), (unmeasured, False)):
+        folder = open_run_folder(cell.cfg)
+        folder.export(9).mkdir(parents=True)
+        facts = {"duration": cell.cfg.duration}
+        (folder.export(9) / "export.json").write_text(json.dumps(facts))
+        folder.write_status("trained")
+        if measured:
+            folder.mark_measured(cell.cfg)
+    found = statuses(cells)
+    assert [one.state for one in found] == [
+        "failed", "diverged", "stopped", "done", "trained", "missing",
+    ]  # fmt: skip
+    assert found[0].why == f"50%|#  | 4/9 | RuntimeError: boom | {ENDED_WITH} 1"
+    assert found[1].why == "training loss is nan at batch 3"
+
+
+def test_a_task_is_read_as_it_was_written() -> None:
+    for task in (Task("train", "run-1"), Task("evaluate", "run-1", 0.25)):
+        assert Task.of(str(task)) == task
