@@ -18,10 +18,12 @@ if ((${SLURM_STEP_NUM_NODES:-1} > 1)); then
     # A machine has many interfaces, and a host name that resolves to 127.0.0.1 makes gloo wait for
     # ever: take the one that leads to the first node (on which itself: the one with its address).
     address=$(getent ahostsv4 "$head" | awk 'NR == 1 { print $1 }')
-    network=$(ip -o -4 addr show | awk -v a="$address" 'index($4, a "/") == 1 { print $2; exit }')
-    network=${network:-$(ip -o route get "$address" | sed -n 's/.* dev \([^ ]*\).*/\1/p')}
-    export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$network}
-    export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$network}
+    if command -v ip > /dev/null; then # not in every container
+        network=$(ip -o -4 addr show | awk -v a="$address" 'index($4, a "/") == 1 { print $2; exit }')
+        network=${network:-$(ip -o route get "$address" | sed -n 's/.* dev \([^ ]*\).*/\1/p')}
+        export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$network}
+        export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$network}
+    fi
 else
     rendezvous=(--standalone) # a free port of this machine, so that runs side by side do not meet
 fi

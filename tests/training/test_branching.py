@@ -5,18 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from benchmarks.kill_storm import last_weights
 from lvf.compose import compose
 from lvf.config import RunConfig, run_id
 from lvf.data.recipe import num_token_batches
-from lvf.data.shards import prepare
 from lvf.errors import UserError
 from lvf.train import run
 from lvf.training.branching import branch_batch, kept_batches, trunk_of
-from lvf.training.run_folder import RunFolder, open_run_folder
 from lvf.training.schedules import cooldown_batches, trapezoid, warmup_batches
-from lvf.training.trainer import train
+from tests.training.conftest import trained
 
 # PAPER facts, section 1.4, typed from the table: budget, batches, cooldown, branch point.
 PAPER_BRANCHES = [
@@ -108,17 +106,6 @@ def composed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-def trained(cfg: RunConfig) -> RunFolder:
-    folder = open_run_folder(cfg)
-    train(cfg, prepare(cfg), folder)
-    return folder
-
-
-def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
-    (export,) = folder.finished_exports()
-    return load_file(next(export.glob("*model.safetensors")))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(composed: Any, method: str) -> None:
@@ -130,7 +117,7 @@ def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(composed: Any, metho
         assert f"branched at batch {point} from {trunk.path}" in branch.status()["started_from"]
         alone = trained(composed(f"method={method}", f"duration={budget}", "trunk.branch=false"))
         assert alone.status()["started_from"] == "fresh"
-        expected, found = weights(alone), weights(branch)
+        expected, found = last_weights(alone), last_weights(branch)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
