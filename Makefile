@@ -25,7 +25,7 @@ demo: .venv/installed
 	$(BIN)/python -m lvf.report
 
 grid: .venv/installed
-	$(BIN)/python -m lvf.grid sweep=$(SCALE) launcher=$(LAUNCHER) $(GRID)
+	$(BIN)/python -m lvf.grid sweep=main scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
 
 report: .venv/installed
 	$(BIN)/python -m lvf.report

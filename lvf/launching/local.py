@@ -11,7 +11,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from lvf.cells import Cell
-from lvf.config import run_id
 from lvf.launching.order import in_order
 from lvf.launching.status import ENDED_WITH
 
@@ -50,7 +49,7 @@ def run_local(cells: list[Cell], workers: int) -> list[Cell]:
                 ended, _ = wait(running, return_when=FIRST_COMPLETED)
                 for one in ended:
                     cell = running.pop(one)
-                    branches = waiting.pop(run_id(cell.cfg), [])
+                    branches = waiting.pop(cell.run_id, [])
                     if one.result():
                         running |= {start(branch): branch for branch in branches}
                         progress.advance(whole)

@@ -34,12 +34,12 @@ def in_order(cells: list[Cell], under_way: set[str]) -> tuple[list[Cell], dict[s
     for cell in cells:
         if trunk := trunk_id(cell):
             waiting.setdefault(trunk, []).append(cell)
-    for trunk in set(waiting) - {run_id(cell.cfg) for cell in cells} - under_way:
+    for trunk in set(waiting) - {cell.run_id for cell in cells} - under_way:
         branch = waiting[trunk][0]
         raise UserError(
-            f"{run_id(branch.cfg)} branches off the trunk {trunk}, which is neither trained nor in "
+            f"{branch.run_id} branches off the trunk {trunk}, which is neither trained nor in "
             f"this sweep: add duration={branch.cfg.trunk.duration:g} to it, or set "
             "trunk.branch=false to train each budget as a run of its own"
         )
     ready = [cell for cell in cells if trunk_id(cell) is None]
-    return sorted(ready, key=lambda cell: run_id(cell.cfg) not in waiting), waiting
+    return sorted(ready, key=lambda cell: cell.run_id not in waiting), waiting

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lvf.cells import Cell
-from lvf.config import run_id
 from lvf.errors import UserError
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
@@ -100,13 +99,13 @@ def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
     ids = {task.run: job for task, job in queue.items() if task.kind == TRAIN}
     count = 0
     for trunk, batch in [("", ready), *waiting.items()]:
-        elements = [Element(Task(TRAIN, run_id(cell.cfg)), cell, ids.get(trunk)) for cell in batch]
+        elements = [Element(Task(TRAIN, cell.run_id), cell, ids.get(trunk)) for cell in batch]
         count += len(elements)
         ids |= _submit_arrays(elements, slurm, root)
     elements = [
         Element(task, cell, ids.get(task.run), place)
         for cell in cells
-        for place, task in enumerate(_evaluations(cell, run_id(cell.cfg) in ids))
+        for place, task in enumerate(_evaluations(cell, cell.run_id in ids))
         if task not in queue
     ]
     _submit_arrays(elements, slurm, root)
@@ -114,7 +113,7 @@ def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
 
 
 def _needs_training(cell: Cell, queue: dict[Task, str]) -> bool:
-    is_queued = Task(TRAIN, run_id(cell.cfg)) in queue
+    is_queued = Task(TRAIN, cell.run_id) in queue
     return not is_queued and cell.state() in (MISSING, STOPPED, FAILED)
 
 
@@ -125,9 +124,7 @@ def _evaluations(cell: Cell, will_train: bool) -> list[Task]:
         return []
     moments = [*cell.cfg.measure_at, cell.cfg.duration]
     measured = folder.measured_moments(cell.cfg)
-    return [
-        Task(EVALUATE, run_id(cell.cfg), moment) for moment in moments if moment not in measured
-    ]
+    return [Task(EVALUATE, cell.run_id, moment) for moment in moments if moment not in measured]
 
 
 def _submit_arrays(elements: list[Element], slurm: SlurmConfig, root: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvf.cells import Cell
-from lvf.config import run_id
 from lvf.launching.slurm_queue import EVALUATE, Job, Task, endings, queued_jobs
 from lvf.training.run_folder import (
     DIVERGED,
@@ -45,8 +44,7 @@ def statuses(cells: list[Cell]) -> list[CellStatus]:
     for task, ending in ended.items():
         how_ended.setdefault(task.run, {})[task] = ending
     return [
-        _status(cell, by_run.get(run_id(cell.cfg), []), how_ended.get(run_id(cell.cfg), {}))
-        for cell in cells
+        _status(cell, by_run.get(cell.run_id, []), how_ended.get(cell.run_id, {})) for cell in cells
     ]
 
 
