@@ -1,6 +1,6 @@
 """Kill a run again and again, at random moments: does it end as if nothing had happened?
 
-    python -m benchmarks.kill_storm [kills]
+    python -m benchmarks.kill_storm [kills [full|lora ...]]
 
 For full finetuning and LoRA, on one and on two ranks: an embedded run is trained undisturbed, then
 again with `kills` SIGKILLs to its whole process group, each at a random moment of a life (start and
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,16 +99,16 @@ def storm(cfg: RunConfig, prepared: Prepared, kills: int, chance: random.Random)
     """Train a run to its end through `kills` kills, of lives of at most seven batches."""
     folder, met = open_run_folder(cfg), Met()
     for kill in range(kills):
-        began = _lines(folder)
+        began, born = _lines(folder), time.time()
         pids = start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder))
         if kill % 3 == 0:  # as soon as a save has begun, or a moment later
-            _until(lambda: _is_saving(folder), pids)
+            _until(lambda since=born: _is_saving(folder, since), pids)
             time.sleep(chance.uniform(0, 0.005))
         else:
             wanted = began + chance.randrange(7)
             _until(lambda least=wanted: _lines(folder) >= least, pids)
             time.sleep(chance.uniform(0, 2.0 if wanted == began else 0.2))
-        if _is_saving(folder):
+        if _is_saving(folder, born):
             met.save += 1
         elif _lines(folder) == began:
             met.start += 1
@@ -123,8 +123,10 @@ def storm(cfg: RunConfig, prepared: Prepared, kills: int, chance: random.Random)
     return met
 
 
-def _is_saving(folder: RunFolder) -> bool:
-    return any(folder.checkpoints.glob(".*.partial"))
+def _is_saving(folder: RunFolder, since: float) -> bool:
+    """Whether a save has begun since then, in seconds of the epoch; earlier ones were killed."""
+    partial = folder.checkpoints.glob(".*.partial")
+    return any(path.stat().st_mtime > since for path in partial if path.exists())
 
 
 def _lines(folder: RunFolder) -> int:
@@ -157,7 +159,7 @@ def same_weights(one: RunFolder, other: RunFolder) -> bool:
 def compare(method: str, ranks: int, kills: int, place: Path) -> bool:
     """Train a run undisturbed and in a storm, print the figures; whether both end the same."""
     settings = ["+experiment=math_ift", f"method={method}", f"runtime.ranks={ranks}"]
-    size = ["data.max_documents=200", f"duration={-(-7 * kills // 16) + 1}"]
+    size = ["data.max_documents=200", f"duration={kills // 4 + 1}"]
     often = ["runtime.checkpoint_every_batches=3", f"paths.shards={place}/shards"]
     cfg = compose(*settings, *size, *often, f"paths.runs={place}/{ranks}/calm")
     stormy = compose(*settings, *size, *often, f"paths.runs={place}/{ranks}/storm")
@@ -177,14 +179,14 @@ def compare(method: str, ranks: int, kills: int, place: Path) -> bool:
     return same
 
 
-def main(kills: int) -> None:
-    """Storms over both methods, on one and on two ranks."""
+def main(kills: int = 25, methods: Sequence[str] = ("full", "lora")) -> None:
+    """Storms over each method, on one and on two ranks."""
     print(f"{platform.platform()}, {os.cpu_count()} cores, torch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as place:
-        cases = [(method, ranks) for method in ("full", "lora") for ranks in (1, 2)]
+        cases = [(method, ranks) for method in methods for ranks in (1, 2)]
         same = [compare(method, ranks, kills, Path(place)) for method, ranks in cases]
     sys.exit(0 if all(same) else 1)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 25)
+    main(*map(int, sys.argv[1:2]), *([sys.argv[2:]] if sys.argv[2:] else []))
