@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from composer.core import Callback, State
 from composer.loggers import Logger
@@ -58,7 +59,9 @@ class Checkpointer(Callback):
             shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
         dist.barrier()
         try:
-            save_checkpoint(state, str(partial / "rank{rank}.pt"))  # every rank takes part
+            # Every rank takes part. DDP takes no notice of Composer's filter for adapters.
+            path = str(partial / "rank{rank}.pt")
+            save_checkpoint(state, path, ignore_keys=lambda tree: _drop_frozen(tree, state))
             if dist.get_global_rank() == 0:
                 seal(partial, target)
                 self._prune()
@@ -71,3 +74,11 @@ class Checkpointer(Callback):
         passing = [path for path in by_age(self.folder) if path.name not in self.kept]
         for old in passing[: -self.keep]:
             shutil.rmtree(old)
+
+
+def _drop_frozen(tree: dict[str, Any], state: State) -> None:
+    """Leave the base, which no step changes, out of a checkpoint of its adapters."""
+    weights = tree["state"]["model"]
+    for name, parameter in state.model.named_parameters():
+        if not parameter.requires_grad:
+            weights.pop(name.removeprefix("module."), None)  # which DDP puts before

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,7 @@ def test_the_command_with_two_ranks_talks_once_and_hands_on_a_request_to_stop(
         metrics_file = next(tmp_path.glob("runs/*/")) / "metrics.jsonl"
         while not metrics_file.exists():
             assert run.poll() is None, said
+            time.sleep(0.1)  # the ranks need the cores
         run.send_signal(signal.SIGTERM)
         said += run.stdout.read()
     assert run.returncode == 75, said
