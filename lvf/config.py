@@ -121,7 +121,13 @@ class DataConfig:
     template: str = "plain"
     """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`."""
     max_documents: int | None = None
-    """Use only the first documents of `train`."""
+    """Use only the first rows of `train`, usable or not."""
+    strict: bool = False
+    """Whether a bad row (unreadable, empty, longer than the context) ends the preparation. If not,
+    it is left out or cut, and counted with its place. Not one usable row is always an error."""
+    exclude_overlap: bool = False
+    """Whether documents that share 13 words with an evaluation item are left out of the training
+    (data/overlap.py). They are listed either way."""
     documents: int | None = None
     tokens: float | None = None
     """Size of `train` as published, for the planner. Not part of a run's identity."""
@@ -275,6 +281,11 @@ class PathsConfig:
 
     runs: str = MISSING
     shards: str = MISSING
+    """Folder, or a remote of mosaicml-streaming such as s3://bucket/shards or file:///mnt/shards."""
+    shards_cache: str = "shards-cache"
+    """Local folder for what is read from or on its way to a remote; better one on a local disk."""
+    shards_cache_limit: str | None = None
+    """Most that each run keeps of a remote's shards, such as `100gb`; null keeps all it reads."""
     records: str = MISSING
 
 
@@ -291,6 +302,10 @@ class RuntimeConfig:
     microbatch_rows: int | None = None
     """Rows a device takes at once; null takes the whole share of the batch."""
     num_workers: int = 0
+    prepare_processes: int | None = None
+    """Processes that prepare data; null takes one for each core."""
+    prepare_part: str = "0/1"
+    """`i/n` with i from 0: this is machine i of the n that prepare a corpus together."""
     checkpoint_every_batches: int = 100
     keep_checkpoints: int = 2
     divergence_factor: float = 3.0

@@ -5,37 +5,21 @@ from lvf.config import RunConfig
 
 
 def run(cfg: RunConfig) -> None:
-    """Prepare, and print a report.
+    """Prepare, and print a report; with `runtime.prepare_part=i/n` only this machine's part.
 
     Raises:
         UserError: bad input; nothing half-made is left.
     """
-    from lvf.data.shards import prepare
+    from lvf.data.report import report
+    from lvf.data.shards import check_enough, prepare_own_part
 
-    prepared = prepare(cfg)
-    s = prepared.stats
-    print(
-        f"{cfg.data.name}, rows of {cfg.training.seq_len} tokens\n"
-        f"documents  {s['documents']:,} to train on, {s['validation_documents']:,} for "
-        f"validation, {s['heldout_documents']:,} held out\n"
-        f"tokens     {prepared.num_tokens:,}, {prepared.num_loss_tokens:,} of them in the loss\n"
-        f"rows       {prepared.num_rows:,}, {s['padding_share']:.1%} padding\n"
-        f"lengths    median {s['length_p50']}, 90th percentile {s['length_p90']}, longest "
-        f"{s['length_max']} tokens"
-    )
-    if s["truncated_examples"]:
-        print(
-            f"cut        {s['truncated_examples']:,} examples lose {s['truncated_tokens']:,} tokens"
-        )
-    if s["dropped_examples"]:
-        print(
-            f"left out   {s['dropped_examples']:,} examples ({s['dropped_tokens']:,} tokens) whose "
-            "prompt alone fills a row"
-        )
-    if s["copies_of_held_out"]:
-        print(f"left out   {s['copies_of_held_out']:,} copies of held-out prompts")
-    print(f"shards     {prepared.folder}")
-    print("next       python -m lvf.train with the same settings")
+    prepared = prepare_own_part(cfg)
+    if prepared is None:
+        part = cfg.runtime.prepare_part
+        print(f"part {part} is ready; the machine that finishes last joins all parts")
+        return
+    check_enough(prepared, cfg)
+    print(report(prepared, cfg))
 
 
 main = entry_point(run)

@@ -1,193 +1,203 @@
-"""Does the work of preparing: documents to tokens to packed rows on disk, and their counts."""
+"""Does the work of preparing: holds documents out, makes the missing parts, joins them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
+import logging
+import os
+import shutil
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvf.config import RunConfig, SourceConfig
-from lvf.data.packing import Example, Row, Tally, chunk_stream, pack_examples
-from lvf.data.prompts import Pair, encode_examples, encode_texts, example_text, text_columns
-from lvf.data.recipe import largest_token_id
-from lvf.data.sources import read_documents
+from lvf.config import RunConfig
+from lvf.data.evaluation_items import evaluation_items
+from lvf.data.held_out import write_held_out
+from lvf.data.overlap import Items, OverlapIndex
+from lvf.data.part import (
+    OVERLAPS,
+    ROW_TOKENS,
+    UNFINISHED,
+    Work,
+    part_folder,
+    read_tally,
+)
+from lvf.data.pool import make_parts
+from lvf.data.sources import Part, cut_corpus, local_files
+from lvf.data.tally import ALL_PROMPT, Tally, refuse_unusable
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPLIT_EVERY = 8
-"""Where a data set has no held-out files of its own, every 8th document is taken out until there
-are enough: in the order of the corpus, so that it works on a stream."""
-ENCODE_AT_ONCE = 256
-"""Documents that the tokenizer gets together; it works on them in parallel."""
-
-Item = TypeVar("Item")
-
 
 def build(
-    folder: Path, cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, max_rows: int | None
-) -> dict[str, Any]:
-    """Write train/, validation.jsonl and heldout.jsonl below `folder`; return the statistics.
+    folder: Path,
+    cfg: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_rows: int | None,
+    remote: str | None = None,
+) -> Corpus | None:
+    """Write validation.jsonl, heldout.jsonl and the missing parts of train/ below `folder`.
+
+    Returns the corpus once all its parts are there, None while other machines have not finished
+    theirs (`runtime.prepare_part`). The files do not depend on the number of processes or machines.
 
     Raises:
         UserError: bad documents, or too few of them.
         OSError: the disk refuses.
     """
-    taken: dict[str, list[Pair]] = {}
-    counts: dict[str, int] = {"copies_of_held_out": 0}
-    for name, source in (("validation", cfg.data.validation), ("heldout", cfg.data.heldout)):
-        if source is None:
-            taken[name] = []
-        else:  # before the long work on `train`, so that a fault here shows at once
-            counts[f"{name}_documents"] = _write_pairs(folder, name, read_pairs(source, cfg))
-    tally = Tally()
-    documents = read_pairs(cfg.data.train, cfg, cfg.data.max_documents)
-    to_train = split_off(_with_progress(documents, cfg), taken, cfg.data.split_documents, counts)
-    rows = islice(_packed(to_train, cfg, tokenizer, tally), max_rows)
-    dtype = "uint16" if largest_token_id(tokenizer) < 1 << 16 else "uint32"
-    written = _write_rows(folder / "train", rows, cfg.training.seq_len, dtype)
-    quota = cfg.data.split_documents
-    while any(len(pairs) < quota for pairs in taken.values()) and next(to_train, None):
-        pass  # there were enough rows before there were enough held-out documents
-    if tally.dropped_examples == tally.lengths.total() > 0:
-        raise UserError(
-            f"data {cfg.data.name}: the prompts of all {tally.dropped_examples} documents fill a "
-            f"row alone. Raise training.seq_len={cfg.training.seq_len}."
-        )
-    for name, pairs in taken.items():
-        if not pairs:
-            raise UserError(
-                f"data {cfg.data.name}: of so few documents none is left for {name}. Set "
-                f"data.{name}.path=..., give more data, or raise data.split_documents="
-                f"{cfg.data.split_documents}."
-            )
-        counts[f"{name}_documents"] = _write_pairs(folder, name, pairs)
-    return written | _lengths(tally) | counts
+    train = folder / "train"
+    train.mkdir(parents=True, exist_ok=True)
+    held, counts = write_held_out(folder, cfg)
+    items, compared = _items_to_compare(cfg)
+    overlap = OverlapIndex(items) if items else None
+    work = Work(train, cfg, tokenizer, held, overlap, remote and f"{remote}/train")
+    corpus = Corpus(work, max_rows, {**counts, "overlap_with": compared})
+    return corpus if corpus.make() else None
 
 
-def read_pairs(
-    source: SourceConfig, cfg: RunConfig, max_documents: int | None = None
-) -> Iterator[Pair]:
-    """Yield (prompt, response) of a source after templating; running text has no prompt."""
-    for row in read_documents(source, text_columns(cfg.data), max_documents):
-        yield example_text(row, cfg.data)
+class Corpus:
+    """The parts of a corpus on disk, as far as they are finished from the first on."""
+
+    def __init__(self, work: Work, max_rows: int | None, counts: dict[str, Any]) -> None:
+        """See what is there."""
+        self.work, self.max_rows, self.counts = work, max_rows, counts
+        self.tally = Tally()
+        self.num_finished = 0
+        self.end: int | None = None
+        """Number of parts, once it is known."""
+
+    def make(self) -> bool:
+        """Make the missing parts that are this machine's; tell whether all are there."""
+        cfg = self.work.cfg
+        local = local_files(cfg.data.train) is not None
+        parts: Iterable[Part] = cut_corpus(cfg.data.train, cfg.data.max_documents)
+        parts = list(parts) if local else parts  # nothing but places, and the bar knows the end
+        num_rows = sum(part.num_rows for part in parts) if isinstance(parts, list) else None
+        own = Tally()
+        processes = cfg.runtime.prepare_processes or len(os.sched_getaffinity(0))
+        with (
+            _bar(cfg, num_rows) as bar,
+            closing(make_parts(self._missing(parts, bar), self.work, processes)) as made,
+        ):
+            for part, tally in made:
+                bar.update(part.num_rows)
+                own.add(tally)
+                refuse_unusable(own, cfg.data.train.path, cfg.data.strict)
+                self._count_finished()
+                if self.num_finished == self.end:  # as many rows as are wanted
+                    break
+        self._count_finished()
+        return self.num_finished == self.end
+
+    def _missing(self, parts: Iterable[Part], bar: Any) -> Iterator[Part]:
+        mine, machines = machine_of(self.work.cfg)
+        number = -1
+        for number, part in enumerate(parts):
+            if number % machines == mine:
+                if read_tally(self.work, number) is None:
+                    yield part
+                else:
+                    bar.update(part.num_rows)
+        self.end = number + 1
+
+    def _count_finished(self) -> None:
+        while self.num_finished != self.end and (tally := read_tally(self.work, self.num_finished)):
+            self.tally.add(tally)
+            self.num_finished += 1
+            if self.max_rows is not None and self.tally.num_rows >= self.max_rows:
+                self.end = self.num_finished
+
+    def join(self) -> dict[str, Any]:
+        """Make one data set of the parts, and return the statistics."""
+        train, data = self.work.folder, self.work.cfg.data
+        refuse_unusable(self.tally, data.train.path, data.strict)
+        _refuse_all_prompts(self.tally, self.work.cfg)
+        _merge(train, self.num_finished)
+        if self.max_rows is not None and self.tally.num_rows > self.max_rows:
+            self._drop_rows(self.tally.num_rows - self.max_rows)
+        with (train.parent / OVERLAPS).open("w", encoding="utf-8") as file:
+            for number in range(self.num_finished):
+                file.write((part_folder(train, number) / OVERLAPS).read_text(encoding="utf-8"))
+        return self.tally.statistics(self.work.cfg.training.seq_len) | self.counts
+
+    def _drop_rows(self, beyond: int) -> None:
+        """Take the last rows out of the index; in the file they stay, and are not read."""
+        last = part_folder(self.work.folder, self.num_finished - 1)
+        tokens, loss_tokens = np.load(last / ROW_TOKENS)[-beyond:].sum(0, np.int64)
+        self.tally.num_rows -= beyond
+        self.tally.num_tokens -= int(tokens)
+        self.tally.num_loss_tokens -= int(loss_tokens)
+        index = self.work.folder / "index.json"
+        tree = json.loads(index.read_text())
+        while beyond:
+            shard = tree["shards"][-1]
+            dropped = min(beyond, shard["samples"])
+            shard["samples"] -= dropped
+            beyond -= dropped
+            if not shard["samples"]:
+                tree["shards"].pop()
+        index.write_text(json.dumps(tree))
 
 
-def split_off(
-    pairs: Iterable[Pair], taken: dict[str, list[Pair]], quota: int, counts: dict[str, int]
-) -> Iterator[Pair]:
-    """Yield the pairs to train on; the others end in the lists of `taken`, `quota` in each.
+def machine_of(cfg: RunConfig) -> tuple[int, int]:
+    """Number of this machine, from 0, and of how many.
 
-    Every `SPLIT_EVERY`-th pair is taken, for each list in turn. A prompt (a text, where there is
-    none) never stands on both sides: one that was trained on is not taken, and later copies of
-    one that was taken are left out and counted.
+    Raises:
+        UserError: `runtime.prepare_part` is not i/n with 0 <= i < n.
     """
-    trained: set[bytes] = set()
-    held: set[bytes] = set()
-    for index, pair in enumerate(pairs):
-        key = hashlib.sha256((pair[0] or pair[1]).encode()).digest()
-        if key in held:
-            counts["copies_of_held_out"] += 1
-            continue
-        wanting = [name for name, pairs in taken.items() if len(pairs) < quota]
-        if wanting and index % SPLIT_EVERY == 0 and key not in trained:
-            name = wanting[index // SPLIT_EVERY % len(wanting)]
-            taken[name].append(pair)
-            held.add(key)
-            continue
-        if wanting:
-            trained.add(key)
-        yield pair
+    text = cfg.runtime.prepare_part
+    number, slash, machines = text.partition("/")
+    if not (slash and number.isdecimal() and machines.isdecimal() and int(number) < int(machines)):
+        raise UserError(
+            f"runtime.prepare_part={text} is not i/n with i from 0 to n - 1, as "
+            "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT in a job array that starts at 0"
+        )
+    return int(number), int(machines)
 
 
-def _with_progress(pairs: Iterator[Pair], cfg: RunConfig) -> Iterator[Pair]:
+def _items_to_compare(cfg: RunConfig) -> tuple[Items, str]:
+    """The evaluation items, and in words what they are or why there are none."""
+    try:
+        items = evaluation_items(cfg.evals)
+    except UserError as error:
+        if cfg.data.exclude_overlap:
+            raise
+        return {}, f"nothing: {error}"
+    return items, ", ".join(f"{task} ({len(some):,})" for task, some in items.items()) or "nothing"
+
+
+def _bar(cfg: RunConfig, num_rows: int | None) -> Any:
     from tqdm import tqdm
 
-    yield from tqdm(
-        pairs,
-        desc=f"preparing {cfg.data.name}",
-        total=cfg.data.max_documents,
-        unit=" documents",
-        mininterval=1.0,
-    )
+    return tqdm(desc=f"preparing {cfg.data.name}", total=num_rows, unit=" rows", mininterval=1.0)
 
 
-def _packed(
-    pairs: Iterator[Pair], cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, tally: Tally
-) -> Iterator[Row]:
-    eos = tokenizer.eos_token_id
-    assert isinstance(eos, int)  # load_tokenizer saw to it
-    if cfg.data.text_column:
-        texts = (encode_texts(tokenizer, [text for _, text in some], eos) for some in _some(pairs))
-        documents: Iterator[np.ndarray] = (ids for group in texts for ids in group)
-        return chunk_stream(documents, cfg.training.seq_len, tally)
-    groups = (encode_examples(tokenizer, some, eos) for some in _some(pairs))
-    examples: Iterator[Example] = (example for group in groups for example in group)
-    return pack_examples(examples, cfg.training.seq_len, tally)
+def _merge(train: Path, num_parts: int) -> None:
+    """Write train/index.json over the first parts, and remove what is not part of the data."""
+    from streaming.base.util import merge_index
+
+    for leftover in train.glob(f"{UNFINISHED}*"):  # of processes that were killed
+        shutil.rmtree(leftover)
+    numbered = sorted(path for path in train.iterdir() if path.is_dir())
+    for beyond in numbered[num_parts:]:
+        shutil.rmtree(beyond)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns of the temporary folder that it makes
+    try:
+        merge_index([str(path / "index.json") for path in numbered[:num_parts]], str(train))
+    finally:
+        logging.disable(disabled)
 
 
-def _some(items: Iterator[Item]) -> Iterator[list[Item]]:
-    while group := list(islice(items, ENCODE_AT_ONCE)):
-        yield group
-
-
-def _write_rows(folder: Path, rows: Iterator[Row], seq_len: int, dtype: str) -> dict[str, Any]:
-    """Write rows as MDS; count rows and tokens as they are written."""
-    from streaming import MDSWriter
-
-    dtypes = {"input_ids": dtype, "loss_mask": "uint8", "segment_ids": "uint16"}
-    columns = {name: f"ndarray:{one}:{seq_len}" for name, one in dtypes.items()}
-    num_rows = num_tokens = num_loss_tokens = 0
-    with MDSWriter(out=str(folder), columns=columns, hashes=["sha1"]) as writer:
-        for row in rows:
-            writer.write({name: getattr(row, name).astype(one) for name, one in dtypes.items()})
-            num_rows += 1
-            num_tokens += row.num_tokens
-            num_loss_tokens += int(row.loss_mask.sum())
-    return {
-        "num_rows": num_rows,
-        "num_tokens": num_tokens,
-        "num_loss_tokens": num_loss_tokens,
-        "padding_share": 1 - num_tokens / max(1, num_rows * seq_len),
-    }
-
-
-def _write_pairs(folder: Path, name: str, pairs: Iterable[Pair]) -> int:
-    """Write `<name>.jsonl` and return the number of its lines."""
-    num_pairs = 0
-    with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-        for prompt, response in pairs:
-            file.write(json.dumps({"prompt": prompt, "response": response}) + "\n")
-            num_pairs += 1
-    return num_pairs
-
-
-def _lengths(tally: Tally) -> dict[str, Any]:
-    return {
-        "documents": tally.lengths.total(),
-        "tokens_before_cuts": sum(length * n for length, n in tally.lengths.items()),
-        "length_p50": percentile(tally.lengths, 0.5),
-        "length_p90": percentile(tally.lengths, 0.9),
-        "length_max": max(tally.lengths, default=0),
-        "truncated_examples": tally.truncated_examples,
-        "truncated_tokens": tally.truncated_tokens,
-        "dropped_examples": tally.dropped_examples,
-        "dropped_tokens": tally.dropped_tokens,
-    }
-
-
-def percentile(lengths: Counter[int], share: float) -> int:
-    """Smallest length that at least `share` of the documents do not exceed; 0 of none."""
-    seen = 0
-    for length, count in sorted(lengths.items()):
-        seen += count
-        if seen >= share * lengths.total():
-            return length
-    return 0
+def _refuse_all_prompts(tally: Tally, cfg: RunConfig) -> None:
+    dropped = tally.found[ALL_PROMPT]
+    if dropped and not tally.documents:
+        raise UserError(
+            f"data {cfg.data.name}: the prompts of all {dropped} documents fill a row alone. Raise "
+            f"training.seq_len={cfg.training.seq_len}."
+        )

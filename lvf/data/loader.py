@@ -6,11 +6,12 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvf.config import RunConfig
+from lvf.config import RunConfig, run_id
 from lvf.data.recipe import num_token_batches
 from lvf.data.shards import Prepared
 from lvf.data.shared_memory import opening
@@ -39,8 +40,10 @@ def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
     rows_per_device = _rows_per_device(cfg.training.global_batch_rows)
     with opening():
         dataset = StreamingDataset(
-            local=str(prepared.train),
-            remote=None,
+            local=str(_local_rows(prepared, cfg)),
+            remote=prepared.remote,
+            cache_limit=cfg.paths.shards_cache_limit if prepared.remote else None,
+            validate_hash="sha1" if prepared.remote else None,
             shuffle=True,
             shuffle_seed=cfg.seed,
             num_canonical_nodes=1,
@@ -66,6 +69,11 @@ def _leave_signals_to_the_run(_worker: int) -> None:
     """Slurm sends a request to stop to every process; a worker that obeyed would break its run."""
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _local_rows(prepared: Prepared, cfg: RunConfig) -> Path:
+    """Folder of the rows; those of a remote come into one of the run's own, as streaming wants."""
+    return prepared.train / run_id(cfg) if prepared.remote else prepared.train
 
 
 def _rows_per_device(global_batch_rows: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,17 +65,14 @@ def encode_examples(
     appended and in the loss; what the tokenizer itself puts in front (BOS) is not.
     """
     texts = [prompt + response for prompt, response in pairs]
-    encoded = tokenizer(
-        texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-    )
     examples = []
-    for (prompt, _), ids, offsets in zip(
-        pairs, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    for (prompt, _), text, encoding in zip(
+        pairs, texts, _backend(tokenizer).encode_batch(texts), strict=True
     ):
-        if ids[-1:] == [eos]:  # some tokenizers end every text themselves
-            ids, offsets = ids[:-1], offsets[:-1]
-        in_response = [end > len(prompt) for _, end in offsets]
-        examples.append((np.array([*ids, eos]), np.array([*in_response, True])))
+        ids = _ended(encoding.ids, eos)
+        covered = (encoding.char_to_token(at) for at in range(len(prompt), len(text)))
+        first = next((token for token in covered if token is not None), len(ids) - 1)
+        examples.append((ids, np.arange(len(ids)) >= first))
     return examples
 
 
@@ -83,5 +80,18 @@ def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], eos: int
 ) -> list[np.ndarray]:
     """Encode running text into token ids int64 [num_tokens], ended by `eos`."""
-    encoded = tokenizer(list(texts), return_attention_mask=False, verbose=False)
-    return [np.array(ids if ids[-1:] == [eos] else [*ids, eos]) for ids in encoded["input_ids"]]
+    encodings = _backend(tokenizer).encode_batch_fast(list(texts))
+    return [_ended(encoding.ids, eos) for encoding in encodings]
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What a fast tokenizer wraps: called directly it does without copies of each list."""
+    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend.no_truncation()  # an earlier call may have left these on
+    backend.no_padding()
+    return backend
+
+
+def _ended(ids: list[int], eos: int) -> np.ndarray:
+    # Some tokenizers end every text themselves.
+    return np.array(ids if ids[-1:] == [eos] else [*ids, eos])

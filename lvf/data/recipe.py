@@ -6,15 +6,16 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
-from lvf.config import ModelConfig, RunConfig
+from lvf.config import ModelConfig, RunConfig, stable_hash
+from lvf.data.evaluation_items import evaluation_items
 from lvf.data.prompts import TEMPLATES
-from lvf.data.sources import local_files, source_fingerprint
+from lvf.data.sources import PART_ROWS, local_files, source_fingerprint
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raise it whenever the same inputs would give other shards."""
 
 
@@ -35,9 +36,12 @@ def recipe_inputs(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[st
         "template": None if data.text_column else TEMPLATES[data.template],
         "tokenizer": _tokenizer_hash(tokenizer),
         "seq_len": cfg.training.seq_len,
+        "packing_ratio": cfg.training.packing_ratio,
+        "part_rows": PART_ROWS,
         "max_documents": data.max_documents,
         "split_documents": data.split_documents,
         "max_rows": _max_rows(cfg),
+        "excluded": stable_hash(evaluation_items(cfg.evals)) if data.exclude_overlap else None,
     }
 
 

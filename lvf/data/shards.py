@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,14 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvf.config import RunConfig, stable_hash
-from lvf.data.build import build
+from lvf.data.build import build, machine_of
+from lvf.data.part import OVERLAPS
+from lvf.data.pool import WorkerDiedError
 from lvf.data.recipe import check_fits, recipe_inputs
+from lvf.data.remote import download, remote_of, upload
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RECIPE = "recipe.json"
+FILES = ("validation.jsonl", "heldout.jsonl", OVERLAPS, RECIPE)
+"""What lies beside the rows; the recipe comes last, and says that all is there."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class Prepared:
     folder: Path
     train: Path
     """MDS folder of packed rows: `input_ids`, `loss_mask`, `segment_ids`, each [seq_len]."""
+    remote: str | None
+    """Where the rows are if not in `train`, which then keeps copies of those in use."""
     validation: Path
     heldout: Path
     """JSONL files of {"prompt", "response"}: text after templating, never trained on."""
@@ -43,27 +51,46 @@ class Prepared:
 def prepare(cfg: RunConfig) -> Prepared:
     """Make the shards of a run, or find those that the same inputs gave before.
 
-    Several processes may call this together: one works, the others wait for it.
+    Several processes may call this together: one works, the others wait for it. What a killed
+    one has finished is not made again.
 
     Raises:
-        UserError: bad input, no room on disk, or fewer rows than one batch.
+        UserError: bad input, no room on disk, fewer rows than one batch, or parts that other
+            machines have still to make (`runtime.prepare_part`).
+    """
+    prepared = prepare_own_part(cfg)
+    if prepared is None:
+        raise UserError(
+            f"this machine's part {cfg.runtime.prepare_part} of {cfg.data.name} is ready, others' "
+            "are not: wait for them, or set runtime.prepare_part=0/1 to make them here"
+        )
+    check_enough(prepared, cfg)
+    return prepared
+
+
+def prepare_own_part(cfg: RunConfig) -> Prepared | None:
+    """As `prepare`, but None while parts that other machines are to make are missing.
+
+    Raises:
+        UserError: bad input, or no room on disk.
     """
     from lvf.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(cfg.model)
     check_fits(cfg.model, tokenizer, cfg.training.seq_len)
     inputs = recipe_inputs(cfg, tokenizer)
-    folder = Path(cfg.paths.shards) / f"{cfg.data.name}-{stable_hash(inputs)}"
-    if not (folder / RECIPE).is_file():
-        with _telling_disk_trouble(folder):
-            _prepare_alone(folder, cfg, tokenizer, inputs)
-    prepared = load_prepared(folder)
-    _check_enough(prepared, cfg)
-    return prepared
+    name = f"{cfg.data.name}-{stable_hash(inputs)}"
+    remote = remote_of(cfg.paths.shards)
+    folder = Path(cfg.paths.shards_cache if remote else cfg.paths.shards) / name
+    place = f"{remote}/{name}" if remote else None
+    with _telling_disk_trouble(folder):
+        if not (folder / RECIPE).is_file() and not (place and _fetch(place, folder)):
+            _build_in_turn(folder, cfg, tokenizer, inputs, place)
+    return load_prepared(folder, place) if (folder / RECIPE).is_file() else None
 
 
-def load_prepared(folder: Path) -> Prepared:
-    """Open prepared shards.
+def load_prepared(folder: Path, place: str | None = None) -> Prepared:
+    """Open prepared shards, whose rows are at `place` if they are on a remote.
 
     Raises:
         UserError: they are incomplete or damaged.
@@ -74,7 +101,8 @@ def load_prepared(folder: Path) -> Prepared:
         damaged = [
             shard["raw_data"]["basename"]
             for shard in shards
-            if (folder / "train" / shard["raw_data"]["basename"]).stat().st_size
+            if not place
+            and (folder / "train" / shard["raw_data"]["basename"]).stat().st_size
             != shard["raw_data"]["bytes"]
         ]
     except (OSError, ValueError, KeyError) as error:
@@ -84,6 +112,7 @@ def load_prepared(folder: Path) -> Prepared:
     return Prepared(
         folder=folder,
         train=folder / "train",
+        remote=place and f"{place}/train",
         validation=folder / "validation.jsonl",
         heldout=folder / "heldout.jsonl",
         num_rows=stats["num_rows"],
@@ -97,7 +126,12 @@ def _rebuild(folder: Path) -> str:
     return f"delete it (rm -r {folder}) and start again"
 
 
-def _check_enough(prepared: Prepared, cfg: RunConfig) -> None:
+def check_enough(prepared: Prepared, cfg: RunConfig) -> None:
+    """Refuse less than a batch; say how often a budget of tokens repeats the corpus.
+
+    Raises:
+        UserError: there are fewer rows than one batch.
+    """
     rows, needed = prepared.num_rows, cfg.training.global_batch_rows
     if rows < needed:
         raise UserError(
@@ -124,33 +158,71 @@ def _telling_disk_trouble(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _prepare_alone(
-    folder: Path, cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Any]
+def _build_in_turn(
+    folder: Path,
+    cfg: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: dict[str, Any],
+    place: str | None,
 ) -> None:
-    """Build the shards aside under a lock, and give them their name when they are whole."""
+    """Build the shards aside under a lock, and give them their name when they are whole.
+
+    What is finished stays when the process dies or the disk is full, to be gone on from; bad
+    input leaves nothing.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    number, machines = machine_of(cfg)
+    with _turn(folder, f"{number}-of-{machines}"):
+        if (folder / RECIPE).is_file():
+            return
+        if folder.exists():
+            raise UserError(f"{folder} has no {RECIPE}, so it is incomplete: {_rebuild(folder)}")
+        try:
+            corpus = build(partial, cfg, tokenizer, inputs["max_rows"], place)
+            if corpus is None:
+                return
+            with _turn(folder, "join"):  # several machines may have finished together
+                if not (folder / RECIPE).is_file():
+                    recipe = {"inputs": inputs, "data": _readable(cfg), "stats": corpus.join()}
+                    _write_synced(partial / RECIPE, json.dumps(recipe, indent=1))
+                    if place:
+                        upload(partial / "train", f"{place}/train", ["index.json"])
+                        upload(partial, place, FILES)
+                    partial.rename(folder)
+        except WorkerDiedError:
+            raise
+        except UserError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _fetch(place: str, folder: Path) -> bool:
+    """Get the files beside the rows from the remote; False if it has no complete shards."""
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        found = download(place, partial, [RECIPE, *FILES])
+        if found and not folder.exists():
+            partial.rename(folder)
+        return found
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _turn(folder: Path, name: str) -> Iterator[None]:
+    """Hold while one process at a time may go on."""
     from filelock import FileLock, Timeout
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = FileLock(folder.with_name(f".{folder.name}.{name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         print(f"another process prepares {folder}; waiting for it")
         lock.acquire()
-    partial = folder.with_name(f".{folder.name}.partial")
     try:
-        if (folder / RECIPE).is_file():
-            return
-        if folder.exists():
-            raise UserError(f"{folder} has no {RECIPE}, so it is incomplete: {_rebuild(folder)}")
-        shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed
-        partial.mkdir()
-        stats = build(partial, cfg, tokenizer, inputs["max_rows"])
-        recipe = {"inputs": inputs, "data": _readable(cfg), "stats": stats}
-        _write_synced(partial / RECIPE, json.dumps(recipe, indent=1))
-        partial.rename(folder)
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         lock.release()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from lvf.compose import compose
 from lvf.config import RunConfig, SourceConfig
+from lvf.data import part, sources
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork after using a tokenizer
 
@@ -105,6 +106,13 @@ def make_run(model_folder: Path, tmp_path: Path) -> MakeRun:
         return cfg
 
     return make
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few documents are a part, so that a small corpus has many."""
+    monkeypatch.setattr(sources, "PART_ROWS", 20)
+    monkeypatch.setattr(part, "ENCODE_AT_ONCE", 7)
 
 
 def read_rows(train: Path) -> list[dict[str, Any]]:

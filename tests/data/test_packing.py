@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lvf.data.build import percentile, split_off
-from lvf.data.packing import Example, Row, Tally, chunk_stream, pack_examples
+from lvf.data.held_out import take_held_out
+from lvf.data.packing import Example, Row, chunk_stream, fit, pack_by_ratio, pack_examples
+from lvf.data.sources import PART_ROWS
+from lvf.data.tally import ALL_PROMPT, TOO_LONG, Tally, percentile
 
 SEQ_LEN = 32
 
@@ -62,20 +64,58 @@ def test_packing_holds_only_a_bounded_number_of_rows_back() -> None:
     assert [next(rows).num_tokens for _ in range(1000)] == [3] * 1000
 
 
-def test_what_exceeds_a_row_is_cut_and_counted() -> None:
-    long = np.arange(1, 41), np.arange(40) >= 10
+def test_what_exceeds_a_row_is_cut_and_counted_with_its_place() -> None:
     tally = Tally()
-    (row,) = pack_examples([long], SEQ_LEN, tally)
-    assert row.input_ids.tolist() == list(range(1, SEQ_LEN + 1))
-    assert (tally.truncated_examples, tally.truncated_tokens) == (1, 40 - SEQ_LEN)
-    assert tally.lengths == {40: 1}
+    fitting = fit((np.arange(1, 41), np.arange(40) >= 10), SEQ_LEN, "file:3", tally)
+    assert fitting and fitting[0].tolist() == list(range(1, SEQ_LEN + 1))
+    assert (tally.documents, tally.found[TOO_LONG]) == (1, 1)
+    assert (tally.truncated_tokens, tally.lengths) == (40 - SEQ_LEN, {40: 1})
+    assert tally.places[TOO_LONG] == ["file:3: 40 tokens"]
 
 
 def test_an_example_whose_response_does_not_fit_at_all_is_left_out_and_counted() -> None:
-    hopeless = np.arange(1, 41), np.arange(40) >= SEQ_LEN
     tally = Tally()
-    assert list(pack_examples([hopeless], SEQ_LEN, tally)) == []
-    assert (tally.dropped_examples, tally.dropped_tokens) == (1, 40)
+    assert fit((np.arange(1, 41), np.arange(40) >= SEQ_LEN), SEQ_LEN, "file:3", tally) is None
+    assert (tally.documents, tally.found[ALL_PROMPT], tally.dropped_tokens) == (0, 1, 40)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3])
+def test_packing_by_ratio_keeps_each_example_whole_and_the_ratio_exact(ratio: int) -> None:
+    examples = random_examples(600, SEQ_LEN // 4)
+    rows = list(pack_by_ratio(examples, SEQ_LEN, ratio))
+    found = sorted(segment for row in rows for segment in segments(row))
+    assert found == [(ids.tolist(), mask.tolist()) for ids, mask in examples]
+    assert len(rows) == 600 // ratio
+
+
+def test_packing_by_ratio_loses_nothing_where_as_many_do_not_fit() -> None:
+    examples = random_examples(600, SEQ_LEN)
+    rows = list(pack_by_ratio(examples, SEQ_LEN, 5))
+    assert len(rows) > 600 // 5
+    assert sum(row.num_segments for row in rows) == 600
+
+
+def test_packing_by_ratio_fills_rows_as_llm_foundry_does() -> None:
+    # By hand: six examples for two rows of 10, the longest first. 7 opens a row; 5 does not fit
+    # and opens the second; 3 goes to the 7; 2 to the 5, 2 to the same; the last 1 as well.
+    lengths = [2, 7, 1, 5, 3, 2]
+    examples = [(np.full(n, n), np.ones(n, bool)) for n in lengths]
+    rows = list(pack_by_ratio(examples, 10, 3, rows_at_once=2))
+    assert sorted([ids[0] for ids, _ in segments(row)] for row in rows) == [[5, 2, 2, 1], [7, 3]]
+    # Three short ones for two rows: the last must have a row of its own, though it would fit.
+    few = [(np.full(n, n), np.ones(n, bool)) for n in (2, 3)]
+    assert [row.num_tokens for row in pack_by_ratio(few, 10, 1, rows_at_once=2)] == [3, 2]
+
+
+def test_magicoders_examples_at_a_ratio_of_three_give_the_193_batches_of_the_paper() -> None:
+    # PAPER.md 1.5: 111,183 examples, rows of 4096, batches of 192 rows; parts of 8192 examples.
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(rng.gamma(2.0, 656 / 2, 111_183).astype(int) + 2, 4096)
+    num_rows = 0
+    for start in range(0, len(lengths), PART_ROWS):
+        part = ((np.zeros(n, np.uint8), np.ones(n, bool)) for n in lengths[start:][:PART_ROWS])
+        num_rows += sum(1 for _ in pack_by_ratio(part, 4096, 3))
+    assert num_rows // 192 == 193
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -113,18 +153,25 @@ def test_percentiles_are_those_of_the_sorted_lengths() -> None:
         assert percentile(Counter(lengths.tolist()), share) == expected
 
 
-def test_split_off_takes_the_quota_and_never_lets_a_prompt_stand_on_both_sides() -> None:
+def test_held_out_documents_fill_the_quota_and_none_of_their_prompts_stood_before() -> None:
     rng = np.random.default_rng(0)
     pairs = [(f"prompt {rng.integers(300)}", f"response {index}") for index in range(2000)]
-    taken: dict[str, list[tuple[str, str]]] = {"validation": [], "heldout": []}
-    counts = {"copies_of_held_out": 0}
-    trained = list(split_off(pairs, taken, 10, counts))
+    taken = take_held_out(pairs, ["validation", "heldout"], 10)
     assert [len(some) for some in taken.values()] == [10, 10]
-    prompts = [{prompt for prompt, _ in some} for some in (trained, *taken.values())]
-    assert sum(map(len, prompts)) == len(set.union(*prompts))
-    assert len(trained) + 20 + counts["copies_of_held_out"] == len(pairs)
+    prompts = [prompt for some in taken.values() for prompt, _ in some]
+    assert len(set(prompts)) == 20
+    for prompt, response in (pair for some in taken.values() for pair in some):
+        first = next(pair for pair in pairs if pair[0] == prompt)
+        assert first == (prompt, response)
 
 
-def test_split_off_without_lists_trains_on_everything() -> None:
-    pairs = [("same", "a")] * 5
-    assert list(split_off(pairs, {}, 10, {})) == pairs
+def test_held_out_documents_come_from_the_beginning_of_the_corpus_alone() -> None:
+    def endless() -> Iterator[tuple[str, str]]:
+        number = 0
+        while True:
+            yield "", f"text {number}"
+            number += 1
+
+    taken = take_held_out(endless(), ["validation", "heldout"], 3)
+    assert [text for _, text in taken["validation"]] == ["text 0", "text 16", "text 32"]
+    assert [text for _, text in taken["heldout"]] == ["text 8", "text 24", "text 40"]

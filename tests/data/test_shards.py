@@ -2,9 +2,7 @@
 
 import json
 import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 
 from lvf.compose import compose
 from lvf.config import RunConfig, SourceConfig
-from lvf.data import build as build_module
 from lvf.data.prompts import example_text
 from lvf.data.recipe import recipe_inputs
 from lvf.data.shards import load_prepared, prepare
@@ -117,24 +114,6 @@ def test_a_hub_corpus_is_read_only_as_far_as_its_token_budget_goes(
     assert recipe_inputs(cfg, tokenizer)["max_rows"] is None
 
 
-def test_few_rows_come_with_the_same_held_out_documents_as_many(
-    make_run: MakeRun, tokenizer: Any, tmp_path: Path
-) -> None:
-    cfg = make_run(map(pair, range(1000)))
-    cfg.data.validation = cfg.data.heldout = None
-    cfg.data.split_documents = 60
-    held = []
-    for name, max_rows in (("few", 3), ("all", None)):
-        folder = tmp_path / name
-        folder.mkdir()
-        stats = build_module.build(folder, cfg, tokenizer, max_rows)
-        held.append([(folder / f"{one}.jsonl").read_text() for one in ("validation", "heldout")])
-        if max_rows:
-            assert stats["num_rows"] == len(read_rows(folder / "train")) == max_rows
-    assert held[0] == held[1]
-    assert [len(text.splitlines()) for text in held[0]] == [60, 60]
-
-
 def test_preparing_again_does_nothing(make_run: MakeRun) -> None:
     first = prepare(make_run())
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
@@ -185,9 +164,17 @@ def other_tokenizer(cfg: RunConfig) -> None:
     tokenizer.save_pretrained(cfg.model.tokenizer)
 
 
+def packed_by_ratio(cfg: RunConfig) -> None:
+    cfg.training.packing_ratio = 2
+
+
+def without_overlap(cfg: RunConfig) -> None:
+    cfg.data.exclude_overlap = True
+
+
 CHANGES = [
     other_rows, other_heldout, no_validation, other_template, other_column, running_text,
-    fewer_documents, shorter_rows, other_tokenizer,
+    fewer_documents, shorter_rows, other_tokenizer, packed_by_ratio, without_overlap,
 ]  # fmt: skip
 
 
@@ -216,33 +203,6 @@ def test_the_recipe_names_the_inputs_and_what_they_stand_for(make_run: MakeRun) 
     assert recipe["stats"]["documents"] == 200
 
 
-def die_halfway(cfg: RunConfig) -> None:
-    read = build_module.read_documents
-
-    def deadly(*args: Any) -> Iterator[dict[str, str]]:
-        for number, document in enumerate(read(*args)):
-            if number == 150 and args[0] is cfg.data.train:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield document
-
-    build_module.read_documents = deadly  # type: ignore[assignment]
-    build_module.ENCODE_AT_ONCE = 10
-    prepare(cfg)
-
-
-def test_a_killed_preparation_leaves_no_shards_and_the_next_one_is_right(make_run: MakeRun) -> None:
-    cfg = make_run()
-    process = FORK.Process(target=die_halfway, args=(cfg,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    (left,) = folder_names(cfg)
-    assert left.startswith(".") and left.endswith(".partial")
-    prepared = prepare(cfg)
-    assert folder_names(cfg) == {prepared.folder.name}
-    assert prepared.stats["documents"] == 200
-
-
 def test_two_processes_preparing_at_once_make_one_folder(make_run: MakeRun) -> None:
     cfg = make_run()
     processes = [FORK.Process(target=prepare, args=(cfg,)) for _ in range(2)]
@@ -254,14 +214,29 @@ def test_two_processes_preparing_at_once_make_one_folder(make_run: MakeRun) -> N
     assert folder_names(cfg) == {prepare(cfg).folder.name}
 
 
-def test_bad_input_found_late_leaves_nothing_behind(make_run: MakeRun) -> None:
+def test_bad_input_found_late_is_told_and_left_out_or_refused_and_then_leaves_nothing(
+    make_run: MakeRun,
+) -> None:
     cfg = make_run([*map(pair, range(300)), {"query": "", "response": "x"}])
+    cfg.data.strict = True
     with pytest.raises(UserError, match=r"train.jsonl:301: column query is empty"):
         prepare(cfg)
     assert folder_names(cfg) == set()
+    cfg.data.strict = False
+    stats = prepare(cfg).stats
+    assert (stats["documents"], stats["found"]) == (300, {"empty query": 1})
+    (place,) = stats["places"]["empty query"]
+    assert place.endswith("train.jsonl:301: column query is empty")
 
 
-def test_a_full_disk_is_reported_and_leaves_nothing_behind(make_run: MakeRun) -> None:
+def test_strictness_holds_for_examples_longer_than_the_context(make_run: MakeRun) -> None:
+    cfg = make_run(seq_len=24)
+    cfg.data.strict = True
+    with pytest.raises(UserError, match=r"train.jsonl:\d+: \d+ tokens; .* longer than a row"):
+        prepare(cfg)
+
+
+def test_after_a_full_disk_the_preparation_goes_on_where_it_was(make_run: MakeRun) -> None:
     import resource
 
     cfg = make_run()
@@ -278,7 +253,10 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(make_run: MakeRun) ->
     process.start()
     process.join()
     assert "cannot be written" in queue.get()
-    assert folder_names(cfg) == set()
+    assert not list(Path(cfg.paths.shards).rglob("recipe.json"))
+    prepared = prepare(cfg)
+    assert folder_names(cfg) == {prepared.folder.name}
+    assert prepared.stats["documents"] == 200
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(make_run: MakeRun) -> None:
@@ -344,7 +322,7 @@ def test_an_unknown_template_is_refused(make_run: MakeRun) -> None:
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_damaged_shards_are_noticed_and_the_remedy_named(make_run: MakeRun, damage: str) -> None:
     prepared = prepare(make_run())
-    (shard,) = prepared.train.glob("*.mds")
+    (shard,) = prepared.train.rglob("*.mds")
     if damage == "cut":
         shard.write_bytes(shard.read_bytes()[:-1])
     else:

@@ -1,13 +1,15 @@
 """Documents come out as they went in, and bad ones are named."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lvf.config import SourceConfig
-from lvf.data.sources import _hub_documents, read_documents, source_fingerprint
+from lvf.data import sources
+from lvf.data.sources import cut_corpus, part_rows, read_documents, source_fingerprint
 from lvf.errors import UserError
 
 from .conftest import write_jsonl
@@ -20,11 +22,11 @@ def texts(path: Path | str, columns: tuple[str, ...] = ("text",), **kwargs: Any)
     return [" ".join(document.values()) for document in documents]
 
 
-def write_parquet(path: Path) -> Path:
+def write_parquet(path: Path, rows: list[dict[str, Any]] = ROWS, **kwargs: Any) -> Path:
     import pyarrow
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, **kwargs)
     return path
 
 
@@ -89,20 +91,82 @@ GOOD = json.dumps({"text": "good"}) + "\n"
         (GOOD.encode() + b"{broken\n", r"bad.jsonl:2: broken JSON"),
         (GOOD.encode() + b"[1]\n", r"bad.jsonl:2: list, not a JSON object"),
         (b'{"body": "x", "id": 1}\n', r"bad.jsonl:1: no column text; there are body, id"),
-        (b'{"text": 3}\n{"text": "x"}\n{"text": null}\n', r":1: .*int.*; 2 of 3 rows"),
-        (GOOD.encode() + b'{"text": "  "}\n', r"bad.jsonl:2: column text is empty; 1 of 2"),
+        (b'{"text": 3}\n{"text": "x"}\n{"text": null}\n', r":1: .*int.*; so far 2 of 3 rows"),
+        (GOOD.encode() + b'{"text": "  "}\n', r"bad.jsonl:2: column text is empty; so far 1 of 2"),
         (GOOD.encode() + '{"text": "ü"}\n'.encode("latin-1"), r"bad.jsonl:2: not UTF-8"),
         (GOOD.encode("utf-16"), "not UTF-8"),
         (b'{"text": "\\ud800"}\n', "half a surrogate pair"),
     ],
 )  # fmt: skip
-def test_a_bad_file_is_refused_by_name_and_line(
+def test_strictly_read_a_bad_file_is_refused_by_name_and_line(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
+        texts(path, strict=True)
+
+
+BAD = [
+    b"{broken",
+    b'{"text": ""}',
+    b"[1]",
+    '{"text": "ü"}'.encode("latin-1"),
+    b'{"body": 1}',
+    b'{"text": 3}',
+    b'{"text": "\\ud800"}',
+]
+
+
+def test_bad_rows_are_left_out_counted_by_kind_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"\n".join([GOOD.encode().strip(), *BAD, *BAD[:1] * 9, b'{"text": "last"}']))
+    assert texts(path) == ["good", "last"]
+    told = capsys.readouterr().err.replace(f"{path}:", "line ")
+    for kind in ("10 broken JSON", "1 empty text", "1 no JSON object", "2 not text"):
+        assert f"{kind}:" in told
+    assert re.findall(r"line (\d+): broken", told) == ["2", "9", "10", "11", "12"]  # and no more
+    assert "line 3: column text is empty" in told and "line 5: not UTF-8" in told
+
+
+def test_a_file_without_one_usable_row_is_refused_however_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"\n".join(BAD))
+    with pytest.raises(UserError, match=rf"bad.jsonl:1: broken JSON .*so far {len(BAD)} of 7 rows"):
         texts(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "txt", "folder"])
+def test_a_corpus_cut_into_parts_gives_the_rows_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rows = [{"text": f"text {number} ü", "id": number} for number in range(50)]
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    elif kind == "parquet":
+        write_parquet(path, rows, row_group_size=9)
+    elif kind == "txt":
+        path.write_text("\n\n \n".join(f"{row['text']}\nmore" for row in rows), encoding="utf-8")
+    else:
+        path.mkdir()
+        for row in rows:
+            (path / f"{row['id']:02}.txt").write_text(str(row["text"]), encoding="utf-8")
+    source = SourceConfig(path=str(path))
+    (whole,) = cut_corpus(source)
+    for size in (1, 7, 50, 51):
+        monkeypatch.setattr(sources, "PART_ROWS", size)
+        parts = list(cut_corpus(source))
+        assert [part.number for part in parts] == list(range(-(-50 // size)))
+        assert {part.num_rows for part in parts[:-1]} <= {size}
+        # In any order, and places included.
+        found = {part.number: list(part_rows(part, ["text"])) for part in reversed(parts)}
+        joined = [row for number in sorted(found) for row in found[number]]
+        assert joined == list(part_rows(whole, ["text"])) and len(joined) == 50
+        assert sum(part.num_rows for part in cut_corpus(source, 20)) == 20
+        assert len(texts(path, max_documents=20)) == 20
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "no/such/folder", "./missing", "a b"])
@@ -145,14 +209,18 @@ def test_a_hub_corpus_goes_by_its_id_and_revision() -> None:
     assert len({fingerprint(), *others}) == 4
 
 
-def test_the_hub_reader_yields_rows_and_leaves_out_unusable_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_hub_corpus_is_cut_into_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # datasets reads a local folder through the same call as a corpus of the hub.
     write_jsonl(tmp_path / "train.jsonl", [*ROWS, {"text": "", "id": 5}])
-    documents = list(_hub_documents(SourceConfig(path=str(tmp_path)), ["text"]))
-    assert [document["text"] for document in documents] == [row["text"] for row in ROWS]
-    assert "left out 1 empty or broken rows" in capsys.readouterr().err
+    monkeypatch.setattr(sources, "local_files", lambda _source: None)
+    monkeypatch.setattr(sources, "PART_ROWS", 4)
+    first, second = cut_corpus(SourceConfig(path=str(tmp_path)))
+    assert [row for _, row in part_rows(first, ["text"])] == [{"text": x["text"]} for x in ROWS[:4]]
+    (_, last), (place, empty) = part_rows(second, ["text"])
+    assert last == {"text": ROWS[4]["text"]}
+    assert place == f"{tmp_path} row 6" and empty == ("empty text", "column text is empty")
 
 
 def test_an_unreachable_hub_corpus_is_refused_with_the_remedy(

@@ -1,0 +1,88 @@
+"""Makes parts on all cores, with few of them under way at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from multiprocessing.connection import wait
+
+from lvf.data.part import Work, make_part
+from lvf.data.sources import Part
+from lvf.data.tally import Tally
+from lvf.errors import UserError
+
+PARTS_UNDER_WAY = 2
+"""For each process: one being made, and one waiting with its rows in memory."""
+
+_work: Work
+
+
+class WorkerDiedError(UserError):
+    """A process of the pool was killed, as for want of memory; what is finished is kept."""
+
+
+def make_parts(
+    parts: Iterable[Part], work: Work, processes: int
+) -> Generator[tuple[Part, Tally], None, None]:
+    """Make parts, and yield each with its tally in the order given.
+
+    A single part is made in this process: a small corpus does not pay for others.
+
+    Raises:
+        UserError: see `make_part`; `WorkerDiedError` if a process was killed.
+    """
+    parts = iter(parts)
+    first = list(islice(parts, 2))
+    if len(first) < 2 or processes == 1:
+        for part in chain(first, parts):
+            yield part, make_part(part, work)
+        return
+    # Forked, so that the workers share the tokenizer and the index of the evaluation sets.
+    executor = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("fork"), _start_worker, (work,)
+    )
+    under_way: deque[tuple[Part, Future[Tally]]] = deque()
+    try:
+        for part in chain(first, parts):
+            under_way.append((part, executor.submit(_make, part)))
+            if len(under_way) == PARTS_UNDER_WAY * processes:
+                yield _finished(*under_way.popleft())
+        while under_way:
+            yield _finished(*under_way.popleft())
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _finished(part: Part, future: Future[Tally]) -> tuple[Part, Tally]:
+    try:
+        return part, future.result()
+    except BrokenProcessPool as error:
+        raise WorkerDiedError(
+            "a process that prepared data was killed, perhaps for want of memory. The same command "
+            "goes on with what is missing; runtime.prepare_processes=1 needs the least memory."
+        ) from error
+
+
+def _start_worker(work: Work) -> None:
+    global _work
+    _work = work
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """Without this, the workers of a killed process would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _make(part: Part) -> Tally:
+    return make_part(part, _work)
