@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from streaming import StreamingDataLoader
     from torch import Tensor
 
+SHUFFLED_ROWS = 1 << 18
+"""Rows among which a row may move: 5 GB of shards of 4096 tokens, which a cache should hold twice."""
 IGNORED = -100
 """Label that transformers leaves out of the loss."""
 
@@ -46,6 +48,9 @@ def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
             validate_hash="sha1" if prepared.remote else None,
             shuffle=True,
             shuffle_seed=cfg.seed,
+            # A larger corpus is shuffled block by block, so that a bounded cache need not hold it
+            # all at once; a smaller one as streaming does by default.
+            shuffle_block_size=SHUFFLED_ROWS if prepared.num_rows > SHUFFLED_ROWS else None,
             num_canonical_nodes=1,
             batch_size=rows_per_device,
             # Without it, streaming repeats rows to fill the last batch of an epoch.

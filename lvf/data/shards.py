@@ -97,14 +97,7 @@ def load_prepared(folder: Path, place: str | None = None) -> Prepared:
     """
     try:
         stats = json.loads((folder / RECIPE).read_text())["stats"]
-        shards = json.loads((folder / "train" / "index.json").read_text())["shards"]
-        damaged = [
-            shard["raw_data"]["basename"]
-            for shard in shards
-            if not place
-            and (folder / "train" / shard["raw_data"]["basename"]).stat().st_size
-            != shard["raw_data"]["bytes"]
-        ]
+        damaged = [] if place else _damaged(folder / "train")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is damaged ({error}): {_rebuild(folder)}") from error
     if damaged:
@@ -120,6 +113,16 @@ def load_prepared(folder: Path, place: str | None = None) -> Prepared:
         num_loss_tokens=stats["num_loss_tokens"],
         stats=stats,
     )
+
+
+def _damaged(train: Path) -> list[str]:
+    """Shards that have not the size that the index says."""
+    shards = [one["raw_data"] for one in json.loads((train / "index.json").read_text())["shards"]]
+    return [
+        shard["basename"]
+        for shard in shards
+        if (train / shard["basename"]).stat().st_size != shard["bytes"]
+    ]
 
 
 def _rebuild(folder: Path) -> str:

@@ -98,6 +98,7 @@ def make_run(model_folder: Path, tmp_path: Path) -> MakeRun:
             path=str(write_jsonl(tmp_path / "validation.jsonl", held))
         )
         cfg.data.heldout = SourceConfig(path=str(write_jsonl(tmp_path / "heldout.jsonl", held)))
+        cfg.evals.tasks = cfg.evals.forgetting = []  # no evaluation set to compare with
         cfg.paths.shards = str(tmp_path / "shards")
         cfg.training.seq_len = 64
         cfg.training.global_batch_rows = 4

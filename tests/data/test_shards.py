@@ -109,7 +109,10 @@ def test_a_hub_corpus_is_read_only_as_far_as_its_token_budget_goes(
     make_run: MakeRun, tokenizer: Any, tmp_path: Path
 ) -> None:
     cfg = compose("scale=paper", "domain=math", "regime=cpt", "duration=1e9")
-    assert recipe_inputs(cfg, tokenizer)["max_rows"] == 1272 * 192  # PAPER.md section 1.4
+    # All budgets of a trunk share its rows; alone each has its own (PAPER.md section 1.4).
+    assert recipe_inputs(cfg, tokenizer)["max_rows"] == 25431 * 192
+    cfg.trunk.branch = False
+    assert recipe_inputs(cfg, tokenizer)["max_rows"] == 1272 * 192
     cfg.data.train = make_run().data.train
     assert recipe_inputs(cfg, tokenizer)["max_rows"] is None
 
