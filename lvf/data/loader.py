@@ -14,7 +14,7 @@ import numpy as np
 from lvf.config import RunConfig, run_id
 from lvf.data.recipe import num_token_batches
 from lvf.data.shards import Prepared
-from lvf.data.shared_memory import opening
+from lvf.data.shared_memory import open_dataset
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHUFFLED_ROWS = 1 << 18
-"""Rows among which a row may move: 5 GB of shards of 4096 tokens, which a cache should hold twice."""
+"""Rows among which one may move: 5 GB of shards of 4096 tokens, which a cache should hold twice."""
 IGNORED = -100
 """Label that transformers leaves out of the loss."""
 
@@ -37,25 +37,24 @@ def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
     Raises:
         UserError: the batch cannot be shared evenly among the ranks.
     """
-    from streaming import StreamingDataLoader, StreamingDataset
+    from streaming import StreamingDataLoader
 
     rows_per_device = _rows_per_device(cfg.training.global_batch_rows)
-    with opening():
-        dataset = StreamingDataset(
-            local=str(_local_rows(prepared, cfg)),
-            remote=prepared.remote,
-            cache_limit=cfg.paths.shards_cache_limit if prepared.remote else None,
-            validate_hash="sha1" if prepared.remote else None,
-            shuffle=True,
-            shuffle_seed=cfg.seed,
-            # A larger corpus is shuffled block by block, so that a bounded cache need not hold it
-            # all at once; a smaller one as streaming does by default.
-            shuffle_block_size=SHUFFLED_ROWS if prepared.num_rows > SHUFFLED_ROWS else None,
-            num_canonical_nodes=1,
-            batch_size=rows_per_device,
-            # Without it, streaming repeats rows to fill the last batch of an epoch.
-            epoch_size=batches_per_epoch(prepared, cfg) * cfg.training.global_batch_rows,
-        )
+    dataset = open_dataset(
+        local=str(_local_rows(prepared, cfg)),
+        remote=prepared.remote,
+        cache_limit=cfg.paths.shards_cache_limit if prepared.remote else None,
+        validate_hash="sha1" if prepared.remote else None,
+        shuffle=True,
+        shuffle_seed=cfg.seed,
+        # A larger corpus is shuffled block by block, so that a bounded cache need not hold it
+        # all at once; a smaller one as streaming does by default.
+        shuffle_block_size=SHUFFLED_ROWS if prepared.num_rows > SHUFFLED_ROWS else None,
+        num_canonical_nodes=1,
+        batch_size=rows_per_device,
+        # Without it, streaming repeats rows to fill the last batch of an epoch.
+        epoch_size=batches_per_epoch(prepared, cfg) * cfg.training.global_batch_rows,
+    )
     return StreamingDataLoader(
         dataset,
         batch_size=rows_per_device,

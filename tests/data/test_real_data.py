@@ -53,6 +53,7 @@ def test_gsm8k_in_rows_of_1024_has_the_tokens_that_sentencepiece_counts(
     train = shared_data / "train" / "math_ift.jsonl"
     cfg.data.train = cfg.data.validation = cfg.data.heldout = SourceConfig(path=str(train))
     cfg.paths.shards, cfg.training.global_batch_rows = str(tmp_path), 8
+    cfg.evals.tasks = cfg.evals.forgetting = []
     prepared = prepare(cfg)
     texts = [prompt + response for prompt, response in math_texts(shared_data)]
     lengths = np.array([len(ids) + 2 for ids in sentencepiece_model.encode(texts)])
@@ -60,11 +61,45 @@ def test_gsm8k_in_rows_of_1024_has_the_tokens_that_sentencepiece_counts(
     # The development data's README, measured apart from this code.
     assert (round(lengths.mean()), np.median(lengths), lengths.max()) == (232, 218, 606)
     assert prepared.num_tokens == lengths.sum()
-    assert prepared.stats["length_max"] == lengths.max()
-    assert prepared.stats["length_p50"] == np.percentile(lengths, 50, method="inverted_cdf")
+    for percent, length in prepared.stats["length_percentiles"].items():
+        assert length == np.percentile(lengths, int(percent), method="inverted_cdf")
     assert prepared.num_rows <= 1.05 * lengths.sum() / 1024
     rows = read_rows(prepared.train)
     assert sum(np.count_nonzero(row["input_ids"] == 2) for row in rows) == 7473
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["code_ift", "math_cpt", "code_cpt"])
+def test_the_other_training_files_have_the_tokens_that_sentencepiece_counts(
+    shared_data: Path, llama2: Path, sentencepiece_model: Any, tmp_path: Path, name: str
+) -> None:
+    cfg = compose(
+        "scale=paper", f"domain={name[:4]}", f"regime={name[-3:]}", f"model.path={llama2}"
+    )
+    train = shared_data / "train" / f"{name}.jsonl"
+    cfg.data.train = SourceConfig(path=str(train))
+    cfg.data.validation = cfg.data.heldout = SourceConfig(path=str(write_one(tmp_path, train)))
+    if name == "code_cpt":
+        cfg.data.text_column = "text"
+    cfg.paths.shards, cfg.training.global_batch_rows = str(tmp_path), 8
+    cfg.evals.tasks = cfg.evals.forgetting = []
+    prepared = prepare(cfg)
+    lines = [json.loads(line) for line in train.read_text().split("\n") if line]
+    texts = ["".join(example_text(line, cfg.data)) for line in lines]
+    lengths = np.array([len(ids) + 2 for ids in sentencepiece_model.encode(texts)])
+    assert prepared.stats["tokens_before_cuts"] == lengths.sum()
+    within = np.minimum(lengths, 4096).sum() if name == "code_ift" else lengths.sum()
+    assert prepared.num_tokens == within
+    assert prepared.stats["truncated_tokens"] == lengths.sum() - within
+    counted = sum(int((row["segment_ids"] > 0).sum()) for row in read_rows(prepared.train))
+    assert counted == within
+
+
+def write_one(folder: Path, source: Path) -> Path:
+    """The first document of a file, to be held out."""
+    target = folder / "held.jsonl"
+    target.write_text(source.read_text().partition("\n")[0] + "\n")
+    return target
 
 
 @pytest.mark.slow
