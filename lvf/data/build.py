@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -17,15 +16,8 @@ from lvf.config import RunConfig
 from lvf.data.evaluation_items import evaluation_items
 from lvf.data.held_out import write_held_out
 from lvf.data.overlap import Items, OverlapIndex
-from lvf.data.part import (
-    OVERLAPS,
-    ROW_TOKENS,
-    UNFINISHED,
-    Work,
-    part_folder,
-    read_tally,
-)
-from lvf.data.pool import make_parts
+from lvf.data.part import OVERLAPS, ROW_TOKENS, UNFINISHED, Work, part_folder, read_tally
+from lvf.data.pool import make_parts, num_cores
 from lvf.data.sources import Part, cut_corpus, local_files
 from lvf.data.tally import ALL_PROMPT, Tally, refuse_unusable
 from lvf.errors import UserError
@@ -74,12 +66,15 @@ class Corpus:
     def make(self) -> bool:
         """Make the missing parts that are this machine's; tell whether all are there."""
         cfg = self.work.cfg
+        self._count_finished()
+        if self.num_finished == self.end:  # killed when it had rows enough
+            return True
         local = local_files(cfg.data.train) is not None
         parts: Iterable[Part] = cut_corpus(cfg.data.train, cfg.data.max_documents)
         parts = list(parts) if local else parts  # nothing but places, and the bar knows the end
         num_rows = sum(part.num_rows for part in parts) if isinstance(parts, list) else None
         own = Tally()
-        processes = cfg.runtime.prepare_processes or len(os.sched_getaffinity(0))
+        processes = cfg.runtime.prepare_processes or num_cores()
         with (
             _bar(cfg, num_rows) as bar,
             closing(make_parts(self._missing(parts, bar), self.work, processes)) as made,

@@ -27,6 +27,13 @@ class WorkerDiedError(UserError):
     """A process of the pool was killed, as for want of memory; what is finished is kept."""
 
 
+def num_cores() -> int:
+    """Cores that this process may use, which a job scheduler may have made fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def make_parts(
     parts: Iterable[Part], work: Work, processes: int
 ) -> Generator[tuple[Part, Tally], None, None]:
