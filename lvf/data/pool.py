@@ -50,6 +50,8 @@ def make_parts(
         for part in chain(first, parts):
             yield part, make_part(part, work)
         return
+    import streaming  # noqa: F401, here, so that not each worker has to
+
     # Forked, so that the workers share the tokenizer and the index of the evaluation sets.
     executor = ProcessPoolExecutor(
         processes, multiprocessing.get_context("fork"), _start_worker, (work,)
