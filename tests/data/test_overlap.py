@@ -44,7 +44,7 @@ def test_matches_are_those_of_comparing_every_window_with_every_other() -> None:
     vocabulary = ["the", "Cat", "sat,", "on", "a", "mat.", "it's", "x_1", "ÄÖ", "7"]
 
     def text(longest: int) -> str:
-        return " ".join(rng.choices(vocabulary[:3], k=rng.randrange(longest)))
+        return " ".join(rng.choices(vocabulary[:2], k=rng.randrange(longest)))
 
     items = {task: [[text(9), text(20)] for _ in range(40)] for task in ("one", "two")}
     items["one"][0] = ["", "The cat... sat (on) a MAT: it's x_1 ÄÖ 7 on a mat"]
