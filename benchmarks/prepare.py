@@ -56,7 +56,7 @@ texts, tokenizer, out, _ = sys.argv[1:5]
 def work():
     convert_dataset_json(path=texts, out_root=out + "/foundry", split="train", tokenizer=tokenizer,
                          compression=None, concat_tokens=4096, bos_text="", eos_text="</s>")
-    index = json.loads(Path(out, "foundry", "train", "index.json").read_text())
+    index = json.loads(Path(out, "foundry", "index.json").read_text())
     return 4096 * sum(shard["samples"] for shard in index["shards"])
 measured(work)
 """
