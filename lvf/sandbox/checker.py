@@ -47,7 +47,7 @@ class Candidate:
     def finish(self) -> None:
         """Raise `Lost` if the program said more than it was asked."""
         if not self.lost and self.connection.has_spoken():
-            self._lose("failed: a reply that was not asked for")
+            self._lose("failed: the program replied unasked or ended")
         if self.lost:
             raise Lost(self.lost)
 
@@ -80,7 +80,7 @@ class Candidate:
         raise Lost(reason)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _compiled(source: str) -> CodeType:
     return compile(source, "<benchmark>", "exec")
 

@@ -8,6 +8,7 @@ names a kind: `{"tuple": [1, 2]}`, `{"float": "nan"}`. Decoding can make exact b
 import builtins
 import json
 import math
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -156,6 +157,9 @@ class Connection:
         self.max_bytes = max_bytes
         self.traffic_left = max_traffic
         self.deadline = math.inf
+        self._unread = b""
+        self._arrival = select.poll()
+        self._arrival.register(sock, select.POLLIN)
 
     def send(self, value: Any) -> None:
         """Send a value; NotPlainError where it is no plain data, OSError where nobody listens."""
@@ -180,25 +184,25 @@ class Connection:
         return decode(self._read(size))
 
     def has_spoken(self) -> bool:
-        """Whether something waits to be read."""
-        self.sock.settimeout(0)
-        try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return False
+        """Whether something waits to be read, or the other side has ended."""
+        return bool(self._unread or self._arrival.poll(0))
 
     def _read(self, size: int) -> bytes:
-        parts = []
-        while size:
+        parts = [self._unread]
+        missing = size - len(self._unread)
+        while missing > 0:
             self._mind_deadline()
-            parts.append(self.sock.recv(min(size, 1 << 16)))
+            parts.append(self.sock.recv(1 << 14))
             if not parts[-1]:
                 raise EOFError
-            size -= len(parts[-1])
-        return b"".join(parts)
+            missing -= len(parts[-1])
+        content = b"".join(parts)
+        self._unread = content[size:]
+        return content[:size]
 
     def _mind_deadline(self) -> None:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.sock.settimeout(None if math.isinf(left) else left)
+        if self.deadline < math.inf:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.sock.settimeout(left)
