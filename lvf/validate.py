@@ -16,6 +16,7 @@ def validate(cfg: RunConfig) -> None:
     _one_of("method.kind", cfg.method.kind, ("full", "lora"))
     _one_of("regime.duration_unit", cfg.regime.duration_unit, ("epochs", "tokens"))
     _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
+    _one_of("evals.sandbox", cfg.evals.sandbox, ("required", "best"))
     _one_of("training.precision", cfg.training.precision, ("fp32", "amp_bf16"))
     _validate_method(cfg.method)
     for key, value in (

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from lvf.config import EvalsConfig, HumanEvalConfig
 from lvf.errors import UserError
-from lvf.evals.execute import Program, score_programs
 from lvf.results.records import Metric
+from lvf.sandbox.supervisor import score_completions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,9 +34,9 @@ def run_humaneval(
     """Sample completions, run them, and estimate pass@k (paper section 3.2, App. F).
 
     Completions and verdicts stay in `samples_file`, one JSON object a line with `task_id`,
-    `sample`, `completion`, `passed` and `result`. What it already holds is not sampled again, so
-    its name must differ where the settings differ. A batch's samples are seeded by what is in it:
-    they depend on the batch size, not on interruptions.
+    `sample`, `completion`, `passed`, `result` and `sandbox`, the level of isolation. What it has
+    already is not sampled again, so its name must differ where the settings differ. A batch's samples
+    are seeded by what is in it: they depend on the batch size, not on interruptions.
 
     Returns:
         `pass@k` for each k of `KS` up to the number of samples; items are the problems' own
@@ -46,7 +46,7 @@ def run_humaneval(
     sample_completions(model, tokenizer, problems, evals, samples_file)
     samples = _read(samples_file)
     if any("passed" not in sample for sample in samples):
-        _judge(samples, problems, evals.humaneval.timeout_seconds)
+        _judge(samples, problems, evals)
         _write(samples_file, samples)
     num_passed = dict.fromkeys(problems, 0)
     for sample in samples:
@@ -145,20 +145,13 @@ def _batches(
     return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
 
 
-def _judge(samples: list[Sample], problems: dict[str, Problem], timeout_seconds: float) -> None:
+def _judge(samples: list[Sample], problems: dict[str, Problem], evals: EvalsConfig) -> None:
     """Add a verdict to every sample."""
-    programs = [
-        Program(sample["task_id"], _program(problems[sample["task_id"]], sample["completion"]))
-        for sample in samples
-    ]
-    verdicts = score_programs(programs, timeout_seconds)
+    completions = [(sample["task_id"], sample["completion"]) for sample in samples]
+    seconds = evals.humaneval.timeout_seconds
+    verdicts = score_completions(problems, completions, seconds, evals.sandbox)
     for sample, verdict in zip(samples, verdicts, strict=True):
-        sample.update(passed=verdict.passed, result=verdict.reason)
-
-
-def _program(problem: Problem, completion: str) -> str:
-    body = problem["prompt"].strip() + completion
-    return f"{body}\n{problem['test']}\ncheck({problem['entry_point']})"
+        sample.update(passed=verdict.passed, result=verdict.reason, sandbox=verdict.level)
 
 
 def _keep_whole_lines(path: Path) -> list[Sample]:

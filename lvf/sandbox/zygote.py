@@ -59,7 +59,7 @@ def start_zygote(folder: str, timeout_seconds: float) -> Zygote:
     Raises:
         OSError: it allows none.
     """
-    shortfalls = []
+    shortfalls: list[str] = []
     for level in LEVELS:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()

@@ -90,7 +90,7 @@ def test_sampling_fills_the_file_and_a_second_call_needs_no_model(
     assert {(row["task_id"], row["sample"]) for row in rows} == {
         (f"Tiny/{number}", sample) for number in range(4) for sample in range(3)
     }
-    assert set(rows[0]) == {"task_id", "sample", "completion", "passed", "result"}
+    assert set(rows[0]) == {"task_id", "sample", "completion", "passed", "result", "sandbox"}
     assert set(first) == {"pass@1", "pass@2"}
     assert run_humaneval(None, tokenizer, evals, benchmarks, file) == first  # type: ignore[arg-type]
 
@@ -101,8 +101,8 @@ def test_sampling_that_was_killed_goes_on_to_the_same_samples(
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     run_humaneval(model, tokenizer, evals, benchmarks, whole)
     lines = whole.read_text().splitlines()
-    unjudged = [{k: v for k, v in json.loads(line).items() if k not in ("passed", "result")}
-                for line in lines[:7]]  # fmt: skip
+    kept = ("task_id", "sample", "completion")
+    unjudged = [{k: v for k, v in json.loads(line).items() if k in kept} for line in lines[:7]]
     content = "\n".join(json.dumps(row) for row in unjudged)
     killed.write_text(content[:-5])  # the kill tore the last line
     run_humaneval(model, tokenizer, evals, benchmarks, killed)
