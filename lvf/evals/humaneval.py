@@ -35,8 +35,8 @@ def run_humaneval(
 
     Completions and verdicts stay in `samples_file`, one JSON object a line with `task_id`,
     `sample`, `completion`, `passed`, `result` and `sandbox`, the level of isolation. What it has
-    already is not sampled again, so its name must differ where the settings differ. A batch's samples
-    are seeded by what is in it: they depend on the batch size, not on interruptions.
+    already is not sampled again, so its name must differ where the settings differ. A batch's
+    samples are seeded by what is in it: they depend on the batch size, not on interruptions.
 
     Returns:
         `pass@k` for each k of `KS` up to the number of samples; items are the problems' own

@@ -48,7 +48,7 @@ class Candidate:
     def finish(self) -> None:
         """Raise `Lost` if the program said more than it was asked."""
         if not self.lost and self.connection.has_spoken():
-            self._lose("failed: the program replied unasked or ended")
+            self._lose("failed: a reply that was not asked for, or the end")
         if self.lost:
             raise Lost(self.lost)
 
@@ -57,16 +57,13 @@ class Candidate:
         content = wire.encode(request)
         try:
             self.connection.send_encoded(content)
-            return self._value_of(self.connection.receive())
+            reply = self.connection.receive()
         except TimeoutError:
             self._lose("timed out")
         except (EOFError, OSError):
             self._lose("failed: the program ended before its tests did")
         except wire.BrokenRulesError as error:
             self._lose(f"failed: {error}")
-
-    def _value_of(self, reply: Any) -> Any:
-        """What the program returned; raises what it raised."""
         match reply:
             case [self.num_calls, "value", value]:
                 return value
@@ -74,7 +71,7 @@ class Candidate:
                 self._lose(f"failed: its answer of kind {problem[:200]}")
             case [self.num_calls, "error", str(name), str(message)] if name in wire.EXCEPTIONS:
                 raise wire.EXCEPTIONS[name](message)
-        raise wire.BrokenRulesError("a reply that was not asked for")
+        self._lose("failed: a reply that was not asked for")
 
     def _lose(self, reason: str) -> NoReturn:
         self.lost = reason

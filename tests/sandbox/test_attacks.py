@@ -70,16 +70,16 @@ def test_good_programs_among_attacks_pass(outcome: Outcome) -> None:
 
 def test_reasons_say_what_happened(outcome: Outcome) -> None:
     reasons = {name: verdict.reason for name, verdict in outcome.items()}
-    for name in ("loop", "loop that ignores signals", "sleep", "no reply", "reply byte by byte"):
-        assert reasons[name] in ("timed out", "failed: the program ended before its tests did")
-    assert reasons["memory bomb in steps"] == "failed: MemoryError"
+    for name in ("loop", "loop that ignores signals", "sleep", "reply byte by byte"):
+        assert reasons[name] == "timed out"
+    assert reasons["memory bomb"] == "failed: MemoryError"
     assert reasons["fork bomb"].startswith("failed: PermissionError")
     assert reasons["equals everything"].startswith("failed: its answer of kind Any")
     assert reasons["number that equals everything"] == "failed: AssertionError"
     assert reasons["exit hard"] == "failed: the program ended before its tests did"
     assert "malformed" in reasons["malformed reply"]
     assert "too long" in reasons["reply that names a gigabyte"]
-    assert "unasked" in reasons["reply before it is asked"]
+    assert "not asked for" in reasons["reply before it is asked"]
 
 
 def test_files_are_as_before(outcome: Outcome, canary: Path, temporary: Path) -> None:
