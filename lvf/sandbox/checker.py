@@ -48,7 +48,7 @@ class Candidate:
     def finish(self) -> None:
         """Raise `Lost` if the program said more than it was asked."""
         if not self.lost and self.connection.has_spoken():
-            self._lose("failed: a reply that was not asked for, or the end")
+            self._lose("failed: the program ended or replied unasked")
         if self.lost:
             raise Lost(self.lost)
 
@@ -71,7 +71,7 @@ class Candidate:
                 self._lose(f"failed: its answer of kind {problem[:200]}")
             case [self.num_calls, "error", str(name), str(message)] if name in wire.EXCEPTIONS:
                 raise wire.EXCEPTIONS[name](message)
-        self._lose("failed: a reply that was not asked for")
+        return self._lose("failed: a reply that was not asked for")
 
     def _lose(self, reason: str) -> NoReturn:
         self.lost = reason
