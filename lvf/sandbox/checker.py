@@ -9,6 +9,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from traceback import format_exception_only
@@ -99,9 +100,12 @@ def judge(order: dict[str, str], sock: socket.socket, timeout_seconds: float) ->
     """
     connection = wire.Connection(sock, wire.REPLY_BYTES, wire.TRAFFIC_BYTES)
     connection.deadline = time.monotonic() + START_SECONDS
-    state = connection.receive()
+    try:
+        state = connection.receive()
+    except (EOFError, OSError) as error:
+        state = f"it ended: {error}"
     if state != "ready":
-        raise RuntimeError(f"no process for a generated program: {state}")
+        raise RuntimeError(f"a process for a generated program could not be shut in: {state}")
     connection.deadline = time.monotonic() + timeout_seconds
     try:
         candidate = Candidate(connection)
@@ -132,15 +136,19 @@ def main() -> None:
     supervisor.send([zygote.level, zygote.shortfall])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     upcoming = zygote.start()
+    for order in _orders(supervisor):
+        current, upcoming = upcoming, zygote.start()
+        with current:
+            verdict = judge(order, current, timeout_seconds)
+        zygote.end_oldest()
+        supervisor.send(verdict)
+    zygote.close()
+
+
+def _orders(supervisor: wire.Connection) -> Iterator[dict[str, str]]:
     with suppress(EOFError):
         while True:
-            order = supervisor.receive()
-            current, upcoming = upcoming, zygote.start()
-            with current:
-                verdict = judge(order, current, timeout_seconds)
-            zygote.end_oldest()
-            supervisor.send(verdict)
-    zygote.close()
+            yield supervisor.receive()
 
 
 if __name__ == "__main__":

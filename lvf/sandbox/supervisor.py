@@ -53,7 +53,7 @@ from lvf.errors import UserError
 from lvf.sandbox import wire
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 5.0
 """What a check gets beyond the time limit before its process is killed."""
 
 
@@ -181,7 +181,7 @@ class _Checker:
             self._restart()
         except (EOFError, OSError):
             reason = "failed: it brought down the process that checked it"
-            if self.process.wait() > 0:
+            if self.process.wait() >= 0:  # no signal ended it, but a fault of ours
                 raise RuntimeError("a process that checks programs failed: see above") from None
             self._restart()
         return Verdict(reason == "passed", reason, self.level)
