@@ -5,6 +5,7 @@ in its own process. What comes back is exact built-in data, so there is nothing 
 to walk, to patch or to compare dishonestly.
 """
 
+import os
 import resource
 import socket
 import sys
@@ -125,9 +126,11 @@ def judge(order: dict[str, str], sock: socket.socket, timeout_seconds: float) ->
 
 def main() -> None:
     """Say the level of isolation, then answer every order with a verdict, until there are none."""
-    descriptor, folder, timeout_seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    descriptor, folder, seconds, core = sys.argv[1:]
+    timeout_seconds = float(seconds)
     isolation.die_with_parent()
-    supervisor = wire.Connection(socket.socket(fileno=descriptor))
+    os.sched_setaffinity(0, {int(core)})  # checker and program take turns: fastest on one core
+    supervisor = wire.Connection(socket.socket(fileno=int(descriptor)))
     try:
         zygote = start_zygote(folder, timeout_seconds)
     except OSError as error:

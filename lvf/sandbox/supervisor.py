@@ -43,6 +43,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -97,9 +98,10 @@ def score_completions(
     for task_id in {task_id for task_id, _ in unique}:
         _validate(task_id, problems[task_id])
     orders = [_order(problems[task_id], completion) for task_id, completion in unique]
-    workers = min(workers or len(os.sched_getaffinity(0)), len(orders))
+    cores = sorted(os.sched_getaffinity(0))
+    places = islice(cycle(cores), min(workers or len(cores), len(orders)))
     with ExitStack() as stack:
-        checkers = [_Checker(timeout_seconds, sandbox, stack) for _ in range(workers)]
+        checkers = [_Checker(timeout_seconds, sandbox, core, stack) for core in places]
         idle: SimpleQueue[_Checker] = SimpleQueue()
         for checker in checkers:
             idle.put(checker)
@@ -111,7 +113,7 @@ def score_completions(
             finally:
                 idle.put(checker)
 
-        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        threads = stack.enter_context(ThreadPoolExecutor(len(checkers)))
         label = f"Running programs ({checkers[0].level} isolation)"
         judged = tqdm(threads.map(judge, orders), label, len(orders), unit="program")
         verdicts = dict(zip(unique, judged, strict=True))
@@ -143,8 +145,9 @@ def _validate(task_id: str, problem: Mapping[str, str]) -> None:
 class _Checker:
     """A trusted process, started again where hostile answers end it or keep it busy."""
 
-    def __init__(self, timeout_seconds: float, sandbox: str, stack: ExitStack) -> None:
+    def __init__(self, timeout_seconds: float, sandbox: str, core: int, stack: ExitStack) -> None:
         self.timeout_seconds = timeout_seconds
+        self.core = core
         self.folder = stack.enter_context(TemporaryDirectory())
         stack.callback(self.close)
         self._start()
@@ -160,7 +163,10 @@ class _Checker:
         command = [sys.executable, "-s", "-m", "lvf.sandbox.checker"]
         with theirs:
             self.process = subprocess.Popen(
-                [*command, str(theirs.fileno()), self.folder, str(self.timeout_seconds)],
+                [
+                    *command,
+                    *map(str, (theirs.fileno(), self.folder, self.timeout_seconds, self.core)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
