@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lvf.config import EvalsConfig, HumanEvalConfig
 from lvf.errors import UserError
 from lvf.results.records import Metric
-from lvf.sandbox.supervisor import score_completions
+from lvf.sandbox.supervisor import require_isolation, score_completions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,6 +43,7 @@ def run_humaneval(
         estimates in the order of the file, the standard error is over problems.
     """
     problems = load_problems(problems_file(evals.humaneval, benchmarks), evals.limit)
+    require_isolation(evals.sandbox)
     sample_completions(model, tokenizer, problems, evals, samples_file)
     samples = _read(samples_file)
     if any("passed" not in sample for sample in samples):

@@ -94,11 +94,7 @@ def score_completions(
     """
     if not completions:
         return []
-    if sys.platform != "linux":
-        raise UserError(
-            "generated programs run on Linux only, whose kernel shuts them in: measure humaneval "
-            "there, or leave it out of evals.tasks"
-        )
+    _require_linux()
     unique = sorted(set(completions))  # completions of one problem follow each other
     for task_id in {task_id for task_id, _ in unique}:
         _validate(task_id, problems[task_id])
@@ -123,6 +119,25 @@ def score_completions(
         judged = tqdm(threads.map(judge, orders), label, len(orders), unit="program")
         verdicts = dict(zip(unique, judged, strict=True))
     return [verdicts[completion] for completion in completions]
+
+
+def require_isolation(sandbox: str) -> str:
+    """The level that is to be had here, found out before hours of sampling.
+
+    Raises:
+        UserError: it is below what `sandbox` asks for.
+    """
+    _require_linux()
+    with ExitStack() as stack:
+        return _Checker(1.0, sandbox, min(os.sched_getaffinity(0)), stack).level
+
+
+def _require_linux() -> None:
+    if sys.platform != "linux":
+        raise UserError(
+            "generated programs run on Linux only, whose kernel shuts them in: measure humaneval "
+            "there, or leave it out of evals.tasks"
+        )
 
 
 def program_text(problem: Mapping[str, str], completion: str) -> str:

@@ -31,10 +31,11 @@ open("/proc/self/gid_map", "w").write(f"1000 {outer_gid} 1")
 if sys.argv[1] == "no namespaces":
     open("/proc/sys/user/max_user_namespaces", "w").write("0")
 from lvf.errors import UserError
-from lvf.sandbox.supervisor import score_completions
+from lvf.sandbox.supervisor import require_isolation, score_completions
 order = json.load(sys.stdin)
 completions = [tuple(pair) for pair in order["completions"]]
 try:
+    require_isolation(sys.argv[2])
     verdicts = score_completions({"t": order["problem"]}, completions, 5.0, sys.argv[2], 2)
     print(json.dumps([[verdict.passed, verdict.reason, verdict.level] for verdict in verdicts]))
 except UserError as error:
