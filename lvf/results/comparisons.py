@@ -2,15 +2,13 @@
 
 import functools
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lvf.results.measured import names
-from lvf.results.statistics import Estimate, difference_of_groups, mean_of, paired_difference
-from lvf.results.store import items
+from lvf.results.contrasts import CELL, combined, contrast, evenly, item_scores, parts_of
+from lvf.results.statistics import Estimate
 
 MORE_IS_BETTER = {"target": 1, "forgetting": 1, "nll_target": -1, "nll_source": -1}
 NUM_LEVELS = 21
@@ -38,30 +36,18 @@ class Undecided:
 
 
 def difference(ours: pd.DataFrame, theirs: pd.DataFrame, measure: str) -> Estimate | None:
-    """Mean of our seeds minus mean of theirs on one measure; see `difference_of_groups`.
-
-    Item noise is paired: scores are averaged over seeds item by item, then the two are subtracted
-    item by item. Without items it is taken from both standard errors as if independent.
+    """Mean of our seeds minus mean of theirs on one measure, paired by item; see `contrast`.
 
     Args:
         ours: rows of `models` that differ in their seed alone.
         theirs: likewise.
+        measure: one of `lvf.results.measured.measures`.
 
     Returns:
         None where a model lacks the measure.
     """
-    if ours[measure].isna().any() or theirs[measure].isna().any():
-        return None
-    values = list(ours[measure]), list(theirs[measure])
-    scores = [_items(rows, measure) for rows in (ours, theirs)]
-    if scores[0] is None or scores[1] is None or _shapes(scores[0]) != _shapes(scores[1]):
-        stderr = float(np.hypot(ours[f"{measure}_se"].mean(), theirs[f"{measure}_se"].mean()))
-        return difference_of_groups(*values, item_stderr=None if np.isnan(stderr) else stderr)
-    parts = [
-        paired_difference(a.mean(axis=0), b.mean(axis=0))
-        for a, b in zip(scores[0], scores[1], strict=True)
-    ]
-    return difference_of_groups(*values, item_stderr=mean_of(parts).stderr)
+    weights = combined((1, evenly(ours)), (-1, evenly(theirs)))
+    return contrast(pd.concat([ours, theirs]), measure, weights)
 
 
 def frontier(learning: np.ndarray, retention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,8 +148,7 @@ def _span(x: np.ndarray) -> str:
 
 def _cells(rows: pd.DataFrame) -> list[np.ndarray]:
     """Positions of the rows of each cell: one rate and duration, all seeds."""
-    axes = ["label", "lr_peak", "run_duration", "duration", "cooled_down"]
-    positions = rows.groupby(axes, dropna=False, sort=True).indices.values()
+    positions = rows.groupby(CELL, dropna=False, sort=True).indices.values()
     return [np.asarray(one) for one in positions]
 
 
@@ -194,12 +179,12 @@ def _draws(
 
 def _item_draws(rows: pd.DataFrame, measure: str, num_draws: int) -> np.ndarray | None:
     """Scores (num_models, num_draws) under resampled items, centred on the recorded scores."""
-    scores = _items(rows, measure)
+    scores = item_scores(rows, measure)
     if scores is None:
         return None
     deviations = [
         part @ _item_weights(name, part.shape[1], num_draws) - part.mean(axis=1, keepdims=True)
-        for name, part in zip(_parts(measure), scores, strict=True)
+        for name, part in zip(parts_of(measure), scores, strict=True)
     ]
     return rows[measure].to_numpy()[:, None] + np.mean(deviations, axis=0)
 
@@ -210,26 +195,3 @@ def _item_weights(name: str, num_items: int, num_draws: int) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     drawn = rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=num_draws)
     return drawn.T / num_items
-
-
-def _parts(measure: str) -> list[str]:
-    return names().forgetting if measure == "forgetting" else [measure]
-
-
-def _items(rows: pd.DataFrame, measure: str) -> list[np.ndarray] | None:
-    """Items of each part of a measure, (num_models, num_items); None where one lacks them."""
-    parts = []
-    for name in _parts(measure):
-        if rows[f"{name}_path"].isna().any():
-            return None
-        where = zip(rows[f"{name}_path"], rows[f"{name}_metric"], strict=True)
-        scores = [items(path, metric) for path, metric in where]
-        found = [one for one in scores if one is not None]
-        if len({len(one) for one in found}) != 1:
-            return None
-        parts.append(np.stack(found))
-    return parts
-
-
-def _shapes(parts: Sequence[np.ndarray]) -> list[int]:
-    return [part.shape[1] for part in parts]

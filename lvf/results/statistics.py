@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,14 @@ class Estimate:
         quantile = float(stdtrit(min(self.dof, 1e9), (1 + level) / 2))
         half = quantile * self.stderr
         return self.value - half, self.value + half
+
+    def p_above(self) -> float | None:
+        """One-sided p of "the truth is not above zero"; None without a standard error."""
+        if self.stderr is None:
+            return None
+        if self.stderr == 0:
+            return 0.5 if self.value == 0 else float(self.value < 0)
+        return float(stdtr(min(self.dof, 1e9), -self.value / self.stderr))
 
     @property
     def sign(self) -> int:
@@ -64,26 +72,15 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(value, math.sqrt(sum(se * se for se in known)) / len(parts))
 
 
-def difference_of_groups(
-    ours: Sequence[float], theirs: Sequence[float], item_stderr: float | None
-) -> Estimate:
-    """Mean of our seeds minus mean of theirs, from both sources of noise.
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values that hold together: Holm's step-down correction (Scand. J. Statist. 6, 1979).
 
-    With two or more seeds on each side, stderr^2 = item_stderr^2 + var(ours) / len(ours) +
-    var(theirs) / len(theirs), and the degrees of freedom are Welch and Satterthwaite's, where the
-    items count as infinitely many. With fewer, only `item_stderr` is known: the noise of items, not
-    of training.
-
-    Args:
-        ours: one score per seed.
-        theirs: likewise.
-        item_stderr: standard error from items of the difference between the means over seeds.
+    The chance that any true null hypothesis has an adjusted p below a level is at most that level,
+    however the tests depend on each other.
     """
-    value = float(np.mean(ours) - np.mean(theirs))
-    groups = [over_seeds(ours), over_seeds(theirs)]
-    if any(one.stderr is None for one in groups):
-        return Estimate(value, item_stderr)
-    variances = [(one.stderr or 0.0) ** 2 for one in groups]
-    total = sum(variances) + (item_stderr or 0.0) ** 2
-    slack = sum(v * v / one.dof for v, one in zip(variances, groups, strict=True))
-    return Estimate(value, math.sqrt(total), total * total / slack if slack > 0 else math.inf)
+    order = np.argsort(p_values)
+    factors = len(p_values) - np.arange(len(p_values))
+    steps = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = steps
+    return [float(p) for p in adjusted]

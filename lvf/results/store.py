@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, fields
@@ -21,6 +22,13 @@ NUMBERS = ["rank", "alpha", "lr_peak", "seed", "run_duration", "duration", "valu
 WHOLE = ("rank", "seed", "n")
 TEXTS = ["source", "run_id", "checkpoint", "task", "metric", "settings_id", "settings", "path"]
 COLUMNS = [*TEXTS, "created_at", *AXES, "value", "stderr", "n", "has_items"]
+
+
+PAPER_ITEMS = {
+    "humaneval": (164 * 50,), "gsm8k": (1319,), "mmlu": (14042,), "forgetting": (10042, 1172, 1267),
+}  # fmt: skip
+"""Answers behind a published score: HumanEval's generations (section 3.2), else test items."""
+PAPER_NOISE = {"stderr": "binomial, from the published value and the number of answers"}
 
 
 class RecordWarning(UserWarning):
@@ -75,7 +83,10 @@ def items(path: str, metric: str) -> np.ndarray | None:
 def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
     """The paper's published numbers in the columns of `load`, with source `paper`.
 
-    No number has a standard error or a seed. The one base model stands beside every data set.
+    The paper has one run a condition and no errors; `stderr` is the binomial noise of the answers.
+    HumanEval's is thus that of 50 generations for the given 164 problems; the forgetting average's
+    takes its three parts to be as accurate as their mean; MT-bench has none. No seed noise is
+    known. The one base model stands beside every data set.
     """
     published = pd.read_csv(path)
     base = published[published.method == "base"].drop(columns=["dataset", "regime", "domain"])
@@ -95,9 +106,20 @@ def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
         source="paper", scale="paper", model="llama2_7b", run_duration=both.duration,
         # App. C: one run, measured hot at 2, 4 and 6 epochs
         cooled_down=(both.dataset != "tulu_v2_mix") | (both.method == "base"),
-        path=str(path), settings_id="published", settings="{}", has_items=False,
+        path=str(path), settings_id="published", settings=json.dumps(PAPER_NOISE), has_items=False,
     )  # fmt: skip
+    both["stderr"] = [
+        _binomial_stderr(one.value, PAPER_ITEMS.get(one.task)) for one in both.itertuples()
+    ]
+    both["n"] = both.task.map(lambda task: sum(PAPER_ITEMS[task]) if task in PAPER_ITEMS else None)
     return _typed(both.drop(columns="table").to_dict("records"))
+
+
+def _binomial_stderr(accuracy: float, items: tuple[int, ...] | None) -> float | None:
+    """Standard error of the mean of accuracies that are alike, each over its number of items."""
+    if items is None:
+        return None
+    return math.sqrt(accuracy * (1 - accuracy) * sum(1 / n for n in items)) / len(items)
 
 
 def _rows(record: Record, path: Path) -> list[dict[str, Any]]:

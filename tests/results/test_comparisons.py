@@ -155,9 +155,11 @@ def test_the_verdict_compares_at_rates_chosen_by_validation_loss(write: Write) -
     assert "no validation loss to choose by" in told(folder)
 
 
-def test_published_numbers_without_errors_give_no_ranking() -> None:
-    for _, group in groups(models(load_paper())):
-        ranked = [
-            line for line in verdict(group) if line.startswith("  ") and "undecided" not in line
-        ]
-        assert ranked == []
+def test_published_numbers_are_ranked_only_beyond_their_binomial_noise() -> None:
+    lines = "\n".join(verdict(dict(groups(models(load_paper())))["paper-code_ift"]))
+    # 16 epochs: 0.416 against 0.466, errors sqrt(p (1 - p) / 8200) each
+    assert (
+        "learns more (humaneval): LoRA r=256 (full minus LoRA r=256 −0.050 [−0.065, −0.035])"
+        in (lines)
+    )
+    assert "forgets less (benchmarks): LoRA r=16" in lines and "one seed: item noise only" in lines

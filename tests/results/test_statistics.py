@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm, ttest_1samp
 
 from lvf.results.statistics import (
     Estimate,
-    difference_of_groups,
+    holm,
     mean_of,
     over_seeds,
     paired_difference,
@@ -62,27 +63,25 @@ def test_a_sign_is_given_only_where_the_interval_leaves_out_zero() -> None:
     assert Estimate(1.0).sign == 0
 
 
-def test_groups_of_seeds_add_item_noise_and_take_welchs_degrees_of_freedom() -> None:
-    found = difference_of_groups([1.0, 2.0, 3.0], [0.0, 4.0], item_stderr=None)
-    a, b = 1 / 3, 8 / 2
-    assert found.value == 0 and found.stderr == pytest.approx(math.sqrt(a + b))
-    assert found.dof == pytest.approx((a + b) ** 2 / (a * a / 2 + b * b / 1))
-    both = difference_of_groups([1.0, 2.0, 3.0], [0.0, 4.0], item_stderr=2.0)
-    assert both.stderr == pytest.approx(math.sqrt(a + b + 4)) and both.dof > found.dof
-
-
-def test_single_seeds_leave_item_noise_alone() -> None:
-    assert difference_of_groups([1.0], [0.25], 0.1) == Estimate(0.75, 0.1)
-    assert difference_of_groups([1.0], [0.25], None).stderr is None
-
-
-def test_intervals_of_differences_cover_the_truth_as_often_as_they_say() -> None:
+def test_holm_rejects_as_the_step_down_procedure_by_hand() -> None:
     rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(2000):  # three seeds each, seed noise 1 and item noise 0.5, no difference
-        shared = rng.normal(scale=0.5)
-        found = difference_of_groups(
-            list(rng.normal(size=3) + shared), list(rng.normal(size=3)), 0.5
-        )
-        covered += found.sign == 0
-    assert covered / 2000 == pytest.approx(0.95, abs=0.02)
+    for _ in range(200):
+        p = rng.beta(0.3, 2, size=6).round(2)  # with ties
+        rejected: set[int] = set()
+        for step, index in enumerate(sorted(range(6), key=lambda i: p[i])):
+            if p[index] > 0.05 / (6 - step):
+                break
+            rejected.add(index)
+        assert {i for i, one in enumerate(holm(list(p))) if one <= 0.05 + 1e-12} == rejected
+    assert holm([]) == [] and holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_the_one_sided_p_is_that_of_scipys_t_test() -> None:
+    sample = np.array([0.3, -0.1, 0.8, 0.4, 0.2])
+    expected = ttest_1samp(sample, 0, alternative="greater").pvalue
+    stderr = float(sample.std(ddof=1) / math.sqrt(5))
+    found = Estimate(float(sample.mean()), stderr, dof=4).p_above()
+    assert found == pytest.approx(expected)
+    assert Estimate(1.0, 1.0).p_above() == pytest.approx(norm.sf(1.0), rel=1e-6)
+    assert Estimate(1.0).p_above() is None
+    assert (Estimate(1.0, 0.0).p_above(), Estimate(0.0, 0.0).p_above()) == (0.0, 0.5)

@@ -93,10 +93,24 @@ def test_the_published_numbers_are_the_papers(
     cell = paper[(paper.dataset == dataset) & (paper.method_name == method_name)]
     cell = cell[(cell.duration == duration) & (cell.task == task)]
     assert list(cell.value) == [value]
-    assert set(cell.source) == {"paper"} and cell.stderr.isna().all()
+    assert set(cell.source) == {"paper"}
 
 
 def test_all_256_cells_of_the_papers_tables_are_there() -> None:
     paper = load_paper()
     assert (paper.method != "base").sum() == 4 * 4 * 8 + 4 * 4 * 5 + 4 * 4 * 3
     assert list(paper.columns) == list(load(Path("/nowhere")).columns)
+
+
+def test_published_numbers_have_the_binomial_noise_of_their_answers() -> None:
+    paper = load_paper()
+    stderr = paper[paper.run_id == "paper-metamathqa-full-4"].set_index("task").stderr
+    assert stderr["gsm8k"] == pytest.approx(math.sqrt(0.642 * 0.358 / 1319))
+    code = paper[(paper.run_id == "paper-magicoder_evol_instruct-full-8")].set_index("task")
+    assert code.stderr["humaneval"] == pytest.approx(math.sqrt(0.497 * 0.503 / (164 * 50)))
+    assert code.n["humaneval"] == 8200 and code.n["forgetting"] == 10042 + 1172 + 1267
+    # three accuracies drawn independently around one value: the spread of their mean
+    rng = np.random.default_rng(0)
+    drawn = [rng.binomial(n, 0.446, size=20_000) / n for n in (10042, 1172, 1267)]
+    assert code.stderr["forgetting"] == pytest.approx(np.mean(drawn, axis=0).std(), rel=0.02)
+    assert paper[paper.task == "mt_bench"].stderr.isna().all()
