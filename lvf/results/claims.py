@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lvf.results import claims_learning
+from lvf.results import claims_forgetting, claims_learning
 from lvf.results.claim import Claim
 from lvf.results.evidence import Part, corpora
 from lvf.results.statistics import holm
 
 LEVEL = 0.05
-CLAIMS: tuple[Claim, ...] = (*claims_learning.CLAIMS,)
+CLAIMS: tuple[Claim, ...] = (*claims_learning.CLAIMS, *claims_forgetting.CLAIMS)
 """In the paper's order."""
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
@@ -22,7 +22,7 @@ class Verdict:
     """What the records of one corpus say about one claim."""
 
     corpus: str
-    """`paper` for the published numbers, else the scale and model of our records."""
+    """`published` for the paper's numbers, else the scale and model of our records."""
     number: str
     name: str
     section: str

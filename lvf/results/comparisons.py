@@ -97,16 +97,16 @@ def matched_learning(
     A method's points are its cells (rate, duration), each the mean over its seeds; `frontier` keeps
     the undominated ones and `gap_at_equal_learning` compares the two curves. The interval is the
     2.5 % to 97.5 % range of a bootstrap that repeats all of this: items are drawn with replacement,
-    the same items for every model, and within each cell seeds are drawn with replacement, their
-    deviations widened by sqrt(k / (k - 1)) as k drawn seeds vary too little. With one seed a cell
-    it covers item noise alone. The frontier's choice of points is repeated too, yet a method with
-    more points had more tries.
+    the same items for every model (scores without items from their standard errors), and within
+    each cell seeds are drawn with replacement, their deviations widened by sqrt(k / (k - 1)) as k
+    drawn seeds vary too little. With one seed a cell it covers item noise alone. The frontier's
+    choice of points is repeated too, yet a method with more points had more tries.
 
     Args:
         ours: rows of `models` of one method, not-cooled-down ones left out by the caller.
         theirs: likewise of the other.
-        learning: `target` or `nll_target`.
-        forgetting: `forgetting` or `nll_source`.
+        learning: `target` or `nll_target`; the measure that is held equal.
+        forgetting: `forgetting` or `nll_source`; the one compared. The two may change places.
         num_draws: bootstrap draws.
     """
     sides = []
@@ -123,7 +123,7 @@ def matched_learning(
         return Undecided(f"no shared level: {spans}")
     draws = [_draws(rows, learning, forgetting, num_draws) for rows in sides]
     if draws[0] is None or draws[1] is None:
-        return Undecided("the records keep no items to estimate the noise from")
+        return Undecided("the records keep no errors")
     found = []
     for index in range(num_draws):
         again = [_points(x[:, index], y[:, index], signs) for x, y in (draws[0], draws[1])]
@@ -160,11 +160,11 @@ def _means(rows: pd.DataFrame, measure: str) -> np.ndarray:
 def _draws(
     rows: pd.DataFrame, learning: str, forgetting: str, num_draws: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bootstrap values of both measures, each (num_cells, num_draws); None without items."""
-    x, y = (_item_draws(rows, measure, num_draws) for measure in (learning, forgetting))
+    """Bootstrap values of both measures, each (num_cells, num_draws); None without errors."""
+    rng = np.random.default_rng(zlib.crc32(str(rows.label.iloc[0]).encode()))
+    x, y = (_item_draws(rows, measure, num_draws, rng) for measure in (learning, forgetting))
     if x is None or y is None:
         return None
-    rng = np.random.default_rng(zlib.crc32(str(rows.label.iloc[0]).encode()))
     means: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for cell in _cells(rows):
         k = len(cell)
@@ -177,16 +177,29 @@ def _draws(
     return np.array(means[0]), np.array(means[1])
 
 
-def _item_draws(rows: pd.DataFrame, measure: str, num_draws: int) -> np.ndarray | None:
-    """Scores (num_models, num_draws) under resampled items, centred on the recorded scores."""
+def _item_draws(
+    rows: pd.DataFrame, measure: str, num_draws: int, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Scores (num_models, num_draws) under resampled items, centred on the recorded scores.
+
+    Without items they are drawn from normal distributions of the recorded standard errors,
+    independent between cells and the same for the seeds of one.
+    """
+    recorded = rows[measure].to_numpy()[:, None]
     scores = item_scores(rows, measure)
-    if scores is None:
+    if scores is not None:
+        deviations = [
+            part @ _item_weights(name, part.shape[1], num_draws) - part.mean(axis=1, keepdims=True)
+            for name, part in zip(parts_of(measure), scores, strict=True)
+        ]
+        return recorded + np.mean(deviations, axis=0)
+    errors = rows[f"{measure}_se"].to_numpy()
+    if np.isnan(errors).any():
         return None
-    deviations = [
-        part @ _item_weights(name, part.shape[1], num_draws) - part.mean(axis=1, keepdims=True)
-        for name, part in zip(parts_of(measure), scores, strict=True)
-    ]
-    return rows[measure].to_numpy()[:, None] + np.mean(deviations, axis=0)
+    drawn = np.empty((len(rows), num_draws))
+    for cell in _cells(rows):
+        drawn[cell] = errors[cell].mean() * rng.standard_normal(num_draws)
+    return recorded + drawn
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,12 +11,16 @@ import pandas as pd
 from lvf.results.cells import chosen_rate
 from lvf.results.comparisons import Matched
 from lvf.results.contrasts import combined, contrast, evenly
-from lvf.results.measured import GROUP, names
+from lvf.results.measured import GROUP
 from lvf.results.statistics import Estimate
 
 NORMAL_QUANTILE = 1.959964
-ALL_TARGETS = 7
-"""Linear maps of a Llama block."""
+DOMAINS = ("code", "math")
+"""Those of the paper's main grid, on which its claims are."""
+ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
+MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
+ALL_MAPS = ATTENTION | MLP
+VARIANT = ["method_name", "rank", "alpha", "maps", "algorithm"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,16 @@ class Evidence:
     corpus: str
     models: pd.DataFrame
     """All of them."""
+    tuned: pd.DataFrame
+    """The finished ones of each variant at its chosen rate; see `_at_chosen_rates`."""
     main: pd.DataFrame
-    """The paper's methods, cooled down, each at its chosen rate; see `_main`."""
+    """Of those, the paper's main methods; see `_main`."""
 
     def having(self, measures: tuple[str, ...]) -> Evidence:
-        """The same, its main models only those that have these measures."""
-        return replace(self, main=self.main.dropna(subset=list(measures)))
+        """The same, its tuned and main models only those that have these measures."""
+        subset = list(measures)
+        tuned, main = (rows.dropna(subset=subset) for rows in (self.tuned, self.main))
+        return replace(self, tuned=tuned, main=main)
 
     def rows(self, domain: str, regime: str, label: str | None = None) -> pd.DataFrame:
         """Models of one condition (of all main methods, or of one)."""
@@ -115,8 +123,10 @@ def corpora(models: pd.DataFrame) -> Iterator[Evidence]:
     """The evidence of each source, scale and base model that has trained models."""
     for (source, scale, model), rows in models.groupby(["source", "scale", "model"], sort=True):
         if (rows.method != "base").any():
-            corpus = "paper" if source == "paper" else f"{scale} {model}" * (scale != model)
-            yield Evidence(corpus or str(scale), rows, _main(rows))
+            ours = scale if scale == model else f"{scale} {model}"
+            corpus = "published" if source == "paper" else str(ours)
+            tuned = _at_chosen_rates(rows)
+            yield Evidence(corpus, rows, tuned, _main(tuned))
 
 
 def common(*sides: pd.DataFrame) -> list[pd.DataFrame]:
@@ -147,23 +157,41 @@ def slope_weights(rows: pd.DataFrame) -> pd.Series:
     return share * centred / (share * centred**2).sum()
 
 
-def _main(rows: pd.DataFrame) -> pd.DataFrame:
-    """Full finetuning, and LoRA with alpha = 2r on all linear maps, by the usual optimizer.
+def _at_chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Finished models of the paper's domains, each variant at the rate of its lowest validation
+    loss for each duration; a variant with several rates and no such loss is left out.
 
-    Only finished runs of the domains with a target task; each (method, duration) at the rate of
-    its lowest validation loss. A method with several rates and no validation loss is left out.
+    New columns: `maps` (all, attention, mlp or other), `algorithm` (the optimizer's class), and
+    `label` as it is without regard to what else was run.
     """
-    trained = rows[(rows.method != "base") & rows.cooled_down & rows.domain.isin(names().target)]
-    usual = trained.optimizer.mode()
-    if len(usual):
-        trained = trained[trained.optimizer == usual[0]]
-    everywhere = trained.targets.isna() | (trained.targets.str.count(",") + 1 == ALL_TARGETS)
-    plain = "lora_r" + trained["rank"].astype("string")
-    lora = (trained.method_name == plain) & (trained.alpha == 2 * trained["rank"]) & everywhere
-    trained = trained[(trained.method_name == "full") | lora]
-    kept = [trained.iloc[:0]]
-    for _, one in trained.groupby([*GROUP, "label", "duration"], dropna=False, sort=False):
+    rows = rows[(rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)]
+    labels = [
+        f"LoRA r={rank}" if name == f"lora_r{rank}" else name
+        for name, rank in zip(rows.method_name, rows["rank"], strict=True)
+    ]
+    rows = rows.assign(
+        label=pd.array(labels, dtype="string"),
+        maps=pd.array([_maps(targets) for targets in rows.targets], dtype="string"),
+        algorithm=rows.optimizer.str.split(".").str[-1],
+    )
+    kept = [rows.iloc[:0]]
+    for _, one in rows.groupby([*GROUP, *VARIANT, "duration"], dropna=False, sort=False):
         rate = chosen_rate(one)
         if rate is not None:
             kept.append(one if math.isnan(rate) else one[one.lr_peak == rate])
     return pd.concat(kept)
+
+
+def _maps(targets: str | None) -> str:
+    """Which linear maps have adapters; the paper's own records do not say, they have all."""
+    found = ALL_MAPS if pd.isna(targets) else frozenset(str(targets).split(","))
+    return {ALL_MAPS: "all", ATTENTION: "attention", MLP: "mlp"}.get(found, "other")
+
+
+def _main(tuned: pd.DataFrame) -> pd.DataFrame:
+    """Full finetuning, and LoRA with alpha = 2r on all linear maps, by the usual optimizer."""
+    usual = tuned.algorithm.mode()
+    if len(usual):
+        tuned = tuned[tuned.algorithm == usual[0]]
+    lora = tuned.label.str.startswith("LoRA") & (tuned.alpha == 2 * tuned["rank"])
+    return tuned[(tuned.label == "full") | (lora & (tuned.maps == "all"))]

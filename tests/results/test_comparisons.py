@@ -116,10 +116,23 @@ def test_matched_learning_says_why_it_cannot_answer(write: Write) -> None:
     assert isinstance(found, Undecided)
 
 
-def test_matched_learning_needs_items(write: Write) -> None:
+def test_matched_learning_without_items_has_the_recorded_standard_errors(write: Write) -> None:
+    # Every score has the error 0.01; the frontier of full rises by 5 nats per unit of learning.
+    write(axes(lr_peak=1e-3), gsm8k=0.2, nll_source=2.0)
+    write(axes(lr_peak=4e-3), gsm8k=0.6, nll_source=4.0)
+    found = matched_learning(*sides(write(axes("lora"), gsm8k=0.4, nll_source=1.0)))
+    assert isinstance(found, Matched) and found.value == pytest.approx(2.0)
+    stderr = 0.01 * np.sqrt((1 + 0.5) * (1 + 5**2))  # delta method
+    assert (found.low, found.high) == pytest.approx(
+        (2 - 1.96 * stderr, 2 + 1.96 * stderr), abs=0.15 * stderr
+    )
+
+
+def test_matched_learning_needs_errors(write: Write) -> None:
     write(axes(), gsm8k=0.5, nll_source=1.0)
-    found = matched_learning(*sides(write(axes("lora"), gsm8k=0.5, nll_source=0.5)))
-    assert isinstance(found, Undecided) and "no items" in found.reason
+    rows = models(load(write(axes("lora"), gsm8k=0.5, nll_source=0.5))).assign(target_se=np.nan)
+    found = matched_learning(rows[rows.method == "full"], rows[rows.method == "lora"])
+    assert isinstance(found, Undecided) and "no errors" in found.reason
 
 
 def told(folder: Path) -> str:

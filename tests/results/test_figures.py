@@ -100,7 +100,7 @@ def test_published_curves_go_through_the_papers_points(tmp_path: Path) -> None:
 
 
 def test_a_group_without_target_scores_can_still_be_drawn(tmp_path: Path) -> None:
-    group = dict(groups(models(load_paper())))["paper-mixed_ift"]
+    group = dict(groups(models(load_paper())))["paper-chat_ift"]
     learning_curve(group, tmp_path / "l.png", "Tülu")
     assert "no model has both" in terminal_frontier(group)
 
