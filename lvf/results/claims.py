@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lvf.results import claims_forgetting, claims_learning
+from lvf.results import claims_forgetting, claims_learning, claims_settings
 from lvf.results.claim import Claim
 from lvf.results.evidence import Part, corpora
 from lvf.results.statistics import holm
 
 LEVEL = 0.05
-CLAIMS: tuple[Claim, ...] = (*claims_learning.CLAIMS, *claims_forgetting.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (
+    *claims_learning.CLAIMS, *claims_forgetting.CLAIMS, *claims_settings.CLAIMS,
+)  # fmt: skip
 """In the paper's order."""
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
@@ -124,7 +126,7 @@ def _reason(claim: Claim, parts: tuple[Part, ...], deciding: Part | None) -> str
     if deciding is None:
         return f"no records of {claim.needs}"
     if deciding.p_for is None:
-        return f"no error is known: {deciding.name}"
+        return f"{deciding.name}: {deciding.note or 'no error is known'}"
     if len(parts) == 1:
         return deciding.name
     hold = sum(part.p_for is not None and part.p_for < LEVEL / 2 for part in parts)

@@ -7,9 +7,9 @@ import pandas as pd
 
 from lvf.results.claim import claim
 from lvf.results.claims_learning import full_minus_lora, same_methods
-from lvf.results.comparisons import Matched, matched_learning
+from lvf.results.comparisons import Matched, Undecided, matched_learning
 from lvf.results.contrasts import combined, contrast
-from lvf.results.evidence import Evidence, Part, common, part, slope_weights
+from lvf.results.evidence import Evidence, Part, common, part, slope_weights, unknown_part
 
 BOTH = ("target", "forgetting")
 
@@ -147,15 +147,18 @@ def _frontier_gap(evidence: Evidence, domain: str, regime: str, sign: int) -> It
     """
     for label in evidence.lora_labels(domain, regime)[-1:]:
         full, lora = evidence.sides(domain, regime, label)
-        for held, compared in (("target", "forgetting"), ("forgetting", "target")):
-            gap = matched_learning(full, lora, held, compared)
-            if isinstance(gap, Matched):
-                ends = sorted((sign * gap.low, sign * gap.high))
-                told = Matched(sign * gap.value, ends[0], ends[1], gap.levels)
-                levels = f"{gap.levels[0]:.3f} to {gap.levels[1]:.3f}"
-                name = f"{domain} {regime}, {label}, {compared} at {held} {levels}"
-                yield part(name, told, pd.concat([full, lora]))
-                break
+        rows = pd.concat([full, lora])
+        gap = matched_learning(full, lora, "target", "forgetting")
+        name = f"{domain} {regime}, {label}"
+        if isinstance(gap, Undecided):
+            reason = gap.reason
+            gap = matched_learning(full, lora, "forgetting", "target")
+            name += ", learning at equal forgetting"
+        if isinstance(gap, Undecided):
+            yield unknown_part(f"{domain} {regime}, {label}", rows, f"{reason}; {gap.reason}")
+        else:
+            ends = sorted((sign * gap.low, sign * gap.high))
+            yield part(name, Matched(sign * gap.value, ends[0], ends[1], gap.levels), rows)
 
 
 CLAIMS = (

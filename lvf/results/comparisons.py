@@ -1,13 +1,12 @@
 """Two methods compared: at their chosen rates, and at equal learning along their frontiers."""
 
-import functools
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lvf.results.contrasts import CELL, combined, contrast, evenly, item_scores, parts_of
+from lvf.results.contrasts import combined, contrast, evenly
+from lvf.results.resampling import cell_means, resampled_cells
 from lvf.results.statistics import Estimate
 
 MORE_IS_BETTER = {"target": 1, "forgetting": 1, "nll_target": -1, "nll_source": -1}
@@ -96,11 +95,9 @@ def matched_learning(
 
     A method's points are its cells (rate, duration), each the mean over its seeds; `frontier` keeps
     the undominated ones and `gap_at_equal_learning` compares the two curves. The interval is the
-    2.5 % to 97.5 % range of a bootstrap that repeats all of this: items are drawn with replacement,
-    the same items for every model (scores without items from their standard errors), and within
-    each cell seeds are drawn with replacement, their deviations widened by sqrt(k / (k - 1)) as k
-    drawn seeds vary too little. With one seed a cell it covers item noise alone. The frontier's
-    choice of points is repeated too, yet a method with more points had more tries.
+    2.5 % to 97.5 % range of a bootstrap (see `resampled_cells`) that repeats all of this. With one
+    seed a cell it covers item noise alone. The frontier's choice of points is repeated too, yet a
+    method with more points had more tries.
 
     Args:
         ours: rows of `models` of one method, not-cooled-down ones left out by the caller.
@@ -116,17 +113,20 @@ def matched_learning(
             return Undecided(f"the {told} method lacks {learning} or {forgetting}")
         sides.append(complete)
     signs = MORE_IS_BETTER[learning], MORE_IS_BETTER[forgetting]
-    observed = [_points(_means(rows, learning), _means(rows, forgetting), signs) for rows in sides]
+    observed = [
+        _points(cell_means(rows, learning), cell_means(rows, forgetting), signs) for rows in sides
+    ]
     gap = gap_at_equal_learning(*observed)
     if gap is None:
         spans = " against ".join(_span(x * signs[0]) for x, _ in observed)
         return Undecided(f"no shared level: {spans}")
-    draws = [_draws(rows, learning, forgetting, num_draws) for rows in sides]
-    if draws[0] is None or draws[1] is None:
+    draws = [resampled_cells(rows, (learning, forgetting), num_draws) for rows in sides]
+    known = [one for one in draws if one is not None]
+    if len(known) < 2:
         return Undecided("the records keep no errors")
     found = []
     for index in range(num_draws):
-        again = [_points(x[:, index], y[:, index], signs) for x, y in (draws[0], draws[1])]
+        again = [_points(x[:, index], y[:, index], signs) for x, y in known]
         one = gap_at_equal_learning(*again)
         if one is not None:
             found.append(one[0] * signs[1])
@@ -144,67 +144,3 @@ def _points(x: np.ndarray, y: np.ndarray, signs: tuple[int, int]) -> tuple[np.nd
 
 def _span(x: np.ndarray) -> str:
     return f"{x.min():.3f} to {x.max():.3f}"
-
-
-def _cells(rows: pd.DataFrame) -> list[np.ndarray]:
-    """Positions of the rows of each cell: one rate and duration, all seeds."""
-    positions = rows.groupby(CELL, dropna=False, sort=True).indices.values()
-    return [np.asarray(one) for one in positions]
-
-
-def _means(rows: pd.DataFrame, measure: str) -> np.ndarray:
-    values = rows[measure].to_numpy()
-    return np.array([values[cell].mean() for cell in _cells(rows)])
-
-
-def _draws(
-    rows: pd.DataFrame, learning: str, forgetting: str, num_draws: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bootstrap values of both measures, each (num_cells, num_draws); None without errors."""
-    rng = np.random.default_rng(zlib.crc32(str(rows.label.iloc[0]).encode()))
-    x, y = (_item_draws(rows, measure, num_draws, rng) for measure in (learning, forgetting))
-    if x is None or y is None:
-        return None
-    means: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for cell in _cells(rows):
-        k = len(cell)
-        chosen = rng.integers(k, size=(k, num_draws))  # one draw of seeds serves both measures
-        for values, out in ((x, means[0]), (y, means[1])):
-            centre = values[cell].mean(axis=0)
-            resampled = np.take_along_axis(values[cell], chosen, axis=0).mean(axis=0)
-            widen = np.sqrt(k / (k - 1)) if k > 1 else 0.0
-            out.append(centre + widen * (resampled - centre))
-    return np.array(means[0]), np.array(means[1])
-
-
-def _item_draws(
-    rows: pd.DataFrame, measure: str, num_draws: int, rng: np.random.Generator
-) -> np.ndarray | None:
-    """Scores (num_models, num_draws) under resampled items, centred on the recorded scores.
-
-    Without items they are drawn from normal distributions of the recorded standard errors,
-    independent between cells and the same for the seeds of one.
-    """
-    recorded = rows[measure].to_numpy()[:, None]
-    scores = item_scores(rows, measure)
-    if scores is not None:
-        deviations = [
-            part @ _item_weights(name, part.shape[1], num_draws) - part.mean(axis=1, keepdims=True)
-            for name, part in zip(parts_of(measure), scores, strict=True)
-        ]
-        return recorded + np.mean(deviations, axis=0)
-    errors = rows[f"{measure}_se"].to_numpy()
-    if np.isnan(errors).any():
-        return None
-    drawn = np.empty((len(rows), num_draws))
-    for cell in _cells(rows):
-        drawn[cell] = errors[cell].mean() * rng.standard_normal(num_draws)
-    return recorded + drawn
-
-
-@functools.lru_cache(maxsize=8)
-def _item_weights(name: str, num_items: int, num_draws: int) -> np.ndarray:
-    """Shares (num_items, num_draws) of each item in each resample, the same for every model."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    drawn = rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=num_draws)
-    return drawn.T / num_items

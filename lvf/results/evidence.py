@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from lvf.results.cells import chosen_rate
@@ -28,7 +29,7 @@ class Part:
     """One number that a claim stands or falls with; positive is as claimed."""
 
     name: str
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     """Ends of the 95 % interval."""
@@ -41,13 +42,14 @@ class Part:
 
     def text(self) -> str:
         """Name, value and interval in one line."""
+        if self.value is None:
+            return f"{self.name}: {self.note}"
         interval = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
         return f"{self.name} {self.value:+.3f}{interval}"
 
 
-def part(name: str, found: Estimate | Matched, rows: pd.DataFrame, note: str = "") -> Part:
+def part(name: str, found: Estimate | Matched, rows: pd.DataFrame) -> Part:
     """A part from an estimate; a bootstrap interval gives its p by the normal approximation."""
-    records = tuple(f"{one.run_id}/{one.checkpoint}" for one in rows.itertuples())
     if isinstance(found, Matched):
         interval: tuple[float, float] | None = (found.low, found.high)
         found = Estimate(found.value, (found.high - found.low) / 2 / NORMAL_QUANTILE)
@@ -56,7 +58,25 @@ def part(name: str, found: Estimate | Matched, rows: pd.DataFrame, note: str = "
     low, high = interval or (None, None)
     p_for = found.p_above()
     p_against = Estimate(-found.value, found.stderr, found.dof).p_above()
-    return Part(name, found.value, low, high, p_for, p_against, records, note)
+    return Part(name, found.value, low, high, p_for, p_against, _names(rows))
+
+
+def resampled_part(name: str, value: float, draws: np.ndarray, rows: pd.DataFrame) -> Part:
+    """A part from bootstrap draws: percentiles, and p from the shares on either side of zero."""
+    low, high = (float(x) for x in np.percentile(draws, [2.5, 97.5]))
+    p_for, p_against = (
+        float(1 + np.sum(side)) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)
+    )
+    return Part(name, value, low, high, p_for, p_against, _names(rows))
+
+
+def unknown_part(name: str, rows: pd.DataFrame, reason: str) -> Part:
+    """A part that records are there for, but cannot settle."""
+    return Part(name, None, None, None, None, None, _names(rows), reason)
+
+
+def _names(rows: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(f"{one.run_id}/{one.checkpoint}" for one in rows.itertuples())
 
 
 @dataclass(frozen=True)
@@ -66,16 +86,19 @@ class Evidence:
     corpus: str
     models: pd.DataFrame
     """All of them."""
+    finished: pd.DataFrame
+    """The finished ones; see `_finished`."""
     tuned: pd.DataFrame
-    """The finished ones of each variant at its chosen rate; see `_at_chosen_rates`."""
+    """Of those, each variant at its chosen rate; see `_at_chosen_rates`."""
     main: pd.DataFrame
     """Of those, the paper's main methods; see `_main`."""
 
     def having(self, measures: tuple[str, ...]) -> Evidence:
-        """The same, its tuned and main models only those that have these measures."""
-        subset = list(measures)
-        tuned, main = (rows.dropna(subset=subset) for rows in (self.tuned, self.main))
-        return replace(self, tuned=tuned, main=main)
+        """The same, of its trained models only those that have these measures."""
+        finished, tuned, main = (
+            rows.dropna(subset=list(measures)) for rows in (self.finished, self.tuned, self.main)
+        )
+        return replace(self, finished=finished, tuned=tuned, main=main)
 
     def rows(self, domain: str, regime: str, label: str | None = None) -> pd.DataFrame:
         """Models of one condition (of all main methods, or of one)."""
@@ -125,8 +148,9 @@ def corpora(models: pd.DataFrame) -> Iterator[Evidence]:
         if (rows.method != "base").any():
             ours = scale if scale == model else f"{scale} {model}"
             corpus = "published" if source == "paper" else str(ours)
-            tuned = _at_chosen_rates(rows)
-            yield Evidence(corpus, rows, tuned, _main(tuned))
+            finished = _finished(rows)
+            tuned = _at_chosen_rates(finished)
+            yield Evidence(corpus, rows, finished, tuned, _main(tuned))
 
 
 def common(*sides: pd.DataFrame) -> list[pd.DataFrame]:
@@ -157,23 +181,29 @@ def slope_weights(rows: pd.DataFrame) -> pd.Series:
     return share * centred / (share * centred**2).sum()
 
 
-def _at_chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Finished models of the paper's domains, each variant at the rate of its lowest validation
-    loss for each duration; a variant with several rates and no such loss is left out.
+def _finished(rows: pd.DataFrame) -> pd.DataFrame:
+    """Cooled-down models of the paper's domains, with three more columns.
 
-    New columns: `maps` (all, attention, mlp or other), `algorithm` (the optimizer's class), and
-    `label` as it is without regard to what else was run.
+    `maps` (all, attention, mlp or other), `algorithm` (the optimizer's class), and `label` as it is
+    without regard to what else was run.
     """
     rows = rows[(rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)]
     labels = [
         f"LoRA r={rank}" if name == f"lora_r{rank}" else name
         for name, rank in zip(rows.method_name, rows["rank"], strict=True)
     ]
-    rows = rows.assign(
+    return rows.assign(
         label=pd.array(labels, dtype="string"),
         maps=pd.array([_maps(targets) for targets in rows.targets], dtype="string"),
-        algorithm=rows.optimizer.str.split(".").str[-1],
+        algorithm=rows.optimizer.str.split(".").str[-1].fillna("not said"),
     )
+
+
+def _at_chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each variant at the rate of its lowest validation loss, for each duration by itself.
+
+    A variant with several rates and no such loss is left out.
+    """
     kept = [rows.iloc[:0]]
     for _, one in rows.groupby([*GROUP, *VARIANT, "duration"], dropna=False, sort=False):
         rate = chosen_rate(one)
@@ -188,10 +218,13 @@ def _maps(targets: str | None) -> str:
     return {ALL_MAPS: "all", ATTENTION: "attention", MLP: "mlp"}.get(found, "other")
 
 
+def usual(rows: pd.DataFrame) -> pd.DataFrame:
+    """The models by the optimizer that most have."""
+    return rows if rows.empty else rows[rows.algorithm == rows.algorithm.mode()[0]]
+
+
 def _main(tuned: pd.DataFrame) -> pd.DataFrame:
     """Full finetuning, and LoRA with alpha = 2r on all linear maps, by the usual optimizer."""
-    usual = tuned.algorithm.mode()
-    if len(usual):
-        tuned = tuned[tuned.algorithm == usual[0]]
+    tuned = usual(tuned)
     lora = tuned.label.str.startswith("LoRA") & (tuned.alpha == 2 * tuned["rank"])
     return tuned[(tuned.label == "full") | (lora & (tuned.maps == "all"))]

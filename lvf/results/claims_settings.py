@@ -1,0 +1,226 @@
+"""The paper's claims on settings: regularisers, rates, adapted maps, alpha, optimizer."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from lvf.results.claim import claim
+from lvf.results.claims_learning import ENOUGH
+from lvf.results.evidence import (
+    Evidence,
+    Part,
+    common,
+    resampled_part,
+    unknown_part,
+    usual,
+)
+from lvf.results.rates import NUM_RATES, best_rate
+
+REGULARISED = ("full_decay", "full_attention_dropout")
+"""How the names of regularised full finetuning begin in conf/method."""
+LATE_EPOCHS = 8
+
+
+@claim(
+    "7a", "4.4", "Full finetuning with weight decay or attention dropout learns like plain full "
+    "finetuning: at least 90 % of its gain",
+    needs="full finetuning with weight decay or attention dropout",
+)  # fmt: skip
+def regularised_learns_like_full(evidence: Evidence) -> Iterator[Part]:
+    """Its gain over the base minus 0.9 times full's, mean over common durations."""
+    for name, full, other in _regularised(evidence):
+        base = evidence.base(full)
+        terms = (1, other), (-ENOUGH, full), (ENOUGH - 1, base)
+        yield from evidence.estimate(name, "target", *terms)
+
+
+@claim(
+    "7b", "4.4", "and forgets like it: at least 90 % of its loss",
+    needs="full finetuning with weight decay or attention dropout", measures=("forgetting",),
+)  # fmt: skip
+def regularised_forgets_like_full(evidence: Evidence) -> Iterator[Part]:
+    """Its loss of forgetting average minus 0.9 times full's, mean over common durations."""
+    for name, full, other in _regularised(evidence):
+        terms = (-1, other), (ENOUGH, full), (1 - ENOUGH, evidence.base(full))
+        yield from evidence.estimate(name, "forgetting", *terms)
+
+
+@claim(
+    "7c", "4.4", "Weight decay deteriorates at epochs 8 and 16",
+    needs="full finetuning with weight decay for 8 epochs or more",
+)  # fmt: skip
+def weight_decay_deteriorates(evidence: Evidence) -> Iterator[Part]:
+    """Plain full minus full with weight decay in target score, mean over 8 epochs and more."""
+    for name, full, other in _regularised(evidence):
+        if "decay" in name and (full.duration_unit == "epochs").all():
+            late, late_other = (rows[rows.duration >= LATE_EPOCHS] for rows in (full, other))
+            yield from evidence.estimate(name, "target", (1, late), (-1, late_other))
+
+
+@claim(
+    "10a", "App. B", "LoRA's best rate is about ten times full finetuning's (3.2 to 32 times)",
+    needs="three rates or more of LoRA and of full finetuning, with validation loss",
+    measures=("nll_validation",), unit="decades inside the range",
+)  # fmt: skip
+def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Part]:
+    """Half a decade minus the distance of log10(best LoRA rate / best full rate) from 1; a best
+    rate is the vertex of the parabola through the lowest validation loss and its neighbours."""
+    for name, full, lora in _rate_ladders(evidence):
+        ours, theirs = best_rate(lora), best_rate(full)
+        rows = pd.concat([full, lora])
+        if isinstance(ours, str) or isinstance(theirs, str):
+            yield unknown_part(name, rows, ours if isinstance(ours, str) else str(theirs))
+            continue
+        ratio, draws = ours.value - theirs.value, ours.draws - theirs.draws
+        told = f"{name}, {10**ratio:.1f} times"
+        yield resampled_part(told, 0.5 - abs(ratio - 1), 0.5 - np.abs(draws - 1), rows)
+
+
+@claim(
+    "10b", "App. B", "LoRA is the more sensitive to its rate",
+    needs="three neighbouring rates of LoRA and of full finetuning with target scores",
+    measures=("target", "nll_validation"), unit="score lost by a step of the rate",
+)  # fmt: skip
+def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Part]:
+    """Score lost one step of the rate to either side of the best, LoRA's minus full's."""
+    for name, full, lora in _rate_ladders(evidence):
+        around = [_best_and_neighbours(rows) for rows in (full, lora)]
+        found = [one for one in around if one is not None]
+        if len(found) < 2:
+            reason = "the best rate is at the end of the ladder"
+            yield unknown_part(name, pd.concat([full, lora]), reason)
+            continue
+        (full_best, full_next), (lora_best, lora_next) = found
+        terms = (1, lora_best), (-1, lora_next), (-1, full_best), (1, full_next)
+        yield from evidence.estimate(name, "target", *terms)
+
+
+@claim(
+    "11a", "4.7", "Adapters on all maps learn more than on attention alone",
+    needs="LoRA on attention only and on all maps",
+)  # fmt: skip
+def all_maps_beat_attention(evidence: Evidence) -> Iterator[Part]:
+    """All maps minus attention at equal rank, mean over common durations."""
+    for name, rows in _by_rank(evidence):
+        every, some = common(rows[rows.maps == "all"], rows[rows.maps == "attention"])
+        yield from evidence.estimate(name, "target", (1, every), (-1, some))
+
+
+@claim(
+    "11b", "4.7", "Adapters on the MLP alone have at least 90 % of the gain of all maps",
+    needs="LoRA on the MLP only and on all maps",
+)  # fmt: skip
+def mlp_nearly_equals_all_maps(evidence: Evidence) -> Iterator[Part]:
+    """The MLP's gain over the base minus 0.9 times that of all maps, at equal rank."""
+    for name, rows in _by_rank(evidence):
+        every, some = common(rows[rows.maps == "all"], rows[rows.maps == "mlp"])
+        terms = (1, some), (-ENOUGH, every), (ENOUGH - 1, evidence.base(every))
+        yield from evidence.estimate(name, "target", *terms)
+
+
+@claim(
+    "12", "4.7", "At the highest rank larger alpha learns more, up to alpha = 2r",
+    needs="LoRA of one rank with several values of alpha",
+)  # fmt: skip
+def alpha_orders_learning(evidence: Evidence) -> Iterator[Part]:
+    """Each alpha minus the next smaller, up to 2r, at the highest rank that has several."""
+    pairs = list(alpha_pairs(evidence, adjacent=True))
+    highest = max((rank for rank, *_ in pairs), default=0)
+    for rank, name, higher, lower in pairs:
+        if rank == highest:
+            yield from evidence.estimate(name, "target", (1, higher), (-1, lower))
+
+
+@claim(
+    "13", "App. B.1", "LionW learns more than AdamW",
+    needs="the same method by Lion and by AdamW",
+)  # fmt: skip
+def lion_beats_adamw(evidence: Evidence) -> Iterator[Part]:
+    """Lion minus AdamW in target score, each at its best rate, mean over common durations."""
+    kept = evidence.tuned
+    keys = ["domain", "regime", "dataset", "label", "alpha", "maps"]
+    for (domain, regime, _, label, *_), rows in kept.groupby(keys, dropna=False):
+        lion, adam = common(
+            *(rows[rows.algorithm.str.startswith(name)] for name in ("Lion", "Adam"))
+        )
+        name = f"{domain} {regime}, {label}"
+        yield from evidence.estimate(name, "target", (1, lion), (-1, adam))
+
+
+def alpha_pairs(
+    evidence: Evidence, adjacent: bool
+) -> Iterator[tuple[int, str, pd.DataFrame, pd.DataFrame]]:
+    """Rank, name, and the rows of a larger and a smaller alpha of that rank, none above 2r.
+
+    Args:
+        evidence: where to look.
+        adjacent: each alpha and the next smaller, else 2r and every smaller one.
+    """
+    rows = evidence.tuned
+    rows = usual(rows[(rows.method == "lora") & (rows.maps == "all")])
+    rows = rows[rows.label.str.match(r"LoRA r=|lora_r\d+_alpha") & (rows.alpha <= 2 * rows["rank"])]
+    for (domain, regime, rank), one in rows.groupby(["domain", "regime", "rank"]):
+        alphas = sorted(set(one.alpha), reverse=True)
+        pairs = pairwise(alphas) if adjacent else ((2 * rank, x) for x in alphas if x < 2 * rank)
+        for larger, smaller in pairs:
+            high, low = common(one[one.alpha == larger], one[one.alpha == smaller])
+            if len(high):
+                told = f"{domain} {regime}, r={rank}, α={larger:g} over {smaller:g}"
+                yield int(rank), told, high, low
+
+
+def _regularised(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, and plain and regularised full finetuning at their common durations."""
+    tuned = usual(evidence.tuned)
+    others = tuned[tuned.label.str.startswith(REGULARISED)]
+    for (domain, regime, label), rows in others.groupby(["domain", "regime", "label"]):
+        full, other = common(evidence.rows(str(domain), str(regime), "full"), rows)
+        yield f"{domain} {regime}, {label}", full, other
+
+
+def _rate_ladders(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, and full and each LoRA at the duration at which both have most rates, at least three."""
+    ladders = usual(evidence.finished)
+    for (domain, regime), rows in ladders.groupby(["domain", "regime"]):
+        full = rows[rows.label == "full"]
+        for (label, *_), one in rows[rows.method == "lora"].groupby(["label", "alpha", "maps"]):
+            rates = [side.groupby("duration").lr_peak.nunique() for side in (full, one)]
+            fewer = pd.concat(rates, axis=1, join="inner").min(axis=1).sort_index()
+            if fewer.max() >= NUM_RATES:
+                most = fewer[fewer == fewer.max()].index[-1]
+                sides = [side[side.duration == most] for side in (full, one)]
+                yield f"{domain} {regime}, {label}", sides[0], sides[1]
+
+
+def _best_and_neighbours(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Models of the rate with the highest mean target score, and of the rates beside it."""
+    means = rows.groupby("lr_peak").target.mean()
+    place = int(means.argmax())
+    if place in (0, len(means) - 1):
+        return None
+    best, beside = means.index[place], [means.index[place - 1], means.index[place + 1]]
+    return rows[rows.lr_peak == best], rows[rows.lr_peak.isin(beside)]
+
+
+def _by_rank(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Name and rows of each rank's LoRA with alpha = 2r, whatever maps it adapts."""
+    rows = evidence.tuned
+    plain = rows.label.str.startswith("LoRA r=") | (rows.maps != "all")
+    rows = usual(rows[(rows.method == "lora") & plain & (rows.alpha == 2 * rows["rank"])])
+    for (domain, regime, rank), one in rows.groupby(["domain", "regime", "rank"]):
+        yield f"{domain} {regime}, r={rank}", one
+
+
+CLAIMS = (
+    regularised_learns_like_full,
+    regularised_forgets_like_full,
+    weight_decay_deteriorates,
+    lora_wants_ten_times_the_rate,
+    lora_is_more_sensitive_to_rate,
+    all_maps_beat_attention,
+    mlp_nearly_equals_all_maps,
+    alpha_orders_learning,
+    lion_beats_adamw,
+)
