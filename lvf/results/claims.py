@@ -6,16 +6,24 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lvf.results import claims_forgetting, claims_learning, claims_settings
+from lvf.results import (
+    claims_beyond,
+    claims_forgetting,
+    claims_learning,
+    claims_rules,
+    claims_settings,
+)
 from lvf.results.claim import Claim
 from lvf.results.evidence import Part, corpora
 from lvf.results.statistics import holm
+from lvf.results.store import load
 
 LEVEL = 0.05
 CLAIMS: tuple[Claim, ...] = (
     *claims_learning.CLAIMS, *claims_forgetting.CLAIMS, *claims_settings.CLAIMS,
+    *claims_beyond.CLAIMS, *claims_rules.CLAIMS,
 )  # fmt: skip
-"""In the paper's order."""
+"""By subject: learning, forgetting, settings, weights and samples and cost, practical rules."""
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
 
@@ -62,7 +70,7 @@ def judge(models: pd.DataFrame, scores: pd.DataFrame | None = None) -> list[Verd
         scores: rows as of `lvf.results.store.load`, for claims on diversity, weights and cost.
     """
     verdicts: list[Verdict] = []
-    for evidence in corpora(models):
+    for evidence in corpora(models, load([]) if scores is None else scores):
         found = [tuple(claim.parts(evidence.having(claim.measures))) for claim in CLAIMS]
         sides = [_sides(parts) for parts in found]
         adjusted = iter(holm([2 * min(one) for one in sides if one is not None]))

@@ -67,7 +67,7 @@ def weight_decay_deteriorates(evidence: Evidence) -> Iterator[Part]:
 def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Part]:
     """Half a decade minus the distance of log10(best LoRA rate / best full rate) from 1; a best
     rate is the vertex of the parabola through the lowest validation loss and its neighbours."""
-    for name, full, lora in _rate_ladders(evidence):
+    for name, full, lora in rate_ladders(evidence):
         ours, theirs = best_rate(lora), best_rate(full)
         rows = pd.concat([full, lora])
         if isinstance(ours, str) or isinstance(theirs, str):
@@ -85,7 +85,7 @@ def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Part]:
     """Score lost one step of the rate to either side of the best, LoRA's minus full's."""
-    for name, full, lora in _rate_ladders(evidence):
+    for name, full, lora in rate_ladders(evidence):
         around = [_best_and_neighbours(rows) for rows in (full, lora)]
         found = [one for one in around if one is not None]
         if len(found) < 2:
@@ -180,8 +180,8 @@ def _regularised(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.Dat
         yield f"{domain} {regime}, {label}", full, other
 
 
-def _rate_ladders(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Name, and full and each LoRA at the duration at which both have most rates, at least three."""
+def rate_ladders(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, and full and each LoRA at the duration with most rates of both, at least three."""
     ladders = usual(evidence.finished)
     for (domain, regime), rows in ladders.groupby(["domain", "regime"]):
         full = rows[rows.label == "full"]

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pandas as pd
 
+from lvf.results.cells import CELL
 from lvf.results.measured import GROUP, names
 from lvf.results.statistics import Estimate
 from lvf.results.store import items
 
-CELL = ["source", *GROUP, "label", "lr_peak", "run_duration", "duration", "cooled_down"]
+SEEDLESS = [*GROUP, *CELL]
 """Models that agree in these differ in their seed alone."""
 
 
@@ -46,7 +47,7 @@ def contrast(models: pd.DataFrame, measure: str, weights: pd.Series) -> Estimate
 
 def evenly(rows: pd.DataFrame) -> pd.Series:
     """Weights of a mean over cells: each cell alike, and each seed within it."""
-    seeds = rows.groupby(CELL, dropna=False, sort=False).run_id.transform("size")
+    seeds = rows.groupby(SEEDLESS, dropna=False, sort=False).run_id.transform("size")
     return 1 / seeds / (1 / seeds).sum()
 
 
@@ -91,7 +92,7 @@ def _item_variance(rows: pd.DataFrame, measure: str, weights: pd.Series) -> floa
         by_item = [weights[group.index].to_numpy() @ part for part in scores]
         total += sum(x.var(ddof=1) / len(x) for x in by_item) / len(by_item) ** 2
     for group in lone:
-        for _, cell in group.groupby(CELL, dropna=False, sort=False):
+        for _, cell in group.groupby(SEEDLESS, dropna=False, sort=False):
             error = cell[f"{measure}_se"].mean()
             if math.isnan(error):
                 return None
@@ -110,7 +111,7 @@ def _shape(row: pd.Series, measure: str) -> str:
 def _seed_variance(rows: pd.DataFrame, measure: str, weights: pd.Series) -> tuple[float, float]:
     """Variance of the weighted sum over seeds, and sum of variance^2 / dof of its terms."""
     trained = rows[rows.method != "base"]
-    cells = [cell for _, cell in trained.groupby(CELL, dropna=False, sort=False)]
+    cells = [cell for _, cell in trained.groupby(SEEDLESS, dropna=False, sort=False)]
     known = [cell[measure] for cell in cells if len(cell) > 1]
     if not known:
         return 0.0, 0.0

@@ -21,6 +21,7 @@ DOMAINS = ("code", "math")
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 ALL_MAPS = ATTENTION | MLP
+MODEL = ["run_id", "checkpoint"]
 VARIANT = ["method_name", "rank", "alpha", "maps", "algorithm"]
 
 
@@ -92,13 +93,35 @@ class Evidence:
     """Of those, each variant at its chosen rate; see `_at_chosen_rates`."""
     main: pd.DataFrame
     """Of those, the paper's main methods; see `_main`."""
+    scores: pd.DataFrame
+    """Rows as of `lvf.results.store.load`, for what is no measure of learning or forgetting."""
 
     def having(self, measures: tuple[str, ...]) -> Evidence:
         """The same, of its trained models only those that have these measures."""
+        if not measures:
+            return self
         finished, tuned, main = (
             rows.dropna(subset=list(measures)) for rows in (self.finished, self.tuned, self.main)
         )
         return replace(self, finished=finished, tuned=tuned, main=main)
+
+    def scored(self, name: str, task: str, metric: str) -> Evidence:
+        """The same with another score as the measure `name`, the newest record of each model."""
+        columns = {"value": name, "stderr": f"{name}_se", "n": f"{name}_n", "path": f"{name}_path"}
+        found = self.scores[(self.scores.task == task) & (self.scores.metric == metric)]
+        found = found.sort_values("created_at").rename(columns=columns)
+        found = found.drop_duplicates(MODEL, keep="last")[[*MODEL, *columns.values()]]
+
+        def joined(rows: pd.DataFrame) -> pd.DataFrame:
+            if found.empty:
+                rows = rows.iloc[:0]
+            both = rows.merge(found, how="left", on=MODEL).set_index(rows.index)
+            return both.assign(**{f"{name}_metric": metric})
+
+        return replace(
+            self, models=joined(self.models), finished=joined(self.finished),
+            tuned=joined(self.tuned), main=joined(self.main),
+        ).having((name,))  # fmt: skip
 
     def rows(self, domain: str, regime: str, label: str | None = None) -> pd.DataFrame:
         """Models of one condition (of all main methods, or of one)."""
@@ -142,7 +165,7 @@ class Evidence:
             yield part(name, found, pd.concat([rows for _, rows in terms]))
 
 
-def corpora(models: pd.DataFrame) -> Iterator[Evidence]:
+def corpora(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
     """The evidence of each source, scale and base model that has trained models."""
     for (source, scale, model), rows in models.groupby(["source", "scale", "model"], sort=True):
         if (rows.method != "base").any():
@@ -150,7 +173,7 @@ def corpora(models: pd.DataFrame) -> Iterator[Evidence]:
             corpus = "published" if source == "paper" else str(ours)
             finished = _finished(rows)
             tuned = _at_chosen_rates(finished)
-            yield Evidence(corpus, rows, finished, tuned, _main(tuned))
+            yield Evidence(corpus, rows, finished, tuned, _main(tuned), scores)
 
 
 def common(*sides: pd.DataFrame) -> list[pd.DataFrame]:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from lvf.config import CONF_DIR
 from lvf.results.statistics import Estimate, mean_of, paired_difference
-from lvf.results.store import AXES, NLL_METRIC, RecordWarning, items
+from lvf.results.store import AXES, COSTS, NLL_METRIC, RecordWarning, items
 
 NLL_TASKS = ("nll_target", "nll_validation", "nll_source")
 GROUP = ["scale", "domain", "regime", "model", "dataset"]
@@ -64,7 +64,7 @@ def models(scores: pd.DataFrame) -> pd.DataFrame:
         base = _by_measure(group[group.method == "base"])
         for _, checkpoint in group.groupby(["source", "run_id", "checkpoint"], sort=True):
             rows.append(_row(dict(zip(GROUP, key, strict=True)), checkpoint, base))
-    columns = [*GROUP, "source", "run_id", "checkpoint", *MODEL_AXES]
+    columns = [*GROUP, "source", "run_id", "checkpoint", *MODEL_AXES, *COSTS]
     numbers = [
         name + end for name in measures() for end in ("", "_se", "_n", "_delta", "_delta_se")
     ]
@@ -150,7 +150,7 @@ def _by_measure(base: pd.DataFrame) -> dict[tuple[str, str], Any]:
 def _row(group: dict[str, Any], scores: pd.DataFrame, base: dict[tuple[str, str], Any]) -> dict:
     """One measured model from its scores (one a measure) and those of the base."""
     first = scores.iloc[0]
-    row = group | {k: first[k] for k in ["source", "run_id", "checkpoint", *MODEL_AXES]}
+    row = group | {k: first[k] for k in ["source", "run_id", "checkpoint", *MODEL_AXES, *COSTS]}
     deltas: dict[str, Estimate] = {}
     for one in scores.to_dict("records"):
         name = str(one["measure"])

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lvf.results.contrasts import CELL, item_scores, parts_of
+from lvf.results.contrasts import SEEDLESS, item_scores, parts_of
 
 
 def cell_positions(rows: pd.DataFrame) -> list[np.ndarray]:
     """Positions of the rows of each cell, all seeds; cells by rising rate, then duration."""
-    positions = rows.groupby(CELL, dropna=False, sort=True).indices.values()
+    positions = rows.groupby(SEEDLESS, dropna=False, sort=True).indices.values()
     return [np.asarray(one) for one in positions]
 
 

@@ -18,10 +18,23 @@ from lvf.results.records import SCHEMA_VERSION, Axes, Record, read_record
 PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
 NLL_METRIC = "nll_per_token"
 AXES = [one.name for one in fields(Axes)]
-NUMBERS = ["rank", "alpha", "lr_peak", "seed", "run_duration", "duration", "value", "stderr", "n"]
+COSTS = ["tokens", "train_flops", "train_seconds"]
+"""Of the training so far: tokens without padding, operations, and seconds on its devices."""
+NUMBERS = [
+    "rank",
+    "alpha",
+    "lr_peak",
+    "seed",
+    "run_duration",
+    "duration",
+    "value",
+    "stderr",
+    "n",
+    *COSTS,
+]
 WHOLE = ("rank", "seed", "n")
 TEXTS = ["source", "run_id", "checkpoint", "task", "metric", "settings_id", "settings", "path"]
-COLUMNS = [*TEXTS, "created_at", *AXES, "value", "stderr", "n", "has_items"]
+COLUMNS = [*TEXTS, "created_at", *AXES, *COSTS, "value", "stderr", "n", "has_items"]
 
 
 PAPER_ITEMS = {
@@ -129,6 +142,7 @@ def _rows(record: Record, path: Path) -> list[dict[str, Any]]:
         "task": record.task, "settings_id": stable_hash(record.settings),
         "settings": json.dumps(record.settings, sort_keys=True), "path": str(path),
         "created_at": record.created_at, **asdict(record.axes),
+        **{name: record.training.get(name) for name in COSTS},
     }  # fmt: skip
     targets = record.axes.targets
     shared["targets"] = None if targets is None else ",".join(targets)
