@@ -1,4 +1,4 @@
-"""`python -m lvf.report`: tables, verdicts and figures from record files."""
+"""`python -m lvf.report`: claims, tables, verdicts and figures from record files."""
 
 from __future__ import annotations
 
@@ -32,32 +32,46 @@ class ReportConfig:
     """SQL condition on the columns of models.csv."""
     paper: bool = False
     """Show the paper's published numbers too."""
+    claims: bool = False
+    """Only judge the claims; `python -m lvf.report claims` sets it."""
+    export: bool = False
+    """Also write all scores and models as CSV and Parquet."""
 
 
 ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
 def report(cfg: ReportConfig) -> None:
-    """Print tables, verdicts and terminal figures; write CSV, Markdown and PNG files.
+    """Print claims, tables, verdicts and terminal figures; write CSV, Markdown and PNG files.
 
     Raises:
         UserError: no records, or a condition that cannot be evaluated or leaves nothing.
     """
     from lvf.results.cells import groups
-    from lvf.results.store import RecordWarning
+    from lvf.results.store import RecordWarning, export
+    from lvf.results.troubles import told
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        measured = _measured(Path(cfg.records), cfg.paper)
-    for warning in caught:
-        if issubclass(warning.category, RecordWarning):
-            print(f"note: {warning.message}", file=sys.stderr)
+        scores, measured, found = _measured(Path(cfg.records), cfg.paper)
+    notes = [w.message for w in caught if issubclass(w.category, RecordWarning)]
+    for note in [*notes, *told(found)]:
+        print(f"note: {note}", file=sys.stderr)
     if cfg.where is not None:
         measured = _only(measured, cfg.where)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    written = [out / "models.csv"]
-    measured.to_csv(written[0], index=False)
+    written = _claims(measured, scores, out)
+    if cfg.export:
+        written += [*export(scores, out / "scores"), *export(measured, out / "models")]
+    if cfg.claims:
+        print("written:\n" + "\n".join(f"  {path}" for path in written))
+        return
+    written.append(out / "models.csv")
+    measured.to_csv(written[-1], index=False)
+    if len(found):
+        written.append(out / "troubles.csv")
+        found.to_csv(written[-1], index=False)
     sections, tables = [], []
     for name, group in groups(measured):
         section, table, paths = _show(name, group, out)
@@ -68,13 +82,17 @@ def report(cfg: ReportConfig) -> None:
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
 
-def _measured(records: Path, paper: bool) -> pd.DataFrame:
+def _measured(records: Path, paper: bool) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Scores, measured models, and what is no result: see `lvf.results.troubles`."""
     import pandas as pd
 
     from lvf.results.measured import models
     from lvf.results.store import load, load_paper
+    from lvf.results.troubles import troubles, without_diverged
 
     scores = load(records)
+    wrong = troubles(scores, records.parent)
+    scores = without_diverged(scores, wrong)
     if paper:
         scores = pd.concat([scores, load_paper()], ignore_index=True)
     found = models(scores)
@@ -84,7 +102,21 @@ def _measured(records: Path, paper: bool) -> pd.DataFrame:
             "python -m lvf.train +experiment=math_ift, name another folder with records=..., or "
             "look at the published numbers with paper=true"
         )
-    return found
+    return scores, found, wrong
+
+
+def _claims(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> list[Path]:
+    """Judge and print the claims; returns the paths of the table as CSV and Markdown."""
+    from lvf.results.claims import as_table, judge
+    from lvf.results.claims_table import claims_markdown, claims_table
+    from lvf.results.tables import console
+
+    verdicts = judge(models, scores)
+    console().print(claims_table(verdicts))
+    paths = [out / "claims.csv", out / "claims.md"]
+    as_table(verdicts).to_csv(paths[0], index=False)
+    paths[1].write_text(claims_markdown(verdicts))
+    return paths
 
 
 def _only(models: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -167,7 +199,8 @@ def _main(composed: DictConfig) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    words = ["claims=true" if argument == "claims" else argument for argument in sys.argv[1:]]
+    sys.argv[1:] = [quoted(argument) for argument in words]
     _main()
 
 

@@ -18,12 +18,20 @@ from lvf.results.evidence import Part, corpora
 from lvf.results.statistics import holm
 from lvf.results.store import load
 
+
+def place(number: str) -> tuple[int, int, str]:
+    """Where a claim of this number stands in the list."""
+    if not number[0].isdigit():
+        return (2 if number.startswith("rule") else 0), 0, number
+    return 1, int(number.rstrip("abcde")), number
+
+
 LEVEL = 0.05
-CLAIMS: tuple[Claim, ...] = (
-    *claims_learning.CLAIMS, *claims_forgetting.CLAIMS, *claims_settings.CLAIMS,
-    *claims_beyond.CLAIMS, *claims_rules.CLAIMS,
-)  # fmt: skip
-"""By subject: learning, forgetting, settings, weights and samples and cost, practical rules."""
+ROOMS = (claims_learning, claims_forgetting, claims_settings, claims_beyond, claims_rules)
+CLAIMS: tuple[Claim, ...] = tuple(
+    sorted((one for room in ROOMS for one in room.CLAIMS), key=lambda one: place(one.number))
+)
+"""In the paper's order: its title, its claims by number, its rules."""
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
 

@@ -25,6 +25,17 @@ def lora_forgets_less(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
+    "title c", "beyond", "LoRA forgets less than full finetuning, by the loss on source text",
+    needs="LoRA and full finetuning with held-out source NLL", measures=("nll_source",),
+    unit="nats per token",
+)  # fmt: skip
+def lora_keeps_source_loss(evidence: Evidence) -> Iterator[Part]:
+    """Full's held-out source NLL minus each rank's, mean over durations."""
+    for domain, regime in evidence.conditions():
+        yield from full_minus_lora(evidence, domain, regime, "nll_source", 1)
+
+
+@claim(
     "5a", "4.2", "Instruction finetuning forgets more than continued pre-training",
     needs="both regimes of one domain", measures=("forgetting",),
 )  # fmt: skip
@@ -163,6 +174,7 @@ def _frontier_gap(evidence: Evidence, domain: str, regime: str, sign: int) -> It
 
 CLAIMS = (
     lora_forgets_less,
+    lora_keeps_source_loss,
     ift_forgets_more_than_cpt,
     code_forgets_more_than_math,
     forgetting_grows_with_duration,

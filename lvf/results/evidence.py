@@ -88,11 +88,11 @@ class Evidence:
     models: pd.DataFrame
     """All of them."""
     finished: pd.DataFrame
-    """The finished ones; see `_finished`."""
+    """The finished ones on the paper's domains; see `as_variants`."""
     tuned: pd.DataFrame
-    """Of those, each variant at its chosen rate; see `_at_chosen_rates`."""
+    """Of those, each variant at its chosen rate; see `at_chosen_rates`."""
     main: pd.DataFrame
-    """Of those, the paper's main methods; see `_main`."""
+    """Of those, the paper's main methods; see `main_methods`."""
     scores: pd.DataFrame
     """Rows as of `lvf.results.store.load`, for what is no measure of learning or forgetting."""
 
@@ -107,16 +107,9 @@ class Evidence:
 
     def scored(self, name: str, task: str, metric: str) -> Evidence:
         """The same with another score as the measure `name`, the newest record of each model."""
-        columns = {"value": name, "stderr": f"{name}_se", "n": f"{name}_n", "path": f"{name}_path"}
-        found = self.scores[(self.scores.task == task) & (self.scores.metric == metric)]
-        found = found.sort_values("created_at").rename(columns=columns)
-        found = found.drop_duplicates(MODEL, keep="last")[[*MODEL, *columns.values()]]
 
         def joined(rows: pd.DataFrame) -> pd.DataFrame:
-            if found.empty:
-                rows = rows.iloc[:0]
-            both = rows.merge(found, how="left", on=MODEL).set_index(rows.index)
-            return both.assign(**{f"{name}_metric": metric})
+            return with_score(rows, self.scores, name, task, metric)
 
         return replace(
             self, models=joined(self.models), finished=joined(self.finished),
@@ -165,15 +158,30 @@ class Evidence:
             yield part(name, found, pd.concat([rows for _, rows in terms]))
 
 
+def with_score(
+    rows: pd.DataFrame, scores: pd.DataFrame, name: str, task: str, metric: str
+) -> pd.DataFrame:
+    """Models with another score as the measure `name`: the newest record of each, NaN for none."""
+    columns = {"value": name, "stderr": f"{name}_se", "n": f"{name}_n", "path": f"{name}_path"}
+    found = scores[(scores.task == task) & (scores.metric == metric)].sort_values("created_at")
+    found = found.assign(path=found.path.where(found.has_items)).rename(columns=columns)
+    found = found.drop_duplicates(MODEL, keep="last")[[*MODEL, *columns.values()]]
+    if found.empty:
+        rows = rows.iloc[:0]
+    both = rows.merge(found, how="left", on=MODEL).set_index(rows.index)
+    return both.assign(**{f"{name}_metric": metric})
+
+
 def corpora(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
     """The evidence of each source, scale and base model that has trained models."""
     for (source, scale, model), rows in models.groupby(["source", "scale", "model"], sort=True):
         if (rows.method != "base").any():
             ours = scale if scale == model else f"{scale} {model}"
             corpus = "published" if source == "paper" else str(ours)
-            finished = _finished(rows)
-            tuned = _at_chosen_rates(finished)
-            yield Evidence(corpus, rows, finished, tuned, _main(tuned), scores)
+            kept = (rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)
+            finished = as_variants(rows[kept])
+            tuned = at_chosen_rates(finished)
+            yield Evidence(corpus, rows, finished, tuned, main_methods(tuned), scores)
 
 
 def common(*sides: pd.DataFrame) -> list[pd.DataFrame]:
@@ -204,13 +212,12 @@ def slope_weights(rows: pd.DataFrame) -> pd.Series:
     return share * centred / (share * centred**2).sum()
 
 
-def _finished(rows: pd.DataFrame) -> pd.DataFrame:
-    """Cooled-down models of the paper's domains, with three more columns.
+def as_variants(rows: pd.DataFrame) -> pd.DataFrame:
+    """Trained models with two more columns and another label, which tell methods apart.
 
     `maps` (all, attention, mlp or other), `algorithm` (the optimizer's class), and `label` as it is
     without regard to what else was run.
     """
-    rows = rows[(rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)]
     labels = [
         f"LoRA r={rank}" if name == f"lora_r{rank}" else name
         for name, rank in zip(rows.method_name, rows["rank"], strict=True)
@@ -222,7 +229,7 @@ def _finished(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _at_chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
+def at_chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Each variant at the rate of its lowest validation loss, for each duration by itself.
 
     A variant with several rates and no such loss is left out.
@@ -246,7 +253,7 @@ def usual(rows: pd.DataFrame) -> pd.DataFrame:
     return rows if rows.empty else rows[rows.algorithm == rows.algorithm.mode()[0]]
 
 
-def _main(tuned: pd.DataFrame) -> pd.DataFrame:
+def main_methods(tuned: pd.DataFrame) -> pd.DataFrame:
     """Full finetuning, and LoRA with alpha = 2r on all linear maps, by the usual optimizer."""
     tuned = usual(tuned)
     lora = tuned.label.str.startswith("LoRA") & (tuned.alpha == 2 * tuned["rank"])

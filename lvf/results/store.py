@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 
@@ -126,6 +127,17 @@ def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
     ]
     both["n"] = both.task.map(lambda task: sum(PAPER_ITEMS[task]) if task in PAPER_ITEMS else None)
     return _typed(both.drop(columns="table").to_dict("records"))
+
+
+def export(table: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a table as `stem`.csv and `stem`.parquet, typed; returns both paths."""
+    connection = duckdb.connect()
+    connection.register("exported", table)
+    everything = connection.sql("select * from exported")
+    paths = [stem.with_suffix(".csv"), stem.with_suffix(".parquet")]
+    everything.write_csv(str(paths[0]), header=True)
+    everything.write_parquet(str(paths[1]))
+    return paths
 
 
 def _binomial_stderr(accuracy: float, items: tuple[int, ...] | None) -> float | None:
