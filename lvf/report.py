@@ -47,7 +47,11 @@ def report(cfg: ReportConfig) -> None:
     Raises:
         UserError: no records, or a condition that cannot be evaluated or leaves nothing.
     """
+    import pandas as pd
+
     from lvf.results.cells import groups
+    from lvf.results.condition import models_where
+    from lvf.results.paper_tables_text import write_tables
     from lvf.results.store import RecordWarning, export
     from lvf.results.troubles import told
 
@@ -58,7 +62,7 @@ def report(cfg: ReportConfig) -> None:
     for note in [*notes, *told(found)]:
         print(f"note: {note}", file=sys.stderr)
     if cfg.where is not None:
-        measured = _only(measured, cfg.where)
+        measured = models_where(measured, cfg.where)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     written = _claims(measured, scores, out)
@@ -72,12 +76,17 @@ def report(cfg: ReportConfig) -> None:
     if len(found):
         written.append(out / "troubles.csv")
         found.to_csv(written[-1], index=False)
-    sections, tables = [], []
+    sections, tables, boards = [], [], []
     for name, group in groups(measured):
         section, table, paths = _show(name, group, out)
         sections.append(section)
         tables.append(table)
+        boards.append(_rank(name, group))
         written += paths
+    written.append(out / "leaderboard.csv")
+    pd.concat(boards).to_csv(written[-1], index=False)
+    if cfg.paper:
+        written += write_tables(measured, scores, out / "tables")
     written += _write_summaries(out, sections, tables)
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
@@ -119,28 +128,6 @@ def _claims(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> list[Path]
     return paths
 
 
-def _only(models: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The trained models that meet a condition, and the base models."""
-    import duckdb
-
-    numbered = models.assign(row_number=range(len(models)))
-    connection = duckdb.connect()
-    connection.register("models", numbered)
-    try:
-        kept = connection.sql(f"select row_number from models where {where}").fetchall()
-    except duckdb.Error as error:
-        ends = ("_se", "_n", "_delta", "_delta_se", "_path", "_metric")
-        columns = ", ".join(name for name in models.columns if not name.endswith(ends))
-        raise UserError(
-            f"where={where}\n{error}\nThe columns are {columns}; "
-            "and those of the scores with _se, _n, _delta and _delta_se."
-        ) from error
-    chosen = models.index.isin([number for (number,) in kept])
-    if not (chosen & (models.method != "base")).any():
-        raise UserError(f"where={where} leaves none of {(models.method != 'base').sum()} models")
-    return models[chosen | (models.method == "base")]
-
-
 def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame, list[Path]]:
     """Print one group and draw its figures; returns Markdown, table and the figures' paths."""
     from lvf.results.figures import frontier, learning_curve
@@ -161,6 +148,17 @@ def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame,
     section = "\n".join([markdown(group, f"{name}: {title}"), "```", *lines, "```", ""])
     pictures = "\n".join(f"![{path.stem}]({path.name})" for path in paths)
     return f"{section}\n{pictures}\n", csv(group, name), paths
+
+
+def _rank(name: str, group: pd.DataFrame) -> pd.DataFrame:
+    """Print and return the leaderboard of a group; nothing is printed of a single method."""
+    from lvf.results.leaderboard import leaderboard, leaderboard_table
+    from lvf.results.tables import console
+
+    board = leaderboard(group, name)
+    if len(board) > 1:
+        console().print(leaderboard_table(board))
+    return board
 
 
 def _title(group: pd.DataFrame) -> str:

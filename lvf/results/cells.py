@@ -6,10 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from lvf.results.measured import GROUP, measures
+from lvf.results.measured import CELL, GROUP, measures
 from lvf.results.statistics import over_seeds
 
-CELL = ["source", "label", "method", "rank", "lr_peak", "run_duration", "duration", "cooled_down"]
 ENDS = ("", "_se", "_low", "_high")
 
 

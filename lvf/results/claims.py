@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -64,8 +65,10 @@ class Verdict:
     """`run_id/checkpoint` of every model that took part."""
 
 
-def judge(models: pd.DataFrame, scores: pd.DataFrame | None = None) -> list[Verdict]:
-    """Judge every claim by every corpus of records.
+def judge(
+    models: pd.DataFrame, scores: pd.DataFrame | None = None, claims: Sequence[Claim] = CLAIMS
+) -> list[Verdict]:
+    """Judge claims by every corpus of records.
 
     A claim has one or more parts, all of which must hold. It is supported where every part is
     significantly as claimed (intersection-union test: the largest p counts, no correction needed),
@@ -76,13 +79,14 @@ def judge(models: pd.DataFrame, scores: pd.DataFrame | None = None) -> list[Verd
     Args:
         models: rows as of `lvf.results.measured.models`.
         scores: rows as of `lvf.results.store.load`, for claims on diversity, weights and cost.
+        claims: those to judge.
     """
     verdicts: list[Verdict] = []
     for evidence in corpora(models, load([]) if scores is None else scores):
-        found = [tuple(claim.parts(evidence.having(claim.measures))) for claim in CLAIMS]
+        found = [tuple(claim.parts(evidence.having(claim.measures))) for claim in claims]
         sides = [_sides(parts) for parts in found]
         adjusted = iter(holm([2 * min(one) for one in sides if one is not None]))
-        for claim, parts, side in zip(CLAIMS, found, sides, strict=True):
+        for claim, parts, side in zip(claims, found, sides, strict=True):
             p = None if side is None else next(adjusted)
             verdicts.append(_verdict(claim, evidence.corpus, parts, side, p))
     return verdicts

@@ -11,6 +11,7 @@ from lvf.results.statistics import Estimate
 
 MORE_IS_BETTER = {"target": 1, "forgetting": 1, "nll_target": -1, "nll_source": -1}
 NUM_LEVELS = 21
+NORMAL_QUANTILE = 1.959964
 LOST_SHARE = 0.05
 
 
@@ -25,6 +26,10 @@ class Matched:
     """Ends of the 95 % percentile interval of the bootstrap."""
     levels: tuple[float, float]
     """The compared range of the learning measure: where both frontiers have points."""
+
+    def estimate(self) -> Estimate:
+        """The gap with a standard error that gives this interval's width to a normal one."""
+        return Estimate(self.value, (self.high - self.low) / 2 / NORMAL_QUANTILE)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from lvf.results.cells import CELL
-from lvf.results.measured import GROUP, names
+from lvf.results.measured import names
 from lvf.results.statistics import Estimate
 from lvf.results.store import items
-
-SEEDLESS = [*GROUP, *CELL]
-"""Models that agree in these differ in their seed alone."""
 
 
 def contrast(models: pd.DataFrame, measure: str, weights: pd.Series) -> Estimate | None:
@@ -33,7 +29,9 @@ def contrast(models: pd.DataFrame, measure: str, weights: pd.Series) -> Estimate
         None where a weighted model lacks the measure.
     """
     weights = weights[weights != 0]
-    rows = models.loc[weights.index]
+    ends = [name + end for name in parts_of(measure) for end in ("_path", "_metric", "_n")]
+    needed = dict.fromkeys([measure, f"{measure}_se", *ends, "cell", "method"])
+    rows = models.loc[weights.index, list(needed)]
     if rows.empty or rows[measure].isna().any():
         return None
     value = float((weights * rows[measure]).sum())
@@ -47,8 +45,9 @@ def contrast(models: pd.DataFrame, measure: str, weights: pd.Series) -> Estimate
 
 def evenly(rows: pd.DataFrame) -> pd.Series:
     """Weights of a mean over cells: each cell alike, and each seed within it."""
-    seeds = rows.groupby(SEEDLESS, dropna=False, sort=False).run_id.transform("size")
-    return 1 / seeds / (1 / seeds).sum()
+    _, cell, seeds = np.unique(rows.cell, return_inverse=True, return_counts=True)
+    shares = 1 / seeds[cell]
+    return pd.Series(shares / shares.sum(), index=rows.index)
 
 
 def combined(*terms: tuple[float, pd.Series]) -> pd.Series:
@@ -81,49 +80,50 @@ def item_scores(rows: pd.DataFrame, measure: str) -> list[np.ndarray] | None:
 
 def _item_variance(rows: pd.DataFrame, measure: str, weights: pd.Series) -> float | None:
     """Variance of the weighted sum over items; None where a score has no error."""
+    parts = parts_of(measure)
+    answered = rows[[f"{name}_path" for name in parts]].notna().all(axis=1).to_numpy()
+    sizes = rows[[f"{name}_n" for name in parts]].apply(tuple, axis=1)  # of one: the same items
+    lone = [rows[~answered]]
     total = 0.0
-    lone = []
-    shapes = rows.apply(lambda row: _shape(row, measure), axis=1)
-    for shape, group in rows.groupby(shapes, sort=False):
-        scores = item_scores(group, measure) if shape else None
+    for _, group in rows[answered].groupby(sizes[answered], sort=False):
+        scores = item_scores(group, measure)
         if scores is None:
             lone.append(group)
             continue
         by_item = [weights[group.index].to_numpy() @ part for part in scores]
         total += sum(x.var(ddof=1) / len(x) for x in by_item) / len(by_item) ** 2
     for group in lone:
-        for _, cell in group.groupby(SEEDLESS, dropna=False, sort=False):
-            error = cell[f"{measure}_se"].mean()
-            if math.isnan(error):
-                return None
-            total += (weights[cell.index].sum() * error) ** 2
+        shares, errors = weights[group.index].to_numpy(), group[f"{measure}_se"].to_numpy()
+        if np.isnan(errors).any():
+            return None
+        for cell in _cells(group):
+            total += float(shares[cell].sum() * errors[cell].mean()) ** 2
     return total
-
-
-def _shape(row: pd.Series, measure: str) -> str:
-    """Numbers of items of a model's parts: models of one shape answered the same items."""
-    parts = parts_of(measure)
-    if any(pd.isna(row[f"{name}_path"]) for name in parts):
-        return ""
-    return ",".join(f"{row[f'{name}_n']:g}" for name in parts)
 
 
 def _seed_variance(rows: pd.DataFrame, measure: str, weights: pd.Series) -> tuple[float, float]:
     """Variance of the weighted sum over seeds, and sum of variance^2 / dof of its terms."""
     trained = rows[rows.method != "base"]
-    cells = [cell for _, cell in trained.groupby(SEEDLESS, dropna=False, sort=False)]
-    known = [cell[measure] for cell in cells if len(cell) > 1]
+    scores, shares = trained[measure].to_numpy(), weights[trained.index].to_numpy()
+    cells = _cells(trained)
+    known = [scores[cell] for cell in cells if len(cell) > 1]
     if not known:
         return 0.0, 0.0
     dof = sum(len(one) - 1 for one in known)
     pooled = sum(one.var(ddof=1) * (len(one) - 1) for one in known) / dof
     total, slack, borrowed = 0.0, 0.0, 0.0
     for cell in cells:
-        share = weights[cell.index].sum() ** 2 / len(cell)
+        share = shares[cell].sum() ** 2 / len(cell)
         if len(cell) == 1:
             borrowed += share * pooled
             continue
-        one = share * cell[measure].var(ddof=1)
+        one = share * scores[cell].var(ddof=1)
         total += one
         slack += one * one / (len(cell) - 1)
-    return total + borrowed, slack + borrowed * borrowed / dof
+    return float(total + borrowed), float(slack + borrowed * borrowed / dof)
+
+
+def _cells(rows: pd.DataFrame) -> list[np.ndarray]:
+    """Positions of the rows of each cell."""
+    cells = rows.cell.to_numpy()
+    return [np.flatnonzero(cells == cell) for cell in np.unique(cells)]

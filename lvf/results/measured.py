@@ -16,6 +16,8 @@ from lvf.results.store import AXES, COSTS, NLL_METRIC, RecordWarning, items
 NLL_TASKS = ("nll_target", "nll_validation", "nll_source")
 GROUP = ["scale", "domain", "regime", "model", "dataset"]
 """Models are compared within one value of these: the same base, data and benchmarks."""
+CELL = ["source", "label", "method", "rank", "lr_peak", "run_duration", "duration", "cooled_down"]
+"""Models of one group that agree in these differ in their seed alone."""
 MODEL_AXES = [name for name in AXES if name not in GROUP]
 
 
@@ -47,7 +49,10 @@ def measures() -> list[str]:
 
 
 def models(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per (run_id, checkpoint): its axes, a label, and every measure of `measures()`.
+    """One row per (run_id, checkpoint): its axes, a label, its cell, and every measure.
+
+    A cell is a number that models have in common which differ in their seed alone; cells are
+    numbered by source, group and label, then rate and duration.
 
     A measure m has the columns m, m_se (standard error over items), m_n, m_path and m_metric (where
     its items are), m_delta and m_delta_se (difference to the base under the same settings; paired
@@ -72,7 +77,8 @@ def models(scores: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=pd.Index([*columns, *numbers, *places]))
     kinds = {name: scores.dtypes[name] for name in columns}
     frame = frame.astype({**kinds, **dict.fromkeys(numbers, "float64")})
-    return _labelled(frame)
+    frame = _labelled(frame)
+    return frame.assign(cell=frame.groupby([*GROUP, *CELL], dropna=False).ngroup())
 
 
 def _with_measure(scores: pd.DataFrame) -> pd.DataFrame:

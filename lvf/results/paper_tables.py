@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lvf.results.contrasts import combined, contrast, evenly
-from lvf.results.evidence import as_variants, at_chosen_rates, main_methods, with_score
+from lvf.results.evidence import (
+    as_variants,
+    at_chosen_rates,
+    in_few_blocks,
+    main_methods,
+    with_score,
+)
 from lvf.results.statistics import Estimate
 
 CELL_OF_TABLE = ["scale", "model", "dataset", "label", "duration"]
@@ -63,6 +69,7 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
     mean over seeds at the rate of the lowest validation loss. Tülu's rows are measured hot, as the
     paper's.
     """
+    models = in_few_blocks(models)
     rows = models[(models.domain == spec.domain) & (models.regime == spec.regime)]
     hot = spec.domain == "chat"  # App. C: one run, measured before its end
     rows = rows[(rows.method != "base") & (rows.cooled_down | hot)]

@@ -1,6 +1,7 @@
 """`python -m lvf.report` as its user meets it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,8 @@ def test_the_command_writes_tables_and_figures_and_says_where(
     assert done.returncode == 0, done.stderr
     written = sorted(path.name for path in (tmp_path / "report").iterdir())
     assert written == [
-        "frontier-embedded-math_ift.png", "learning-embedded-math_ift.png", "models.csv",
-        "summary.csv", "summary.md",
+        "claims.csv", "claims.md", "frontier-embedded-math_ift.png", "leaderboard.csv",
+        "learning-embedded-math_ift.png", "models.csv", "summary.csv", "summary.md",
     ]  # fmt: skip
     assert all(f"report/{name}" in done.stdout for name in written)
     assert "forgets less (source NLL): LoRA r=8" in done.stdout
@@ -52,6 +53,37 @@ def test_the_command_writes_tables_and_figures_and_says_where(
     assert list(table.target) == [0.1, 0.5, 0.8]
     assert "| full | 1e-3 | 8 | 0.800 ±.010 |" in (tmp_path / "report" / "summary.md").read_text()
     assert not (tmp_path / "report.log").exists() and not (tmp_path / "outputs").exists()
+
+
+def test_the_claims_alone_are_judged_printed_and_written(records: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, "claims", f"records={records}", "out=report", "export=true")
+    assert done.returncode == 0, done.stderr
+    assert "LoRA learns less than" in done.stdout and "undecided" in done.stdout
+    written = sorted(path.name for path in (tmp_path / "report").iterdir())
+    assert written == ["claims.csv", "claims.md", "models.csv", "models.parquet", "scores.csv",
+                       "scores.parquet"]  # fmt: skip
+    table = pd.read_csv(tmp_path / "report" / "claims.csv").set_index("name")
+    one = table.loc["lora_learns_less"]
+    assert one.effect == pytest.approx(0.3) and one.low < 0.3 < one.high
+    assert one.verdict == "supported" and len(one.records.split()) == 4
+    text = (tmp_path / "report" / "claims.md").read_text()
+    assert "| title a | LoRA learns less than full finetuning | supported | +0.300 |" in text
+
+
+def test_diverged_and_failed_runs_are_told_and_left_out(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    (runs / "records").mkdir(parents=True)
+    for path in records.glob("embedded_*"):
+        shutil.copytree(path, runs / "records" / path.name)
+    lost = next((runs / "records").glob("*lora*")).name
+    (runs / lost).mkdir()
+    (runs / lost / "status.json").write_text('{"state": "diverged", "error": "loss is nan"}')
+    report(ReportConfig(records=str(runs / "records"), out=str(tmp_path / "o")))
+    assert f"1 diverged: {lost} loss is nan" in capsys.readouterr().err
+    assert lost not in set(pd.read_csv(tmp_path / "o" / "models.csv").run_id)
+    assert list(pd.read_csv(tmp_path / "o" / "troubles.csv").kind) == ["diverged"]
 
 
 def test_an_empty_folder_names_the_command_that_makes_records(tmp_path: Path) -> None:
