@@ -186,9 +186,8 @@ def corpora(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
 
 def in_few_blocks(models: pd.DataFrame) -> pd.DataFrame:
     """The same table with texts as objects, from which rows are chosen several times as fast."""
-    return models.astype(
-        {x: "object" for x, kind in models.dtypes.items() if kind == "string"}
-    ).copy()
+    texts = {name: "object" for name, kind in models.dtypes.items() if kind == "string"}
+    return models.astype(texts).copy()
 
 
 def common(*sides: pd.DataFrame) -> list[pd.DataFrame]:

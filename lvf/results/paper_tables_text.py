@@ -32,7 +32,7 @@ def write_tables(models: pd.DataFrame, scores: pd.DataFrame, folder: Path) -> li
     paths = []
     for number, title, table, blocks in found:
         stem = folder / f"table_{number}"
-        texts = {".csv": table.to_csv(index=False), ".md": _markdown(number, title, blocks),
+        texts = {".csv": table.to_csv(index=False, float_format="%.6g"), ".md": _markdown(number, title, blocks),
                  ".tex": _latex(number, title, blocks)}  # fmt: skip
         for ending, text in texts.items():
             paths.append(stem.with_suffix(ending))

@@ -13,6 +13,7 @@ from lvf.errors import UserError
 from lvf.report import ReportConfig, quoted, report
 
 from .conftest import Write, axes
+from .worlds import ALL
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,9 @@ def records(write: Write) -> Path:
         base = axes("base", **where)
         write(base, nll_source=0.5, **{task: 0.1}, **forgotten)
         write(axes(**where), nll_source=2.0, **{task: 0.8}, **forgotten)
-        folder = write(axes("lora", rank=8, **where), nll_source=1.0, **{task: 0.5}, **forgotten)
+        folder = write(
+            axes("lora", rank=8, targets=ALL, **where), nll_source=1.0, **{task: 0.5}, **forgotten
+        )
     return folder
 
 
