@@ -11,6 +11,7 @@ from lvf.results import (
     claims_beyond,
     claims_forgetting,
     claims_learning,
+    claims_rates,
     claims_rules,
     claims_settings,
 )
@@ -28,7 +29,10 @@ def place(number: str) -> tuple[int, int, str]:
 
 
 LEVEL = 0.05
-ROOMS = (claims_learning, claims_forgetting, claims_settings, claims_beyond, claims_rules)
+ROOMS = (
+    claims_learning, claims_forgetting, claims_settings, claims_rates, claims_beyond,
+    claims_rules,
+)  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(
     sorted((one for room in ROOMS for one in room.CLAIMS), key=lambda one: place(one.number))
 )

@@ -9,9 +9,10 @@ import pandas as pd
 
 from lvf.results.claim import claim
 from lvf.results.contrasts import contrast, evenly
-from lvf.results.evidence import Evidence, Part, common, longest, part, slope_weights
+from lvf.results.evidence import Evidence, Part, part
 from lvf.results.statistics import Estimate, over_seeds
 from lvf.results.store import items
+from lvf.results.variants import common, longest, slope_weights
 
 ATTENTION_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MAPS = ("gate_proj", "up_proj", "down_proj")

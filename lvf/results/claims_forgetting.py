@@ -9,7 +9,8 @@ from lvf.results.claim import claim
 from lvf.results.claims_learning import full_minus_lora, same_methods
 from lvf.results.comparisons import Matched, Undecided, matched_learning
 from lvf.results.contrasts import combined, contrast
-from lvf.results.evidence import Evidence, Part, common, part, slope_weights, unknown_part
+from lvf.results.evidence import Evidence, Part, part, unknown_part
+from lvf.results.variants import common, slope_weights
 
 BOTH = ("target", "forgetting")
 

@@ -7,7 +7,8 @@ import pandas as pd
 
 from lvf.results.claim import claim
 from lvf.results.contrasts import combined, contrast
-from lvf.results.evidence import Evidence, Part, best, common, longest, part, slope_weights
+from lvf.results.evidence import Evidence, Part, part
+from lvf.results.variants import best, common, longest, slope_weights
 
 ENOUGH = 0.9
 """A method closes the gap where it has more than this share of full finetuning's gain."""

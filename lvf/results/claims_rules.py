@@ -7,14 +7,13 @@ import pandas as pd
 
 from lvf.results.claim import claim
 from lvf.results.claims_learning import closes_gap
-from lvf.results.claims_settings import alpha_pairs, rate_ladders
-from lvf.results.evidence import Evidence, Part, longest, resampled_part, unknown_part
-from lvf.results.rates import NUM_DRAWS, best_rate
+from lvf.results.claims_settings import alpha_pairs
+from lvf.results.evidence import Evidence, Part, resampled_part, unknown_part
+from lvf.results.rates import NUM_DRAWS
 from lvf.results.resampling import cell_means, cell_positions, resampled_cells
+from lvf.results.variants import longest
 
 BOTH = ("target", "forgetting")
-RANGE = (1e-5, 5e-4)
-"""Rates that the paper recommends to sweep for LoRA."""
 
 
 @claim(
@@ -57,36 +56,6 @@ def alpha_of_twice_the_rank(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
-    "rule d", "4.7", "LoRA's best rate lies between 1e-5 and 5e-4",
-    needs="three rates or more of LoRA and of full finetuning, with validation loss",
-    measures=("nll_validation",), unit="decades inside the range",
-)  # fmt: skip
-def lora_rate_in_the_papers_range(evidence: Evidence) -> Iterator[Part]:
-    """Distance of log10 of LoRA's best rate from the nearer end of the range, inside positive."""
-    for name, _, lora in rate_ladders(evidence):
-        found = best_rate(lora)
-        if isinstance(found, str):
-            yield unknown_part(name, lora, found)
-            continue
-        told = f"{name}, best {10**found.value:.1e}"
-        inside = [_inside(np.atleast_1d(x)) for x in (found.value, found.draws)]
-        yield resampled_part(told, float(inside[0][0]), inside[1], lora)
-
-
-@claim(
-    "rule e", "4.7", "Take LoRA's highest stable rate: the loss falls until runs diverge",
-    needs="three rates or more of LoRA and of full finetuning, with validation loss",
-    measures=("nll_validation",), unit="nats per token",
-)  # fmt: skip
-def highest_stable_rate_is_best(evidence: Evidence) -> Iterator[Part]:
-    """Validation loss at the second highest rate minus that at the highest, none diverged."""
-    for name, _, lora in rate_ladders(evidence):
-        rates = sorted(set(lora.lr_peak))
-        below, highest = (lora[lora.lr_peak == rate] for rate in rates[-2:])
-        yield from evidence.estimate(name, "nll_validation", (1, below), (-1, highest))
-
-
-@claim(
     "rule f", "App. C", "LoRA needs more epochs than full finetuning to be at its best",
     needs="several lengths of instruction finetuning", unit="doublings of epochs",
 )  # fmt: skip
@@ -115,17 +84,9 @@ def _best_duration(rows: pd.DataFrame) -> tuple[float, np.ndarray | None]:
     return best, None if draws is None else lengths[draws[0].argmax(axis=0)]
 
 
-def _inside(log_rates: np.ndarray) -> np.ndarray:
-    """Decades from the nearer end of the recommended range."""
-    low, high = np.log10(RANGE)
-    return np.minimum(log_rates - low, high - log_rates)
-
-
 CLAIMS = (
     lora_for_ift_not_cpt,
     code_needs_the_highest_rank,
     alpha_of_twice_the_rank,
-    lora_rate_in_the_papers_range,
-    highest_stable_rate_is_best,
     lora_needs_more_epochs,
 )

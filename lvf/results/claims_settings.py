@@ -3,20 +3,12 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 
 from lvf.results.claim import claim
 from lvf.results.claims_learning import ENOUGH
-from lvf.results.evidence import (
-    Evidence,
-    Part,
-    common,
-    resampled_part,
-    unknown_part,
-    usual,
-)
-from lvf.results.rates import NUM_RATES, best_rate
+from lvf.results.evidence import Evidence, Part
+from lvf.results.variants import common, usual
 
 REGULARISED = ("full_decay", "full_attention_dropout")
 """How the names of regularised full finetuning begin in conf/method."""
@@ -57,44 +49,6 @@ def weight_decay_deteriorates(evidence: Evidence) -> Iterator[Part]:
         if "decay" in name and (full.duration_unit == "epochs").all():
             late, late_other = (rows[rows.duration >= LATE_EPOCHS] for rows in (full, other))
             yield from evidence.estimate(name, "target", (1, late), (-1, late_other))
-
-
-@claim(
-    "10a", "App. B", "LoRA's best rate is about ten times full finetuning's (3.2 to 32 times)",
-    needs="three rates or more of LoRA and of full finetuning, with validation loss",
-    measures=("nll_validation",), unit="decades inside the range",
-)  # fmt: skip
-def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Part]:
-    """Half a decade minus the distance of log10(best LoRA rate / best full rate) from 1; a best
-    rate is the vertex of the parabola through the lowest validation loss and its neighbours."""
-    for name, full, lora in rate_ladders(evidence):
-        ours, theirs = best_rate(lora), best_rate(full)
-        rows = pd.concat([full, lora])
-        if isinstance(ours, str) or isinstance(theirs, str):
-            yield unknown_part(name, rows, ours if isinstance(ours, str) else str(theirs))
-            continue
-        ratio, draws = ours.value - theirs.value, ours.draws - theirs.draws
-        told = f"{name}, {10**ratio:.1f} times"
-        yield resampled_part(told, 0.5 - abs(ratio - 1), 0.5 - np.abs(draws - 1), rows)
-
-
-@claim(
-    "10b", "App. B", "LoRA is the more sensitive to its rate",
-    needs="three neighbouring rates of LoRA and of full finetuning with target scores",
-    measures=("target", "nll_validation"), unit="score lost by a step of the rate",
-)  # fmt: skip
-def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Part]:
-    """Score lost one step of the rate to either side of the best, LoRA's minus full's."""
-    for name, full, lora in rate_ladders(evidence):
-        around = [_best_and_neighbours(rows) for rows in (full, lora)]
-        found = [one for one in around if one is not None]
-        if len(found) < 2:
-            reason = "the best rate is at the end of the ladder"
-            yield unknown_part(name, pd.concat([full, lora]), reason)
-            continue
-        (full_best, full_next), (lora_best, lora_next) = found
-        terms = (1, lora_best), (-1, lora_next), (-1, full_best), (1, full_next)
-        yield from evidence.estimate(name, "target", *terms)
 
 
 @claim(
@@ -180,30 +134,6 @@ def _regularised(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.Dat
         yield f"{domain} {regime}, {label}", full, other
 
 
-def rate_ladders(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Name, and full and each LoRA at the duration with most rates of both, at least three."""
-    ladders = usual(evidence.finished)
-    for (domain, regime), rows in ladders.groupby(["domain", "regime"]):
-        full = rows[rows.label == "full"]
-        for (label, *_), one in rows[rows.method == "lora"].groupby(["label", "alpha", "maps"]):
-            rates = [side.groupby("duration").lr_peak.nunique() for side in (full, one)]
-            fewer = pd.concat(rates, axis=1, join="inner").min(axis=1).sort_index()
-            if fewer.max() >= NUM_RATES:
-                most = fewer[fewer == fewer.max()].index[-1]
-                sides = [side[side.duration == most] for side in (full, one)]
-                yield f"{domain} {regime}, {label}", sides[0], sides[1]
-
-
-def _best_and_neighbours(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """Models of the rate with the highest mean target score, and of the rates beside it."""
-    means = rows.groupby("lr_peak").target.mean()
-    place = int(means.argmax())
-    if place in (0, len(means) - 1):
-        return None
-    best, beside = means.index[place], [means.index[place - 1], means.index[place + 1]]
-    return rows[rows.lr_peak == best], rows[rows.lr_peak.isin(beside)]
-
-
 def _by_rank(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame]]:
     """Name and rows of each rank's LoRA with alpha = 2r, whatever maps it adapts."""
     rows = evidence.tuned
@@ -217,8 +147,6 @@ CLAIMS = (
     regularised_learns_like_full,
     regularised_forgets_like_full,
     weight_decay_deteriorates,
-    lora_wants_ten_times_the_rate,
-    lora_is_more_sensitive_to_rate,
     all_maps_beat_attention,
     mlp_nearly_equals_all_maps,
     alpha_orders_learning,

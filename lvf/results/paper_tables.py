@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lvf.planning.memory import TABLES as MEMORY_TABLES
+from lvf.planning.memory import table_rows
 from lvf.results.contrasts import combined, contrast, evenly
-from lvf.results.evidence import (
+from lvf.results.statistics import Estimate
+from lvf.results.variants import (
     as_variants,
     at_chosen_rates,
     in_few_blocks,
     main_methods,
     with_score,
 )
-from lvf.results.statistics import Estimate
 
 CELL_OF_TABLE = ["scale", "model", "dataset", "label", "duration"]
 KINDS = ("paper", "ours", "difference")
@@ -90,6 +92,17 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
     return frame.sort_values(["corpus", "order", "duration"], ignore_index=True).drop(
         columns="order"
     )
+
+
+def memory_table(name: str) -> pd.DataFrame:
+    """Table S14, S15 or S16: GB a GPU by the paper's formulas (App. H); no measurements."""
+    _, num_gpus = MEMORY_TABLES[name]
+    rows = [
+        (name.removeprefix("Table "), condition, gpus, gigabytes)
+        for condition, cells in table_rows(name)
+        for gpus, gigabytes in zip(num_gpus, cells, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["table", "condition", "num_gpus", "gigabytes"]))
 
 
 def dataset_table(models: pd.DataFrame) -> pd.DataFrame:

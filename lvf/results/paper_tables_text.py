@@ -6,7 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from lvf.results.cells import duration_text
-from lvf.results.paper_tables import KINDS, TABLES, dataset_table, paper_table
+from lvf.results.paper_tables import (
+    KINDS,
+    MEMORY_TABLES,
+    TABLES,
+    dataset_table,
+    memory_table,
+    paper_table,
+)
 
 NOTE = "± is half the width of the 95 % interval; a dash where no number or no error is known."
 LATEX = {"±": r"$\pm$", "−": r"$-$", "–": "--", "%": r"\%", "_": r"\_", "r=": "$r$="}
@@ -29,10 +36,15 @@ def write_tables(models: pd.DataFrame, scores: pd.DataFrame, folder: Path) -> li
     for spec in TABLES:
         table = paper_table(spec, models, scores)
         found.append((spec.number, spec.title, table, _by_corpus(table)))
+    for name, (parameters, _) in MEMORY_TABLES.items():
+        title = f"{parameters / 1e9:g} B parameters, GB a GPU by the paper's formulas"
+        memory = memory_table(name)
+        found.append((name.removeprefix("Table "), title, memory, {"": _memory_lines(memory)}))
     paths = []
     for number, title, table, blocks in found:
         stem = folder / f"table_{number}"
-        texts = {".csv": table.to_csv(index=False, float_format="%.6g"), ".md": _markdown(number, title, blocks),
+        texts = {".csv": table.to_csv(index=False, float_format="%.6g"),
+                 ".md": _markdown(number, title, blocks),
                  ".tex": _latex(number, title, blocks)}  # fmt: skip
         for ending, text in texts.items():
             paths.append(stem.with_suffix(ending))
@@ -68,6 +80,13 @@ def _dataset_lines(table: pd.DataFrame) -> list[list[str]]:
         condition = f"{one['domain']} {one['regime'].upper()}"
         lines.append([condition, one["paper_dataset"], tokens[0], ours, tokens[1]])
     return lines
+
+
+def _memory_lines(table: pd.DataFrame) -> list[list[str]]:
+    wide = table.pivot_table("gigabytes", "condition", "num_gpus", sort=False)
+    head = ["GPUs", "", *(str(number) for number in wide)]
+    rows = zip(wide.index, wide.to_numpy(), strict=True)
+    return [head, *([name, "", *(f"{one:.5g}" for one in cells)] for name, cells in rows)]
 
 
 def _cell(row: dict | None, kind: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvf.results import claims_beyond, claims_rules, claims_settings
+from lvf.results import claims_beyond, claims_rates, claims_rules, claims_settings
 from lvf.results.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED
 from lvf.results.rates import vertex
 from lvf.results.records import Metric
@@ -176,7 +176,7 @@ BUILDS: dict[str, Build] = {
 def test_a_claim_is_supported_contradicted_or_undecided_as_the_records_are(
     tmp_path: Path, name: str
 ) -> None:
-    rooms = (claims_settings, claims_beyond, claims_rules)
+    rooms = (claims_settings, claims_rates, claims_beyond, claims_rules)
     (claim,) = (one for room in rooms for one in room.CLAIMS if one.name == name)
     found: dict[str, Any] = {}
     for world, sign, stderr in (("for", 1, SHARP), ("against", -1, SHARP), ("noise", 1, BLUNT)):
@@ -199,7 +199,7 @@ def test_every_claim_of_the_list_is_tested() -> None:
 def test_a_best_rate_at_the_end_of_its_ladder_settles_nothing(tmp_path: Path) -> None:
     ladder(tmp_path, "full", 2e-3, SHARP)
     ladder(tmp_path, "r8", 64e-3, SHARP)
-    one = told(tmp_path, *claims_settings.CLAIMS)["lora_wants_ten_times_the_rate"]
+    one = told(tmp_path, *claims_rates.CLAIMS)["lora_wants_ten_times_the_rate"]
     assert one.verdict == UNDECIDED and "end of its rates" in one.reason
 
 

@@ -11,7 +11,7 @@ from scipy.stats import t
 from lvf.results.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Verdict, judge
 from lvf.results.claims_table import claims_markdown
 from lvf.results.measured import models
-from lvf.results.paper_tables import TABLES, dataset_table, paper_table
+from lvf.results.paper_tables import TABLES, dataset_table, memory_table, paper_table
 from lvf.results.paper_tables_text import write_tables
 from lvf.results.records import Axes
 from lvf.results.store import load, load_paper
@@ -182,7 +182,7 @@ def test_the_command_writes_the_committed_tables_as_csv_markdown_and_latex(
     published: pd.DataFrame, scores: pd.DataFrame, tmp_path: Path
 ) -> None:
     paths = write_tables(published, scores, tmp_path)
-    numbers = ["1", *(f"S{i}" for i in (*range(1, 9), *range(10, 14)))]
+    numbers = ["1", *(f"S{i}" for i in (*range(1, 9), *range(10, 17)))]
     assert sorted(path.name for path in paths) == sorted(
         f"table_{number}.{ending}" for number in numbers for ending in ("csv", "md", "tex")
     )
@@ -194,6 +194,13 @@ def test_the_command_writes_the_committed_tables_as_csv_markdown_and_latex(
     assert r"full & paper & 0.302 $\pm$.010 & 0.464 $\pm$.011" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
     assert "±–" in (tmp_path / "table_S10.md").read_text()  # no error is published
+
+
+def test_memory_tables_are_the_papers_formulas() -> None:
+    table = memory_table("Table S14").set_index(["condition", "num_gpus"]).gigabytes
+    assert table["Adam", 8] == 14 and table["Lion", 1] == 84  # printed in table S14
+    assert table["Adam + LoRA", 1] == pytest.approx(15.12)
+    assert table["Lion + LoRA", 64] == pytest.approx(0.232, abs=5e-4)
 
 
 def test_the_committed_claims_are_those_that_the_command_writes(
