@@ -151,7 +151,8 @@ def _reason(claim: Claim, parts: tuple[Part, ...], deciding: Part | None) -> str
         return f"no records of {claim.needs}"
     if deciding.p_for is None:
         return f"{deciding.name}: {deciding.note or 'no error is known'}"
-    if len(parts) == 1:
-        return deciding.name
-    hold = sum(part.p_for is not None and part.p_for < LEVEL / 2 for part in parts)
-    return f"{deciding.name} (the weakest; {hold} of {len(parts)} parts hold by themselves)"
+    told = deciding.name
+    if len(parts) > 1:
+        hold = sum(part.p_for is not None and part.p_for < LEVEL / 2 for part in parts)
+        told += f" (the weakest; {hold} of {len(parts)} parts hold by themselves)"
+    return told if deciding.seeds > 1 else f"{told}; single runs, no seed noise"

@@ -38,6 +38,8 @@ class Part:
     """One-sided p of "not the opposite"."""
     records: tuple[str, ...]
     note: str = ""
+    seeds: int = 1
+    """Most runs that differ in their seed alone; with one, the noise is that of items."""
 
     def text(self) -> str:
         """Name, value and interval in one line."""
@@ -57,7 +59,7 @@ def part(name: str, found: Estimate | Matched, rows: pd.DataFrame) -> Part:
     low, high = interval or (None, None)
     p_for = found.p_above()
     p_against = Estimate(-found.value, found.stderr, found.dof).p_above()
-    return Part(name, found.value, low, high, p_for, p_against, _names(rows))
+    return Part(name, found.value, low, high, p_for, p_against, _names(rows), seeds=_seeds(rows))
 
 
 def resampled_part(name: str, value: float, draws: np.ndarray, rows: pd.DataFrame) -> Part:
@@ -66,12 +68,16 @@ def resampled_part(name: str, value: float, draws: np.ndarray, rows: pd.DataFram
     p_for, p_against = (
         float(1 + np.sum(side)) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)
     )
-    return Part(name, value, low, high, p_for, p_against, _names(rows))
+    return Part(name, value, low, high, p_for, p_against, _names(rows), seeds=_seeds(rows))
 
 
 def unknown_part(name: str, rows: pd.DataFrame, reason: str) -> Part:
     """A part that records are there for, but cannot settle."""
     return Part(name, None, None, None, None, None, _names(rows), reason)
+
+
+def _seeds(rows: pd.DataFrame) -> int:
+    return int(rows.cell[rows.method != "base"].value_counts().max())
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from lvf.results.claims_rules import (
     lora_needs_more_epochs,
 )
 
-from .worlds import BLUNT, Place, as_the_paper_says, grid, told
+from .worlds import BLUNT, Place, as_the_paper_says, grid, put, scores, told, where
 
 MAIN: list[Claim] = [
     *claims_learning.CLAIMS, *claims_forgetting.CLAIMS,
@@ -112,9 +112,16 @@ def test_effects_are_those_worked_out_by_hand(verdicts: dict[str, dict[str, Verd
     assert epochs.effect == 2.0  # best at 8 epochs against 2
 
 
-def test_without_records_a_claim_is_undecided_and_says_what_is_missing(tmp_path: Path) -> None:
-    from .worlds import put, scores, where
+def test_what_rests_on_single_runs_says_so(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for method, target in (("full", 0.5), ("r8", 0.3)):
+            put(tmp_path, where("math", "ift", method, 1.0, seed=seed), scores("math", target, 0.1))
+        one = told(tmp_path, claims_learning.lora_learns_less)["lora_learns_less"]
+        assert one.reason.endswith("no seed noise") == (seed == 0)
+        assert one.parts[0].seeds == seed + 1
 
+
+def test_without_records_a_claim_is_undecided_and_says_what_is_missing(tmp_path: Path) -> None:
     put(tmp_path, where("math", "ift", "full", 1.0), scores("math", 0.5, 0.1))
     for one in told(tmp_path, *MAIN).values():
         assert one.verdict == UNDECIDED and one.effect is None and one.p is None
