@@ -1,12 +1,11 @@
 """The paper's claims on forgetting and on its price (its sections 4.2 and 4.3)."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pandas as pd
 
 from lvf.results.claim import claim
-from lvf.results.claims_learning import full_minus_lora, same_methods
+from lvf.results.claims_learning import full_minus_lora, ranks_in_order, same_methods
 from lvf.results.comparisons import Matched, Undecided, matched_learning
 from lvf.results.contrasts import combined, contrast
 from lvf.results.evidence import Evidence, Part, part, unknown_part
@@ -78,11 +77,7 @@ def forgetting_grows_with_duration(evidence: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def rank_orders_forgetting(evidence: Evidence) -> Iterator[Part]:
     """Each rank's forgetting average minus that of the next higher, mean over durations."""
-    for domain, regime in evidence.conditions():
-        for lower, higher in pairwise(evidence.lora_labels(domain, regime)):
-            low, high = common(*(evidence.rows(domain, regime, x) for x in (lower, higher)))
-            name = f"{domain} {regime}, {lower} over {higher}"
-            yield from evidence.estimate(name, "forgetting", (1, low), (-1, high))
+    yield from ranks_in_order(evidence, "forgetting", -1)
 
 
 @claim(

@@ -15,11 +15,9 @@ ENOUGH = 0.9
 
 
 @claim(
-    "title a",
-    "title",
-    "LoRA learns less than full finetuning",
+    "title a", "title", "LoRA learns less than full finetuning",
     needs="LoRA and full finetuning with a target score",
-)
+)  # fmt: skip
 def lora_learns_less(evidence: Evidence) -> Iterator[Part]:
     """Full minus each rank, mean over durations."""
     for domain, regime in evidence.conditions():
@@ -37,11 +35,10 @@ def full_minus_lora(
 
 
 @claim(
-    "1",
-    "4.1",
+    "1", "4.1",
     "Instruction finetuning reaches far higher target scores than continued pre-training",
     needs="both regimes of one domain",
-)
+)  # fmt: skip
 def ift_learns_more_than_cpt(evidence: Evidence) -> Iterator[Part]:
     """IFT minus CPT at the longest duration of each, mean over the methods that both have."""
     for domain in dict(evidence.conditions("ift")):
@@ -50,11 +47,9 @@ def ift_learns_more_than_cpt(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
-    "2a",
-    "4.1",
-    "In continued pre-training full finetuning learns more than LoRA of any rank",
+    "2a", "4.1", "In continued pre-training full finetuning learns more than LoRA of any rank",
     needs="LoRA and full finetuning in continued pre-training",
-)
+)  # fmt: skip
 def full_learns_more_in_cpt(evidence: Evidence) -> Iterator[Part]:
     """Full minus each rank in CPT, mean over durations."""
     for domain, regime in evidence.conditions("cpt"):
@@ -62,12 +57,9 @@ def full_learns_more_in_cpt(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
-    "2b",
-    "4.1",
-    "That gap grows with training tokens",
-    needs="several durations of continued pre-training",
-    unit="score per doubling",
-)
+    "2b", "4.1", "That gap grows with training tokens",
+    needs="several durations of continued pre-training", unit="score per doubling",
+)  # fmt: skip
 def gap_grows_in_cpt(evidence: Evidence) -> Iterator[Part]:
     """Slope of full minus each rank over log2(tokens)."""
     for domain, regime in evidence.conditions("cpt"):
@@ -82,11 +74,9 @@ def gap_grows_in_cpt(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
-    "2c",
-    "4.1",
-    "The highest rank does not close that gap",
+    "2c", "4.1", "The highest rank does not close that gap",
     needs="LoRA and full finetuning in continued pre-training",
-)
+)  # fmt: skip
 def highest_rank_leaves_a_gap_in_cpt(evidence: Evidence) -> Iterator[Part]:
     """Full minus the highest rank at the longest duration."""
     for domain, regime in evidence.conditions("cpt"):
@@ -96,26 +86,28 @@ def highest_rank_leaves_a_gap_in_cpt(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
-    "3",
-    "4.1",
-    "Higher ranks learn more",
+    "3", "4.1", "Higher ranks learn more",
     needs="several LoRA ranks",
-)
+)  # fmt: skip
 def rank_orders_learning(evidence: Evidence) -> Iterator[Part]:
     """Each rank minus the next lower, mean over durations."""
+    yield from ranks_in_order(evidence, "target", 1)
+
+
+def ranks_in_order(evidence: Evidence, measure: str, sign: int) -> Iterator[Part]:
+    """Each rank minus the next lower on one measure, times sign, mean over common durations."""
     for domain, regime in evidence.conditions():
         for lower, higher in pairwise(evidence.lora_labels(domain, regime)):
-            low, high = common(*(evidence.rows(domain, regime, label) for label in (lower, higher)))
-            name = f"{domain} {regime}, {higher} over {lower}"
-            yield from evidence.estimate(name, "target", (1, high), (-1, low))
+            low, high = common(*(evidence.rows(domain, regime, x) for x in (lower, higher)))
+            name = f"{domain} {regime}, {lower} and {higher}"
+            yield from evidence.estimate(name, measure, (sign, high), (-sign, low))
 
 
 @claim(
-    "4a",
-    "4.1",
+    "4a", "4.1",
     "In code instruction finetuning the highest rank has at least 90 % of full finetuning's gain",
     needs="LoRA and full finetuning in code instruction finetuning",
-)
+)  # fmt: skip
 def highest_rank_closes_code_ift(evidence: Evidence) -> Iterator[Part]:
     """The highest rank's best duration has 90 % of the gain of full finetuning's best."""
     for label in evidence.lora_labels("code", "ift")[-1:]:
@@ -123,11 +115,10 @@ def highest_rank_closes_code_ift(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
-    "4b",
-    "4.1",
+    "4b", "4.1",
     "In maths instruction finetuning the middle rank suffices for 90 % of full finetuning's gain",
     needs="three LoRA ranks and full finetuning in maths instruction finetuning",
-)
+)  # fmt: skip
 def middle_rank_closes_math_ift(evidence: Evidence) -> Iterator[Part]:
     """The middle rank's best duration has 90 % of the gain of full finetuning's best."""
     for label in evidence.lora_labels("math", "ift")[1:-1]:
@@ -135,11 +126,9 @@ def middle_rank_closes_math_ift(evidence: Evidence) -> Iterator[Part]:
 
 
 @claim(
-    "4c",
-    "4.1",
-    "Full finetuning reaches the highest HumanEval score of instruction finetuning",
+    "4c", "4.1", "Full finetuning reaches the highest HumanEval score of instruction finetuning",
     needs="LoRA and full finetuning in code instruction finetuning",
-)
+)  # fmt: skip
 def full_peaks_highest_in_code_ift(evidence: Evidence) -> Iterator[Part]:
     """Full finetuning's best duration minus each rank's best."""
     for label in evidence.lora_labels("code", "ift"):
