@@ -1,110 +1,204 @@
-"""Continue a batch of prompts until a stop string, and return the text up to it."""
+"""Sampling on transformers: a batch that stays full, each prompt read once for all its samples."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from lvf.evals.completion import Key, Sampling, StopWatch, completion_text
+from lvf.evals.slots import Prompt, SlotCache, read_prompts
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROMPTS_AT_ONCE = 8
+"""Prompts that are read in one pass."""
+SHARED_FROM = 4
+"""Samples of a prompt from which they share its keys and values: each prompt costs some steps."""
+
+
+@dataclass
+class Row:
+    """A sample that is being written."""
+
+    key: Key
+    prompt: list[int]
+    uniforms: np.ndarray
+    """[room]: the random numbers of this sample, one a token."""
+    tail: str = ""
+    new: list[int] = field(default_factory=list)
 
 
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    max_length_tokens: int,
-    stop_strings: Sequence[str],
-    temperature: float,
-    top_p: float,
-    seed_text: str,
-) -> list[str]:
-    """Complete each prompt once; completions are cut before the first stop string.
+    prompts: Mapping[str, str],
+    wanted: Sequence[Key],
+    sampling: Sampling,
+    batch_rows: int,
+) -> Iterator[tuple[Key, str]]:
+    """Yield each wanted sample as it is finished, cut before its first stop string.
+
+    A sample's random numbers follow from its key alone, so neither the batch size, the order nor an
+    interruption changes it, as far as rounding lets two batches agree.
 
     Args:
         model: Causal language model in eval mode.
         tokenizer: Its tokenizer.
-        prompts: One batch.
-        max_length_tokens: Limit of each prompt and its completion together.
-        stop_strings: Where completions end.
-        temperature: 0 decodes greedily, otherwise samples.
-        top_p: Nucleus that is sampled from.
-        seed_text: Names this batch: it seeds the samples, whatever was generated before.
+        prompts: Name to text.
+        wanted: Samples to make; those of one prompt stand together.
+        sampling: How.
+        batch_rows: Samples that are written at once.
     """
-    import torch
-    from transformers import GenerationConfig
+    if wanted:
+        yield from _Batch(model, tokenizer, prompts, wanted, sampling, batch_rows).run()
 
-    prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    ids, attended, pad = _left_pad(tokenizer, prompt_ids)
-    room = max_length_tokens - min(len(row) for row in prompt_ids)
-    if room <= 0:
-        return [""] * len(prompts)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    settings = GenerationConfig(
-        max_new_tokens=room,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad,
-        **sampling,
-    )
-    devices = [model.device] if model.device.type == "cuda" else []
-    generation: Any = model  # transformers does not type what a model inherits
-    with torch.inference_mode(), torch.random.fork_rng(devices):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:8], "big"))
-        output = generation.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=attended.to(model.device),
-            generation_config=settings,
-            use_model_defaults=False,  # a chat model's own settings must not change the measure
-            use_cache=True,
-            stopping_criteria=[_stop_criterion(tokenizer, tuple(stop_strings))],
+
+class _Batch:
+    """The rows in work, and those that wait."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Mapping[str, str],
+        wanted: Sequence[Key],
+        sampling: Sampling,
+        batch_rows: int,
+    ) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.ids = {name: tokenizer(prompts[name])["input_ids"] for name, _ in wanted}
+        self.waiting = deque(wanted)
+        self.unread = deque(dict.fromkeys(name for name, _ in wanted if self._room(name) > 0))
+        self.read: dict[str, Prompt] = {}
+        self.num_samples = Counter(name for name, _ in wanted)
+        self.watch = StopWatch(tokenizer, sampling.stop_strings)
+        num_rows = min(batch_rows, len(wanted))
+        self.rows: list[Row | None] = [None] * num_rows
+        self.cache = SlotCache(model, num_rows, sampling.max_length_tokens)
+        self.logits = torch.zeros(
+            num_rows, model.config.vocab_size, dtype=model.dtype, device=model.device
         )
-    new_ids = output[:, ids.shape[1] :].tolist()
-    return [
-        cut(_completion(tokenizer, prompt, new[: max_length_tokens - len(prompt)]), stop_strings)
-        for prompt, new in zip(prompt_ids, new_ids, strict=True)
-    ]
+
+    def run(self) -> Iterator[tuple[Key, str]]:
+        """Until nothing waits and nothing is in work."""
+        while True:
+            yield from self._refill()
+            if not any(self.rows):
+                return
+            tokens = self._choose()
+            yield from self._append(tokens.tolist())
+            if not self.waiting:
+                tokens = tokens[self._shrink()]
+            self.logits = self.cache.step(tokens)
+
+    def _room(self, name: str) -> int:
+        return self.sampling.max_length_tokens - len(self.ids[name])
+
+    def _refill(self) -> Iterator[tuple[Key, str]]:
+        """Put waiting samples into free rows, behind a copy of their prompts' keys and values."""
+        free = deque(index for index, row in enumerate(self.rows) if row is None)
+        placed: dict[str, list[int]] = {}
+        while self.waiting and free:
+            key = self.waiting.popleft()
+            name, room = key[0], self._room(key[0])
+            if room <= 0:
+                yield key, ""
+                continue
+            index = free.popleft()
+            self.rows[index] = Row(key, self.ids[name], _uniforms(key, room))
+            placed.setdefault(name, []).append(index)
+        for name, indices in placed.items():
+            prompt = self._prompt(name)
+            self.cache.place(prompt, indices)
+            self.logits[indices] = prompt.logits
+            if not (self.waiting and self.waiting[0][0] == name):
+                del self.read[name]
+
+    def _prompt(self, name: str) -> Prompt:
+        if name not in self.read:
+            names = [self.unread.popleft() for _ in range(min(PROMPTS_AT_ONCE, len(self.unread)))]
+            shared = [self.num_samples[one] >= SHARED_FROM for one in names]
+            prompts = read_prompts(self.model, [self.ids[one] for one in names], shared)
+            self.read.update(zip(names, prompts, strict=True))
+        return self.read[name]
+
+    def _choose(self) -> torch.Tensor:
+        """Next token of each row, [num_rows]; of rows without a sample, any."""
+        if self.sampling.temperature == 0:
+            return self.logits.argmax(-1)
+        uniforms = [0.0 if row is None else row.uniforms[len(row.new)] for row in self.rows]
+        return choose(self.logits, torch.tensor(uniforms, dtype=torch.float64), self.sampling)
+
+    def _append(self, tokens: list[int]) -> Iterator[tuple[Key, str]]:
+        """Add a token to each row; yield and free those that are finished."""
+        for index, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
+            if row is None:
+                continue
+            row.new.append(token)
+            ended = token == self.tokenizer.eos_token_id or len(row.new) == len(row.uniforms)
+            row.tail, suspected = self.watch.follow(row.tail, token)
+            if ended or suspected:
+                text, stopped = completion_text(
+                    self.tokenizer, row.prompt, row.new, self.sampling.stop_strings
+                )
+                if ended or stopped:
+                    self.rows[index] = None
+                    yield row.key, text
+
+    def _shrink(self) -> list[int]:
+        """Give up the free rows once they are half of all; return the indices of those kept."""
+        kept = [index for index, row in enumerate(self.rows) if row is not None]
+        if not kept or 2 * len(kept) > len(self.rows):
+            return list(range(len(self.rows)))
+        self.rows = [self.rows[index] for index in kept]
+        self.cache.keep(kept)
+        return kept
 
 
-def cut(text: str, stop_strings: Sequence[str]) -> str:
-    """Text up to the first of the stop strings."""
-    found = [text.find(stop) for stop in stop_strings]
-    return text[: min((index for index in found if index >= 0), default=len(text))]
+def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Sample a token of each row by inverting the cumulative distribution over the vocabulary.
+
+    In the vocabulary's order, not in that of the probabilities, rounding that swaps two of them does
+    not change the token.
+
+    Args:
+        logits: [num_rows, vocab].
+        uniforms: [num_rows], float64 in [0, 1).
+        sampling: Takes `temperature`, above 0, and `top_p`.
+
+    Returns:
+        Token ids [num_rows].
+    """
+    probabilities = (logits.float() / sampling.temperature).softmax(-1)
+    cumulative = nucleus(probabilities, sampling.top_p).double().cumsum(-1)
+    drawn = uniforms.to(logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, drawn, right=True)[:, 0]
 
 
-@functools.lru_cache(maxsize=1)
-def _stop_criterion(tokenizer: PreTrainedTokenizerBase, stop_strings: tuple[str, ...]) -> Any:
-    """Criterion that ends a row at a stop string; kept, since it goes through the vocabulary."""
-    from transformers import StopStringCriteria
+def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Set to 0 what lies outside the smallest set of tokens of at least `top_p` in all.
 
-    return StopStringCriteria(tokenizer, list(stop_strings))
-
-
-def _completion(tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int]) -> str:
-    """Decode behind the prompt: some tokenizers drop the blank of a text's first word."""
-    if tokenizer.eos_token_id in new:
-        new = new[: new.index(tokenizer.eos_token_id)]
-    return _decode(tokenizer, prompt + new)[len(_decode(tokenizer, prompt)) :]
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    Both are [num_rows, vocab]. transformers' TopPLogitsWarper sorts the vocabulary for this, which
+    takes longer than a small model; here only where a few tokens do not reach `top_p`.
+    """
+    vocab = probabilities.shape[1]
+    for num_top in (min(64, vocab), vocab):
+        top = probabilities.topk(num_top).values
+        before = top.cumsum(-1) - top
+        if num_top == vocab or bool((before[:, -1] >= top_p).all()):
+            break
+    smallest = top.masked_fill(before >= top_p, 1.0).amin(-1, keepdim=True)
+    return probabilities.masked_fill(probabilities < smallest, 0.0)
 
 
-def _left_pad(
-    tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Ids and attention mask, both [num_rows, longest], and the id that fills."""
-    import torch
-
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    assert isinstance(pad, int)
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-    attended = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, attended, pad
+def _uniforms(key: Key, num_tokens: int) -> np.ndarray:
+    """The random numbers [num_tokens] of a sample, whatever is sampled beside it."""
+    seed = hashlib.sha256(f"{key[0]} {key[1]}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(seed, "big")).random(num_tokens)
