@@ -69,7 +69,7 @@ def rate(what: str, work: Callable[[], int]) -> float:
 def main() -> None:
     """Print the three rates and their ratios."""
     num_problems = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    batch_rows = int(sys.argv[2]) if len(sys.argv) > 2 else 128
+    batch_rows = int(sys.argv[2]) if len(sys.argv) > 2 else 256
     model = AutoModelForCausalLM.from_pretrained(base_dir()).float().eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(base_dir())
     (file,) = local_files(SourceConfig(path="embedded:benchmarks/humaneval_test")) or ()
@@ -78,10 +78,14 @@ def main() -> None:
     print(f"{platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     with torch.inference_mode():
         official(model, tokenizer, prompts[:1], 1, 1)  # warm up
-        singly = rate("generate, one sample at a time (first problem)",
-                      lambda: official(model, tokenizer, prompts[:1], SAMPLES, SAMPLES))  # fmt: skip
-        batched = rate("generate, the 50 samples of a prompt as one batch",
-                       lambda: official(model, tokenizer, prompts, SAMPLES, 1))  # fmt: skip
+        singly = rate(
+            "generate, one sample at a time (first problem)",
+            lambda: official(model, tokenizer, prompts[:1], SAMPLES, SAMPLES),
+        )
+        batched = rate(
+            "generate, the 50 samples of a prompt as one batch",
+            lambda: official(model, tokenizer, prompts, SAMPLES, 1),
+        )
         ratio = rate(f"lvf, {batch_rows} rows", lambda: ours(model, tokenizer, prompts, batch_rows))
     print(f"ratio {ratio / batched:.2f} to the batched, {ratio / singly:.1f} to the single")
 

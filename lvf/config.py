@@ -250,6 +250,10 @@ class HumanEvalConfig:
     max_length_tokens: int = MISSING
     """Prompt and completion together, as in bigcode-evaluation-harness."""
     timeout_seconds: float = 3.0
+    backend: str = "transformers"
+    """What samples: `transformers`, or `vllm` where that extra is installed."""
+    batch_rows: int = 64
+    """Samples that are written at once; changes no more than rounding does."""
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -38,6 +39,11 @@ class Backend(Protocol):
         batch_rows: int,
     ) -> Iterator[tuple[Key, str]]:
         """Yield each wanted sample, cut before its first stop string, in any order."""
+
+
+def seed_of(key: Key) -> int:
+    """What seeds a sample, whatever is sampled beside it."""
+    return int.from_bytes(hashlib.sha256(f"{key[0]} {key[1]}".encode()).digest(), "big")
 
 
 def cut(text: str, stop_strings: Sequence[str]) -> str:

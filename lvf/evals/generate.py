@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lvf.evals.completion import Key, Sampling, StopWatch, completion_text
+from lvf.evals.completion import Key, Sampling, StopWatch, completion_text, seed_of
 from lvf.evals.slots import Prompt, SlotCache, read_prompts
 
 if TYPE_CHECKING:
@@ -112,7 +111,9 @@ class _Batch:
                 yield key, ""
                 continue
             index = free.popleft()
-            self.rows[index] = Row(key, self.ids[name], _uniforms(key, room))
+            self.rows[index] = Row(
+                key, self.ids[name], np.random.default_rng(seed_of(key)).random(room)
+            )
             placed.setdefault(name, []).append(index)
         for name, indices in placed.items():
             prompt = self._prompt(name)
@@ -165,8 +166,8 @@ class _Batch:
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Sample a token of each row by inverting the cumulative distribution over the vocabulary.
 
-    In the vocabulary's order, not in that of the probabilities, rounding that swaps two of them does
-    not change the token.
+    In the vocabulary's order, not in that of the probabilities: rounding that swaps two of them then
+    changes nothing.
 
     Args:
         logits: [num_rows, vocab].
@@ -177,7 +178,9 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         Token ids [num_rows].
     """
     probabilities = (logits.float() / sampling.temperature).softmax(-1)
-    cumulative = nucleus(probabilities, sampling.top_p).double().cumsum(-1)
+    if sampling.top_p < 1:
+        probabilities = nucleus(probabilities, sampling.top_p)
+    cumulative = probabilities.double().cumsum(-1)
     drawn = uniforms.to(logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, drawn, right=True)[:, 0]
 
@@ -196,9 +199,3 @@ def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
             break
     smallest = top.masked_fill(before >= top_p, 1.0).amin(-1, keepdim=True)
     return probabilities.masked_fill(probabilities < smallest, 0.0)
-
-
-def _uniforms(key: Key, num_tokens: int) -> np.ndarray:
-    """The random numbers [num_tokens] of a sample, whatever is sampled beside it."""
-    seed = hashlib.sha256(f"{key[0]} {key[1]}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(seed, "big")).random(num_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from lvf.config import EvalsConfig, HumanEvalConfig
 from lvf.errors import UserError
+from lvf.evals.completion import Backend, Sampling
 from lvf.results.records import Metric
 from lvf.sandbox.supervisor import require_isolation, score_completions
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
 KS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256)
+BACKENDS = {"transformers": "lvf.evals.generate", "vllm": "lvf.evals.generate_vllm"}
 
 Problem = dict[str, str]
 Sample = dict[str, Any]
@@ -35,8 +38,7 @@ def run_humaneval(
 
     Completions and verdicts stay in `samples_file`, one JSON object a line with `task_id`,
     `sample`, `completion`, `passed`, `result` and `sandbox`, the level of isolation. What it has
-    already is not sampled again, so its name must differ where the settings differ. A batch's
-    samples are seeded by what is in it: they depend on the batch size, not on interruptions.
+    already is not sampled again, so its name must differ where the settings differ.
 
     Returns:
         `pass@k` for each k of `KS` up to the number of samples; items are the problems' own
@@ -44,7 +46,7 @@ def run_humaneval(
     """
     problems = load_problems(problems_file(evals.humaneval, benchmarks), evals.limit)
     require_isolation(evals.sandbox)
-    sample_completions(model, tokenizer, problems, evals, samples_file)
+    sample_completions(model, tokenizer, problems, evals.humaneval, samples_file)
     samples = _read(samples_file)
     if any("passed" not in sample for sample in samples):
         _judge(samples, problems, evals)
@@ -99,51 +101,49 @@ def sample_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     problems: dict[str, Problem],
-    evals: EvalsConfig,
+    settings: HumanEvalConfig,
     samples_file: Path,
 ) -> None:
-    """Append the completions that `samples_file` lacks, batch by batch."""
-    from lvf.evals.generate import generate
-
-    settings = evals.humaneval
+    """Append the completions that `samples_file` lacks, each as soon as it is finished."""
     samples_file.parent.mkdir(parents=True, exist_ok=True)
     have = {(sample["task_id"], sample["sample"]) for sample in _keep_whole_lines(samples_file)}
-    batches = _batches(tokenizer, problems, settings.samples, evals.batch_size)
+    prompts = {task_id: problem["prompt"].strip() for task_id, problem in problems.items()}
+    # Longest first: too much fails at once, and rows that are written together are of like length.
+    order = sorted(prompts, key=lambda task_id: -len(prompts[task_id]))
+    keys = [(task_id, sample) for task_id in order for sample in range(settings.samples)]
+    missing = [key for key in keys if key not in have]
+    sampling = Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_length_tokens=settings.max_length_tokens,
+        stop_strings=STOP_STRINGS,
+    )
+    backend = load_backend(settings.backend)
+    finished = backend(model, tokenizer, prompts, missing, sampling, settings.batch_rows)
     with samples_file.open("a") as file:
-        for batch in tqdm(batches, desc="Sampling HumanEval", unit="batch"):
-            if have.issuperset(batch):
-                continue
-            completions = generate(
-                model,
-                tokenizer,
-                [problems[task_id]["prompt"].strip() for task_id, _ in batch],
-                max_length_tokens=settings.max_length_tokens,
-                stop_strings=STOP_STRINGS,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed_text=json.dumps(batch),
-            )
-            for key, completion in zip(batch, completions, strict=True):
-                if key not in have:
-                    line = {"task_id": key[0], "sample": key[1], "completion": completion}
-                    file.write(json.dumps(line) + "\n")
+        for key, completion in tqdm(
+            finished, desc="Sampling HumanEval", unit="sample", total=len(missing)
+        ):
+            line = {"task_id": key[0], "sample": key[1], "completion": completion}
+            file.write(json.dumps(line) + "\n")
             file.flush()
 
 
-def _batches(
-    tokenizer: PreTrainedTokenizerBase,
-    problems: dict[str, Problem],
-    num_samples: int,
-    batch_size: int,
-) -> list[list[tuple[str, int]]]:
-    """Every (problem, sample) once, in batches of prompts of like length, the longest first."""
-    lengths = {
-        task_id: len(tokenizer(problem["prompt"].strip())["input_ids"])
-        for task_id, problem in problems.items()
-    }
-    longest_first = sorted(problems, key=lambda task_id: -lengths[task_id])
-    keys = [(task_id, sample) for task_id in longest_first for sample in range(num_samples)]
-    return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+def load_backend(name: str) -> Backend:
+    """The sampler of this name, a module that is imported only now.
+
+    Raises:
+        UserError: there is none, or its package is not installed.
+    """
+    if name not in BACKENDS:
+        raise UserError(f"evals.humaneval.backend={name!r} is not one of {', '.join(BACKENDS)}")
+    try:
+        return importlib.import_module(BACKENDS[name]).generate
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"evals.humaneval.backend={name} needs the package {error.name}: "
+            f"pip install -e '.[{name}]'"
+        ) from error
 
 
 def _judge(samples: list[Sample], problems: dict[str, Problem], evals: EvalsConfig) -> None:

