@@ -229,12 +229,13 @@ class TrainingConfig:
 
 @dataclass(kw_only=True)
 class LmEvalTaskConfig:
-    """An official lm-eval task, on the hub's files or on local ones of the same columns."""
+    """An official lm-eval task or group, on the hub's files or local ones of the same columns."""
 
     task: str = MISSING
     num_fewshot: int = MISSING
     files: dict[str, str] = field(default_factory=dict)
-    """Split to file name within `evals.benchmarks`."""
+    """Split to file name within `evals.benchmarks`; in those of a group, `{subset}` stands for the
+    subset of each of its tasks, as for a subject of MMLU."""
 
 
 @dataclass(kw_only=True)
@@ -261,10 +262,12 @@ class EvalsConfig:
     """What is measured on each checkpoint. Not part of a run's identity."""
 
     tasks: list[str] = MISSING
-    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation` and `nll_source`."""
+    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source` and `kl_base`
+    (divergence from the base on the target's held-out text)."""
     forgetting: list[str] = MISSING
     """Tasks whose mean is the forgetting average (paper section 3.3)."""
     forgetting_metric: str = MISSING
+    """Score of these tasks that is averaged: `acc`, `acc_norm` or `acc_mean_token`."""
     benchmarks: str | None = None
     """Folder of the local benchmark files, or `embedded`; null loads from the hub."""
     lm_eval: dict[str, LmEvalTaskConfig] = MISSING

@@ -166,8 +166,8 @@ class _Batch:
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Sample a token of each row by inverting the cumulative distribution over the vocabulary.
 
-    In the vocabulary's order, not in that of the probabilities: rounding that swaps two of them then
-    changes nothing.
+    In the vocabulary's order, not in that of the probabilities: rounding that swaps two of these
+    then changes nothing.
 
     Args:
         logits: [num_rows, vocab].

@@ -1,9 +1,9 @@
-"""Measure how probable a model finds given responses: token-level negative log-likelihood."""
+"""How probable a model finds given text, and how far its predictions are from its base's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +12,19 @@ from tqdm import tqdm
 from lvf.results.records import Metric
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-IGNORED = -100  # cross-entropy's label for what is not scored
+    Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], list[torch.Tensor]]
+
+Pair = tuple[str, str]
+"""Prompt and response."""
 
 
 def nll(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[tuple[str, str]],
+    pairs: Iterable[Pair],
     seq_len: int,
     batch_size: int,
 ) -> dict[str, Metric]:
@@ -35,30 +39,126 @@ def nll(
         documents (Cochran, Sampling Techniques, 1977, section 6.4), items the documents' means.
         `tokens`: scored tokens, items those of each document.
     """
+    from torch.nn.functional import cross_entropy
+
+    def score(
+        inputs: torch.Tensor, attended: torch.Tensor, targets: torch.Tensor
+    ) -> list[torch.Tensor]:
+        logits = model(input_ids=inputs, attention_mask=attended, use_cache=False).logits
+        return [
+            cross_entropy(row.float(), wanted, reduction="none")
+            for row, wanted in zip(logits, targets, strict=True)
+        ]
+
+    documents = _by_document(model, tokenizer, pairs, seq_len, batch_size, score)
+    return _ratio("nll_per_token", "tokens", [(nats[kept], kept) for nats, kept in documents])
+
+
+def kl_from_base(
+    model: PreTrainedModel,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[Pair],
+    seq_len: int,
+    batch_size: int,
+) -> dict[str, Metric]:
+    """KL divergence in nats of a model's predictions from its base's, KL(base || model).
+
+    Over the whole vocabulary, at every token of prompts and responses but the first, and at the end
+    of text; windows as in `nll`. "RL's Razor" (2509.04259) finds that this, on the new task's own
+    inputs, predicts forgetting.
+
+    Args:
+        model: The finetuned model.
+        base: The model that it came from, on the same device.
+        tokenizer: Of both.
+        pairs: Documents.
+        seq_len: Tokens of a window.
+        batch_size: Windows at once.
+
+    Returns:
+        `kl_per_token` and `tokens`: over prompts and responses; `kl_response_per_token` and
+        `response_tokens`: over the tokens that `nll` scores. Items and errors as of `nll`.
+    """
+    from torch.nn.functional import kl_div
+
+    def score(
+        inputs: torch.Tensor, attended: torch.Tensor, targets: torch.Tensor
+    ) -> list[torch.Tensor]:
+        both = [
+            one(input_ids=inputs, attention_mask=attended, use_cache=False).logits
+            for one in (model, base)
+        ]
+        rows = ((m.float().log_softmax(-1), b.float().log_softmax(-1)) for m, b in zip(*both))  # noqa: B905
+        return [kl_div(m, b, reduction="none", log_target=True).sum(-1) for m, b in rows]
+
+    documents = _by_document(model, tokenizer, pairs, seq_len, batch_size, score)
+    everywhere = [(nats, np.ones_like(kept)) for nats, kept in documents]
+    responses = [(nats[kept], kept) for nats, kept in documents]
+    return {
+        **_ratio("kl_per_token", "tokens", everywhere),
+        **_ratio("kl_response_per_token", "response_tokens", responses),
+    }
+
+
+def _by_document(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[Pair],
+    seq_len: int,
+    batch_size: int,
+    score: Score,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each document, the score and whether it is of the response, both [num_tokens - 1].
+
+    `score` maps (inputs, attended, targets), each [num_rows, width], to one [width] a row.
+    """
     import torch
 
     from lvf.data.prompts import encode_examples
 
     assert isinstance(tokenizer.eos_token_id, int)
     encoded = encode_examples(tokenizer, list(pairs), tokenizer.eos_token_id)
+    scores = [np.zeros(len(ids) - 1) for ids, _ in encoded]
     windows = [
-        (document, *window)
-        for document, (ids, in_loss) in enumerate(encoded)
-        for window in _windows(ids, in_loss, seq_len)
+        (document, slice(start, min(start + seq_len, len(ids) - 1)))
+        for document, (ids, _) in enumerate(encoded)
+        for start in range(0, len(ids) - 1, seq_len)
     ]
-    windows.sort(key=lambda window: -len(window[1]))  # longest first: too much fails at once
-    nats, tokens = np.zeros(len(encoded)), np.zeros(len(encoded), dtype=np.int64)
-    with torch.inference_mode():
+    windows.sort(key=lambda window: window[1].start - window[1].stop)  # longest first: too much
+    with torch.inference_mode():  # fails at once
         for start in tqdm(range(0, len(windows), batch_size), desc="Scoring text", unit="batch"):
             batch = windows[start : start + batch_size]
-            losses, counts = _score(model, [window[1:] for window in batch])
-            documents = [window[0] for window in batch]
-            np.add.at(nats, documents, losses)
-            np.add.at(tokens, documents, counts)
-    return ratio_metrics(nats, tokens)
+            rows = [(encoded[doc][0][:-1][span], encoded[doc][0][1:][span]) for doc, span in batch]
+            values = score(*(part.to(model.device) for part in _padded(rows)))
+            for (document, span), row in zip(batch, values, strict=True):
+                scores[document][span] = row[: span.stop - span.start].double().cpu().numpy()
+    return [(nats, kept[1:]) for nats, (_, kept) in zip(scores, encoded, strict=True)]
 
 
-def ratio_metrics(nats: np.ndarray, tokens: np.ndarray) -> dict[str, Metric]:
+def _padded(
+    rows: list[tuple[np.ndarray, np.ndarray]],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs, attention mask and targets of windows, each [num_rows, width]."""
+    import torch
+
+    inputs = torch.zeros(len(rows), max(len(ids) for ids, _ in rows), dtype=torch.long)
+    attended, targets = torch.zeros_like(inputs), torch.zeros_like(inputs)
+    for row, (ids, wanted) in enumerate(rows):
+        inputs[row, : len(ids)] = torch.from_numpy(ids)
+        targets[row, : len(ids)] = torch.from_numpy(wanted)
+        attended[row, : len(ids)] = 1
+    return inputs, attended, targets
+
+
+def _ratio(
+    name: str, count: str, documents: list[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Metric]:
+    nats = np.array([values.sum() for values, _ in documents])
+    return ratio_metrics(name, count, nats, np.array([kept.sum() for _, kept in documents]))
+
+
+def ratio_metrics(name: str, count: str, nats: np.ndarray, tokens: np.ndarray) -> dict[str, Metric]:
     """Metrics of per-document sums of nats and numbers of tokens, both [num_documents]."""
     n, total = len(tokens), int(tokens.sum())
     ratio = nats.sum() / total
@@ -66,42 +166,6 @@ def ratio_metrics(nats: np.ndarray, tokens: np.ndarray) -> dict[str, Metric]:
     stderr = math.sqrt(n / (n - 1) * (residuals**2).sum()) / total if n > 1 else None
     means = (nats / tokens).tolist()
     return {
-        "nll_per_token": Metric(value=float(ratio), stderr=stderr, n=n, items=means),
-        "tokens": Metric(value=total, n=n, items=[float(count) for count in tokens]),
+        name: Metric(value=float(ratio), stderr=stderr, n=n, items=means),
+        count: Metric(value=total, n=n, items=[float(one) for one in tokens]),
     }
-
-
-def _windows(
-    ids: np.ndarray, in_loss: np.ndarray, seq_len: int
-) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Cut a document into (inputs, labels) of up to seq_len tokens, each predicted once."""
-    labels = np.where(in_loss, ids, IGNORED)[1:]
-    for start in range(0, len(labels), seq_len):
-        window = slice(start, start + seq_len)
-        if (labels[window] != IGNORED).any():
-            yield ids[:-1][window], labels[window]
-
-
-def _score(
-    model: PreTrainedModel, rows: list[tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Nats and scored tokens of each row, both [num_rows]."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    shape = (len(rows), max(len(ids) for ids, _ in rows))
-    inputs = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED)
-    attended = torch.zeros(shape, dtype=torch.long)
-    for row, (ids, wanted) in enumerate(rows):
-        inputs[row, : len(ids)] = torch.from_numpy(ids)
-        labels[row, : len(ids)] = torch.from_numpy(wanted)
-        attended[row, : len(ids)] = 1
-    inputs, labels, attended = (part.to(model.device) for part in (inputs, labels, attended))
-    logits = model(input_ids=inputs, attention_mask=attended, use_cache=False).logits
-    scored = labels != IGNORED
-    losses = torch.zeros(shape, dtype=torch.float64, device=labels.device)
-    losses[scored] = cross_entropy(
-        logits[scored].float(), labels[scored], reduction="none"
-    ).double()
-    return losses.sum(1).cpu().numpy(), scored.sum(1).cpu().numpy()

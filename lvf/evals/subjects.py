@@ -102,6 +102,7 @@ def _export_subject(cfg: RunConfig, folder: RunFolder, export: Path, trainable: 
         axes=axes,
         training={key: facts[key] for key in cost} | {"trainable_parameters": trainable},
         load=lambda: load_export(export, cfg.model),
+        load_base=lambda: load_base(cfg.model),
         folder=folder.path / "evals" / export.name,
     )
 

@@ -1,26 +1,30 @@
-"""Run lm-eval's official tasks on a loaded model, on local files or the hub's."""
+"""Run lm-eval's official tasks on a loaded model, and turn its answers into metrics."""
 
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import logging
+import math
 import random
-import re
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lvf.config import EvalsConfig, LmEvalTaskConfig
-from lvf.errors import UserError
+from lvf.evals.official import load_tasks
 from lvf.results.records import Metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASK_NAME = re.compile(rb"""^["']?task["']?:[ \t]*["']?([\w.-]+)["']?[ \t]*(#.*)?$""", re.M)
-SPLITS = {"training_split": "train", "validation_split": "validation", "test_split": "test"}
 BOOTSTRAP_ITERS = 1000  # for a metric without a closed form; the configured tasks have one
+Request = tuple[str, str]
+"""Context and continuation."""
 
 
 def run_lm_eval(
@@ -33,107 +37,85 @@ def run_lm_eval(
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
     """Score a model on one task as lm-eval's command line does: its prompts, filters and seeds.
 
+    Multiple choice has three scores, each an accuracy of the choice that is best by: `acc`, the
+    continuation's summed log-likelihood; `acc_norm`, that divided by its length (in characters, as
+    lm-eval has it; in bytes where lm-eval lacks it); `acc_mean_token`, that divided by its tokens
+    as lm-eval encodes it. The last is how MosaicML's Gauntlet, and so the paper, scores (section
+    3.3). On WinoGrande both take the probability of the same end of a sentence behind either option
+    (partial evaluation; the Gauntlet's `schema`), so that the three agree.
+
     Args:
         model: Causal language model in eval mode, on the device where it is to run.
         tokenizer: Its tokenizer.
-        task: Which task, how many shots, and its local files.
+        task: Which task or group, how many shots, and its local files.
         evals: Takes `batch_size` and `limit`.
         benchmarks: Folder of the local files; None loads the task's data from the hub.
-        native_json: Where lm-eval's own result goes, samples included but for their prompts, which
-            repeat the shots for every choice.
+        native_json: Where lm-eval's own result goes as it is, samples and prompts included, packed
+            by gzip, since prompts repeat their shots for every choice.
 
     Returns:
         Metrics, named as by lm-eval (`acc`, `exact_match,strict-match`) with items in the order of
-        the file, and what the task's definition says about itself.
+        the file, and what the definition says about itself. Of a group: the mean over its tasks,
+        whose scores are the items; `NAME,weighted_by_size`, lm-eval's own mean; `NAME,TASK`.
 
     Raises:
         UserError: lm-eval has no such task, or its data cannot be loaded.
     """
     from lm_eval.evaluator import evaluate
-    from lm_eval.models.huggingface import HFLM
 
     _quieten_and_speed_up()
-    # A cache of its own: `datasets` keys its shared one by modification times.
     with tempfile.TemporaryDirectory() as cache:
-        loaded = _load_task(task, benchmarks, cache)
-        (official,) = loaded["tasks"].values()
-        _seed(official)
-        lm = HFLM(
-            pretrained=model,  # type: ignore[arg-type]
-            tokenizer=tokenizer,  # type: ignore[arg-type]
-            batch_size=evals.batch_size,
-            softmax_dtype="float32",  # in bf16, scores of whole answers are multiples of 0.5
-        )
+        loaded = load_tasks(task, benchmarks, cache)
+        _seed(loaded["tasks"])
+        lm = _language_model(model, tokenizer, evals.batch_size)
         results: Any = evaluate(lm, loaded, limit=evals.limit, bootstrap_iters=BOOTSTRAP_ITERS)
     if native_json is not None:
         _write_native(native_json, results)
-    about = {"task": task.task, "task_version": results["versions"].get(task.task)}
-    return _metrics(results["results"][task.task], results["samples"][task.task]), about
+    by_task = {
+        name: _metrics(official, results["results"][name], results["samples"][name], lm.num_tokens)
+        for name, official in loaded["tasks"].items()
+    }
+    metrics = _of_group(by_task) if len(by_task) > 1 else next(iter(by_task.values()))
+    versions = {results["versions"].get(name) for name in by_task}
+    return metrics, {
+        "task": task.task,
+        "task_version": versions.pop() if len(versions) == 1 else sorted(versions, key=str),
+        "task_hash": _task_hash(results["samples"]),
+    }
 
 
-def _load_task(task: LmEvalTaskConfig, benchmarks: Path | None, cache: str) -> dict[str, Any]:
-    """Build the official task with its data source replaced, which lm-eval does for groups."""
-    from lm_eval.tasks import TaskManager
+def _language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Any:
+    """lm-eval's own, which also notes in `num_tokens` how long each continuation is."""
+    from lm_eval.models.huggingface import HFLM
 
-    overrides: dict[str, Any] = {"task": task.task, "num_fewshot": task.num_fewshot}
-    if benchmarks is not None:
-        files = {split: str(benchmarks / name) for split, name in task.files.items()}
-        overrides |= {"dataset_path": "json", "dataset_name": None}
-        overrides["dataset_kwargs"] = {"data_files": files, "cache_dir": cache}
-        if "train" not in files:
-            if task.num_fewshot:
-                raise UserError(f"{task.task}: {task.num_fewshot} shots need a file for `train`")
-            overrides["fewshot_split"] = None
-        # lm-eval opens every split that a definition names, also those that it does not need.
-        overrides |= {key: None for key, split in SPLITS.items() if split not in files}
-    # Indexing all of lm-eval's 14,000 task files takes 15 s, the one folder 0.1 s.
-    manager = TaskManager(include_path=official_folder(task.task), include_defaults=False)
-    try:
-        return dict(manager.load([{"group": "lvf", "task": [overrides]}]))
-    except (OSError, ValueError) as error:  # missing on the hub, no network; broken local file
-        where = f"the files {task.files} in {benchmarks}" if benchmarks else "the hub"
-        raise UserError(
-            f"the data of lm-eval's {task.task} cannot be read from {where}: {error}. Check the "
-            "network, or set evals.benchmarks to a folder with local files."
-        ) from error
+    class CountingLM(HFLM):
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            for request, _, continuation in requests:
+                self.num_tokens[request] = len(continuation)
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    lm = CountingLM(
+        pretrained=model,  # type: ignore[arg-type]
+        tokenizer=tokenizer,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        softmax_dtype="float32",  # in bf16, scores of whole answers are multiples of 0.5
+    )
+    lm.num_tokens = {}
+    return lm
 
 
-def official_folder(task: str) -> Path:
-    """Folder within lm-eval that defines a task.
-
-    Raises:
-        UserError: there is no such task (names of groups are not tasks).
-    """
-    folder = _official_folders().get(task)
-    if folder is None:
-        raise UserError(
-            f"lm-eval has no task {task!r}: `python -m lm_eval ls subtasks` lists its tasks; a "
-            "group of tasks is measured by naming each of them in evals.lm_eval"
-        )
-    return folder
-
-
-@functools.cache
-def _official_folders() -> dict[str, Path]:
-    import lm_eval.tasks
-
-    folders: dict[str, Path] = {}
-    for path in sorted(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml")):
-        for match in TASK_NAME.finditer(path.read_bytes()):
-            folders.setdefault(match[1].decode(), path.parent)
-    return folders
-
-
-def _seed(official: Any) -> None:
+def _seed(tasks: dict[str, Any]) -> None:
     """Set the seeds that lm-eval's command line sets by default."""
-    import numpy as np
     import torch
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)
-    official.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    for official in tasks.values():
+        official.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
 @functools.cache
@@ -146,7 +128,13 @@ def _quieten_and_speed_up() -> None:
     templates.from_string = functools.lru_cache(maxsize=256)(templates.from_string)
 
 
-def _metrics(scores: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Metric]:
+def _metrics(
+    official: Any,
+    scores: dict[str, Any],
+    samples: list[dict[str, Any]],
+    num_tokens: dict[Request, int],
+) -> dict[str, Metric]:
+    """Those of lm-eval, and of multiple choice the scores that it does not have."""
     metrics = {}
     for key, value in scores.items():
         name, comma, filter_name = key.partition(",")
@@ -160,6 +148,10 @@ def _metrics(scores: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str,
             n=len(items),
             items=[float(item) for item in items] if _are_numbers(items) else None,
         )
+    if official.OUTPUT_TYPE == "multiple_choice" and "acc" in metrics:
+        if "acc_norm" not in metrics:
+            metrics["acc_norm"] = _accuracy(official, samples, lambda one: len(one[1].encode()))
+        metrics["acc_mean_token"] = _accuracy(official, samples, lambda one: num_tokens[one])
     return metrics
 
 
@@ -167,12 +159,67 @@ def _are_numbers(items: list[Any]) -> bool:
     return all(isinstance(item, int | float) for item in items)
 
 
+def _accuracy(
+    official: Any, samples: list[dict[str, Any]], length: Callable[[Request], int]
+) -> Metric:
+    """Accuracy of the choice whose log-likelihood divided by its length is best.
+
+    lm-eval's own judgement of an item, given the divided log-likelihoods: so ties, several right
+    answers and answers given as a text or as a number are as it has them.
+    """
+    items = []
+    for sample in samples:
+        mean_lls = [
+            (ll / length(request), greedy)
+            for request, (ll, greedy) in zip(
+                sample["arguments"], sample["filtered_resps"], strict=True
+            )
+        ]
+        items.append(float(official.process_results(sample["doc"], mean_lls)["acc"]))
+    return _mean(items)
+
+
+def _mean(items: Sequence[float], stderr: float | None = None) -> Metric:
+    n = len(items)
+    if stderr is None and n > 1:
+        stderr = float(np.std(items, ddof=1)) / math.sqrt(n)
+    return Metric(value=sum(items) / n, stderr=stderr, n=n, items=list(items))
+
+
+def _of_group(by_task: dict[str, dict[str, Metric]]) -> dict[str, Metric]:
+    """The mean of each score over tasks, over items, and each task's own."""
+    names = list(next(iter(by_task.values())))
+    metrics: dict[str, Metric] = {}
+    for name in names:
+        parts = [scores[name] for scores in by_task.values()]
+        errors = [part.stderr for part in parts if part.stderr is not None]
+        stderr = math.hypot(*errors) / len(parts) if len(errors) == len(parts) else None
+        metrics[name] = _mean([part.value for part in parts], stderr)
+    for name in names:
+        parts = [scores[name] for scores in by_task.values()]
+        total = sum(part.n or 0 for part in parts)
+        shares = [(part.n or 0) / total for part in parts]
+        weighted = sum(share * part.value for share, part in zip(shares, parts, strict=True))
+        metrics[f"{name},weighted_by_size"] = Metric(value=weighted, n=total)
+    for task, scores in by_task.items():
+        metrics |= {f"{name},{task}": metric for name, metric in scores.items()}
+    return metrics
+
+
+def _task_hash(samples: dict[str, list[dict[str, Any]]]) -> str:
+    """Hash of documents, prompts and targets, of one task the same as in lm-eval's results."""
+    from lm_eval.utils import hash_string
+
+    hashes = [
+        hash_string("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in rows))
+        for rows in samples.values()
+    ]
+    return hashes[0] if len(hashes) == 1 else hash_string("".join(hashes))
+
+
 def _write_native(path: Path, results: dict[str, Any]) -> None:
     from lm_eval.utils import handle_non_serializable
 
-    samples = {
-        name: [{key: sample[key] for key in sample if key != "arguments"} for sample in rows]
-        for name, rows in results["samples"].items()
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results | {"samples": samples}, default=handle_non_serializable))
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        json.dump(results, file, default=handle_non_serializable, ensure_ascii=False)

@@ -12,6 +12,13 @@ from lvf.config import RunConfig
 
 NUM_ITEMS = 24
 WORDS = ["red", "blue", "cold", "warm", "tall", "old", "small", "bright", "quiet", "heavy"]
+SUBJECTS = [
+    *("econometrics", "high_school_geography", "high_school_government_and_politics"),
+    *("high_school_macroeconomics", "high_school_microeconomics", "high_school_psychology"),
+    *("human_sexuality", "professional_psychology", "public_relations", "security_studies"),
+    *("sociology", "us_foreign_policy"),
+]
+"""MMLU's social sciences."""
 THINGS = ["cup", "lamp", "chair", "box", "river", "stone", "tower", "garden", "letter", "wheel"]
 
 
@@ -35,6 +42,12 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rng = random.Random(f"{task} {split}")
             rows = [globals()[f"_{task}"](rng, number) for number in range(NUM_ITEMS)]
             write_jsonl(folder / f"{task}_{split}.jsonl", rows)
+    for number, subject in enumerate(SUBJECTS):
+        (folder / "mmlu" / subject).mkdir(parents=True)
+        for split, num_items in {"dev": 3, "test": 4 + number % 3}.items():
+            rng = random.Random(f"{subject} {split}")
+            rows = [_mmlu(rng) for _ in range(num_items)]
+            write_jsonl(folder / "mmlu" / subject / f"{split}.jsonl", rows)
     return folder
 
 
@@ -78,6 +91,15 @@ def _winogrande(rng: random.Random, _number: int) -> dict[str, Any]:
     return {"sentence": sentence, "option1": one, "option2": two, "answer": rng.choice("12")}
 
 
+def _mmlu(rng: random.Random) -> dict[str, Any]:
+    choices = [_phrase(rng) for _ in range(4)]
+    return {
+        "question": f"What stands behind {_phrase(rng)}?",
+        "choices": choices,
+        "answer": rng.randrange(4),
+    }
+
+
 def _humaneval(rng: random.Random, number: int) -> dict[str, Any]:
     step = rng.randint(1, 9)
     name = f"add_{step}"
@@ -99,7 +121,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, benchmarks: Path) -> Pat
     from lvf.embedded.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_tokenizer(path.read_text() for path in sorted(benchmarks.iterdir()))
+    tokenizer = train_tokenizer(path.read_text() for path in sorted(benchmarks.glob("*.jsonl")))
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(

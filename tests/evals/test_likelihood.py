@@ -1,5 +1,6 @@
 """Likelihoods agree with a model that is asked for one token at a time."""
 
+import copy
 import math
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvf.evals.likelihood import nll, ratio_metrics
+from lvf.evals.likelihood import kl_from_base, nll, ratio_metrics
 
 PAIRS = [
     ("Question: the red cup\nAnswer:", " the old lamp"),
@@ -57,7 +58,7 @@ def test_running_text_is_scored_from_its_second_token_on(model: Any, tokenizer: 
 
 def test_stderr_of_documents_of_one_length_is_that_of_their_mean() -> None:
     nats = np.array([3.0, 5.0, 4.0, 9.0])
-    metrics = ratio_metrics(nats, np.full(4, 2))
+    metrics = ratio_metrics("nll_per_token", "tokens", nats, np.full(4, 2))
     assert metrics["nll_per_token"].stderr == pytest.approx(np.std(nats / 2, ddof=1) / math.sqrt(4))
 
 
@@ -67,9 +68,53 @@ def test_stderr_of_documents_of_many_lengths_is_near_the_jackknife() -> None:
     nats = tokens * rng.normal(1.5, 0.3, size=400)
     left_out = (nats.sum() - nats) / (tokens.sum() - tokens)
     jackknife = math.sqrt(399 / 400 * ((left_out - left_out.mean()) ** 2).sum())
-    stderr = ratio_metrics(nats, tokens)["nll_per_token"].stderr
+    stderr = ratio_metrics("nll_per_token", "tokens", nats, tokens)["nll_per_token"].stderr
     assert stderr == pytest.approx(jackknife, rel=0.02)
 
 
 def test_one_document_has_no_stderr() -> None:
-    assert ratio_metrics(np.array([3.0]), np.array([2]))["nll_per_token"].stderr is None
+    assert ratio_metrics("x", "tokens", np.array([3.0]), np.array([2]))["x"].stderr is None
+
+
+@pytest.fixture(scope="module")
+def other(model: Any) -> Any:
+    """The model with other weights."""
+    changed = copy.deepcopy(model)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in changed.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    return changed
+
+
+@pytest.mark.parametrize(("seq_len", "batch_size"), [(1024, 3), (8, 2)])
+def test_the_divergence_is_the_expected_log_ratio_under_the_base(
+    model: Any, other: Any, tokenizer: Any, seq_len: int, batch_size: int
+) -> None:
+    metrics = kl_from_base(other, model, tokenizer, PAIRS, seq_len, batch_size)
+    whole, responses = [], []
+    for pair in PAIRS:
+        prompt, response = (tokenizer(text)["input_ids"] for text in pair)
+        ids = [*prompt, *response, tokenizer.eos_token_id]
+        nats = []
+        for target in range(1, len(ids)):
+            start = (target - 1) // seq_len * seq_len
+            with torch.no_grad():
+                p, q = (one(torch.tensor([ids[start:target]])).logits[0, -1].double().softmax(0)
+                        for one in (model, other))  # fmt: skip
+            nats.append(sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q)))  # noqa: B905
+        whole.append(nats)
+        responses.append(nats[len(prompt) - 1 :])
+    for name, count, truth in (
+        ("kl_per_token", "tokens", whole),
+        ("kl_response_per_token", "response_tokens", responses),
+    ):
+        assert metrics[count].items == [len(nats) for nats in truth]
+        assert metrics[name].items == pytest.approx([np.mean(nats) for nats in truth], rel=1e-4)
+        assert metrics[name].value == pytest.approx(np.mean(sum(truth, [])), rel=1e-4)
+    assert metrics["kl_per_token"].value > 0.001
+
+
+def test_a_model_does_not_diverge_from_itself(model: Any, tokenizer: Any) -> None:
+    metrics = kl_from_base(model, model, tokenizer, PAIRS, 1024, 2)
+    assert metrics["kl_per_token"].items == [0.0] * len(PAIRS)

