@@ -351,9 +351,12 @@ class RunConfig:
     """Name to `_target_` of a Composer logger and its arguments."""
     paths: PathsConfig = field(default_factory=PathsConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    released: str | None = None
+    """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
+    domain, regime and scale=paper follow from it unless they are given."""
 
 
-UNIDENTIFYING = ("evals", "logger", "paths", "runtime")
+UNIDENTIFYING = ("evals", "logger", "paths", "runtime", "released")
 LR_SOURCES = ("lr_by_method", "lr_multiplier", "lora_lr_ratio")  # what led to lr_peak
 PLANNED = {"model": ("shape",), "data": ("documents", "tokens")}  # what only the planner reads
 

@@ -1,4 +1,6 @@
-"""`python -m lvf.evaluate`: measure a trained run where records lack."""
+"""`python -m lvf.evaluate`: measure a trained run, or released models, where records lack."""
+
+from hydra.core.hydra_config import HydraConfig
 
 from lvf.compose import entry_point
 from lvf.config import RunConfig
@@ -7,11 +9,16 @@ from lvf.validate import require_consent
 
 
 def run(cfg: RunConfig) -> None:
-    """Measure what the run that these settings name has exported so far, or `runtime.export` of it.
+    """Measure what the run that these settings name has exported so far, or `released` models.
+
+    Of a run, `runtime.export` chooses one export.
 
     Raises:
         UserError: the run has exported nothing yet.
     """
+    if cfg.released is not None:
+        evaluate_released(cfg.released, list(HydraConfig.get().overrides.task))
+        return
     require_consent(cfg)
     print("loading libraries ...", flush=True)
     from lvf.data.shards import prepare
@@ -30,6 +37,19 @@ def run(cfg: RunConfig) -> None:
     folder.mark_measured(cfg)
     print_run(records)
     print(f"records  {cfg.paths.records}")
+
+
+def evaluate_released(where: str, overrides: list[str]) -> None:
+    """Measure the paper's own models (`python -m lvf.evaluate released=...`).
+
+    Raises:
+        UserError: nothing there, or a missing file or task.
+    """
+    print("loading libraries ...", flush=True)
+    from lvf.evals.released import measure_released
+    from lvf.results.tables import print_run
+
+    print_run(measure_released(where, overrides))
 
 
 main = entry_point(run)

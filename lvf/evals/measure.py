@@ -81,9 +81,9 @@ def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: P
         start = time.perf_counter()
         side_file = subject.folder / f"{task}-{stable_hash(inputs[task])}"
         metrics, about = _run_task(task, subject, loaded, cfg, texts, benchmarks, side_file)
-        task_hash = {"task_hash": about.pop("task_hash")} if "task_hash" in about else {}
+        hashes = {"task_hash": about.pop("task_hash")} if "task_hash" in about else {}
         settings = _circumstances(task, loaded, cfg) | inputs[task] | about
-        write_record(paths[task], _record(subject, task, metrics, settings, task_hash))
+        write_record(paths[task], record_of(subject, task, metrics, settings, hashes))
         name, first = next(iter(metrics.items()))
         seconds = time.perf_counter() - start
         print(
@@ -242,13 +242,15 @@ def _circumstances(task: str, loaded: Loaded, cfg: RunConfig) -> dict[str, Any]:
     }
 
 
-def _record(
+def record_of(
     subject: Subject,
     task: str,
     metrics: dict[str, Metric],
     settings: dict[str, Any],
-    task_hash: dict[str, str],
+    hashes: dict[str, str] | None = None,
 ) -> Record:
+    """Everything known about one measurement; `hashes` of what versions do not tell."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return Record(
         source=subject.source,
         run_id=subject.run_id,
@@ -258,5 +260,5 @@ def _record(
         metrics=metrics,
         settings=settings,
         training=subject.training,
-        versions={name: importlib.metadata.version(name) for name in PACKAGES} | task_hash,
+        versions=versions | (hashes or {}),
     )
