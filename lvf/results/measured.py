@@ -28,7 +28,8 @@ class Names:
     target: dict[str, tuple[str, str]]
     """Domain to (task, metric)."""
     forgetting: list[str]
-    forgetting_metric: str
+    forgetting_metric: dict[str, str]
+    """Scale to the score that is averaged there."""
 
 
 @functools.cache
@@ -39,8 +40,19 @@ def names() -> Names:
     return Names(
         target={one.name: (one.target_task, one.target_metric) for one in domains},
         forgetting=list(evals.forgetting),
-        forgetting_metric=str(evals.forgetting_metric),
+        forgetting_metric={
+            path.stem: _forgetting_metric(path.stem)
+            for path in sorted((CONF_DIR / "scale").glob("*.yaml"))
+        },
     )
+
+
+def _forgetting_metric(evals: str) -> str:
+    """That of a file in conf/evals, or of the file that it builds on."""
+    tree = OmegaConf.load(CONF_DIR / "evals" / f"{evals}.yaml")
+    if "forgetting_metric" in tree:
+        return str(tree.forgetting_metric)
+    return _forgetting_metric(tree.defaults[0])
 
 
 def measures() -> list[str]:
@@ -85,16 +97,17 @@ def _with_measure(scores: pd.DataFrame) -> pd.DataFrame:
     """Only the rows that are a measure, named in the new column `measure`."""
     known = names()
 
-    def measure(task: str, metric: str, domain: str) -> str | None:
+    def measure(task: str, metric: str, domain: str, scale: str) -> str | None:
         if known.target.get(domain) == (task, metric):
             return "target"
-        if task in known.forgetting and metric == known.forgetting_metric:
+        if task in known.forgetting and metric == known.forgetting_metric.get(scale, "acc"):
             return task
         if task == "forgetting":  # the paper published the average only
             return task
         return task if task in NLL_TASKS and metric == NLL_METRIC else None
 
-    found = [measure(*row) for row in zip(scores.task, scores.metric, scores.domain, strict=True)]
+    columns = (scores.task, scores.metric, scores.domain, scores.scale)
+    found = [measure(*row) for row in zip(*columns, strict=True)]
     scores = scores.assign(measure=pd.array(found, dtype="string"))
     return scores[scores.measure.notna()]
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from lvf.results.measured import models
+from lvf.results.records import Record, record_path, write_record
 from lvf.results.store import RecordWarning, load, load_paper
 
-from .conftest import Write, axes
+from .conftest import Write, axes, metric
 
 
 def model(folder: Path, method: str = "full") -> pd.Series:
@@ -41,6 +42,18 @@ def test_the_forgetting_average_is_the_mean_of_three_with_a_third_of_the_root_su
 def test_without_one_of_its_parts_there_is_no_forgetting_average(write: Write) -> None:
     one = model(write(axes(), hellaswag=0.9, arc_challenge=0.8))
     assert math.isnan(one.forgetting) and one.hellaswag == 0.9
+
+
+def test_each_scale_averages_the_score_that_it_names(tmp_path: Path) -> None:
+    for scale in ("embedded", "small", "paper"):
+        for task in ("hellaswag", "arc_challenge", "winogrande"):
+            record = Record(
+                source="lvf", run_id=scale, checkpoint="x", task=task, axes=axes(scale=scale),
+                metrics={"acc": metric(0.25), "acc_mean_token": metric(0.75)},
+            )  # fmt: skip
+            write_record(record_path(tmp_path, scale, "x", task, "0"), record)
+    found = models(load(tmp_path)).set_index("scale").forgetting
+    assert dict(found) == {"embedded": 0.25, "small": 0.75, "paper": 0.75}
 
 
 def test_the_difference_to_the_base_is_paired_by_item(write: Write) -> None:
