@@ -116,7 +116,9 @@ def _check(cfg: RunConfig) -> None:
 
 def _show(found: list[Released]) -> None:
     for one in found:
-        told = "of unknown duration" if one.duration is None else f"after {one.duration:g}"
-        unit = {"cpt": " tokens", "ift": " epochs"}.get(one.regime or "", "")
-        print(f"{one.repo} {one.branch}: {one.method} {one.rank or ''} {told}"
-              f"{unit if one.duration else f': {one.branch!r} does not tell it'}")  # fmt: skip
+        method = f"LoRA r={one.rank}" if one.rank else one.method
+        unit = {"cpt": "tokens", "ift": "epochs"}.get(one.regime or "", "")
+        told = f"of unknown duration, which {one.branch!r} does not tell"
+        if one.duration is not None:
+            told = f"after {one.duration:g} {unit}"
+        print(f"{one.repo} {one.branch}: {method} {told}")

@@ -177,7 +177,7 @@ def test_every_checkpoint_and_the_base_are_measured_into_records(
     assert {record.source for record in records.values()} == {"released"}
     assert {record.task for record in records.values()} == {"winogrande"}
     told = capsys.readouterr().out
-    assert "'main' does not tell it" in told
+    assert "of unknown duration, which 'main' does not tell" in told
     assert "left out nll_target" in told
     axes = records[f"released-{ADAPTER}", "epoch-4"].axes
     assert (axes.domain, axes.regime, axes.method, axes.method_name) == (
