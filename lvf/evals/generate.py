@@ -72,11 +72,11 @@ class _Batch:
         batch_rows: int,
     ) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
-        self.ids = {name: tokenizer(prompts[name])["input_ids"] for name, _ in wanted}
-        self.waiting = deque(wanted)
-        self.unread = deque(dict.fromkeys(name for name, _ in wanted if self._room(name) > 0))
-        self.read: dict[str, Prompt] = {}
         self.num_samples = Counter(name for name, _ in wanted)
+        self.ids = {name: tokenizer(prompts[name])["input_ids"] for name in self.num_samples}
+        self.waiting = deque(wanted)
+        self.unread = deque(name for name in self.ids if self._room(name) > 0)
+        self.read: dict[str, Prompt] = {}
         self.watch = StopWatch(tokenizer, sampling.stop_strings)
         num_rows = min(batch_rows, len(wanted))
         self.rows: list[Row | None] = [None] * num_rows

@@ -60,7 +60,8 @@ def _call(
     keys: Sequence[Key],
     sampling: Sampling,
 ) -> Iterator[tuple[Key, str]]:
-    ids = {name: tokenizer(prompts[name])["input_ids"] for name, _ in keys}
+    names = dict.fromkeys(name for name, _ in keys)
+    ids = {name: tokenizer(prompts[name])["input_ids"] for name in names}
     room = {name: sampling.max_length_tokens - len(row) for name, row in ids.items()}
     yield from ((key, "") for key in keys if room[key[0]] <= 0)
     keys = [key for key in keys if room[key[0]] > 0]

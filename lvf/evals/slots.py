@@ -125,11 +125,10 @@ class SlotCache(Cache):
         before = torch.tensor([0 if one is None else one.num_tokens for one in self.prompts])
         self._columns = (torch.arange(len(at), device=device), at)
         self._width = self.get_seq_length() + 1
-        self.groups = [
-            (prompt, torch.tensor([r for r, one in enumerate(self.prompts) if one is prompt]))
-            for prompt in dict.fromkeys(self.prompts)
-            if prompt is not None
-        ]
+        self.groups = []
+        for prompt in filter(None, dict.fromkeys(self.prompts)):
+            rows = [row for row, one in enumerate(self.prompts) if one is prompt]
+            self.groups.append((prompt, torch.tensor(rows, device=device)))
         visible = torch.arange(self._width, device=device) <= at[:, None]
         with attention_of(self.model):
             logits = self.model(
