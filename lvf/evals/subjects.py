@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lvf.config import RunConfig, stable_hash
+from lvf.config import RunConfig, identity, stable_hash
 from lvf.data.shards import Prepared
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
 from lvf.models.counts import num_parameters, num_trainable_parameters
@@ -60,8 +60,8 @@ def base_subject(cfg: RunConfig) -> Subject:
     """The untrained model, measured once for each (model, data set)."""
     axes = Axes(**_shared_axes(cfg), method="base", method_name="base")
     condition = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}"
-    identity = stable_hash([asdict(cfg.model), asdict(cfg.data), cfg.training.seq_len])
-    run_id = f"{condition}-base-{identity}"
+    run = identity(asdict(cfg))
+    run_id = f"{condition}-base-{stable_hash([run['model'], run['data'], cfg.training.seq_len])}"
     return Subject(
         run_id=run_id,
         checkpoint="base",
