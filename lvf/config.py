@@ -354,9 +354,12 @@ class RunConfig:
     released: str | None = None
     """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
     domain, regime and scale=paper follow from it unless they are given."""
+    tuned: str | None = None
+    """Folder or hub id of a model or adapter made elsewhere, which `lvf.analyze` takes instead of
+    the run's exports."""
 
 
-UNIDENTIFYING = ("evals", "logger", "paths", "runtime", "released")
+UNIDENTIFYING = ("evals", "logger", "paths", "runtime", "released", "tuned")
 LR_SOURCES = ("lr_by_method", "lr_multiplier", "lora_lr_ratio")  # what led to lr_peak
 PLANNED = {"model": ("shape",), "data": ("documents", "tokens")}  # what only the planner reads
 

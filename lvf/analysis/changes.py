@@ -1,0 +1,139 @@
+"""What finetuning did to each matrix of a model, from full weights or from LoRA's factors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvf.analysis.tensors import ADAPTER_CONFIG, Weights, place
+from lvf.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+CHUNK = 2048
+"""Columns or rows of a matrix that are held in float64 at a time."""
+PEFT_PREFIX = "base_model.model."
+BASE_KEEPING_INITS = (True, False, "gaussian", "eva", "orthogonal")
+"""Initialisations of PEFT that leave the base weights as they are; PiSSA's kind does not."""
+
+
+def pieces(matrix: Tensor) -> Iterator[Tensor]:
+    """A matrix cut along its longer side into pieces [short, width] in float64."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    for part in _parts(matrix):
+        yield (matrix[:, part] if wide else matrix[part].T).double()
+
+
+def _parts(matrix: Tensor) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, max(matrix.shape), CHUNK)]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One matrix [out, in] before and after finetuning, in the data types that were stored."""
+
+    base: Tensor
+    tuned: Tensor | None = None
+    factors: tuple[Tensor, Tensor] | None = None
+    """Instead of `tuned`, scaled B [out, r] and A [r, in] in float64: tuned = base + B A."""
+
+    @property
+    def wide(self) -> bool:
+        """Whether out <= in."""
+        return self.base.shape[0] <= self.base.shape[1]
+
+    def tuned_pieces(self) -> Iterator[Tensor]:
+        """The tuned matrix, in the pieces of `pieces(base)`."""
+        if self.factors is None:
+            assert self.tuned is not None
+            yield from pieces(self.tuned)
+            return
+        b, a = self.factors
+        for part, base in zip(_parts(self.base), pieces(self.base), strict=True):
+            yield base + (b @ a[:, part] if self.wide else (b[part] @ a).T)
+
+    def update_pieces(self) -> Iterator[Tensor]:
+        """Tuned minus base; float64 holds the difference of stored 16 or 32 bit values exactly."""
+        for base, tuned in zip(pieces(self.base), self.tuned_pieces(), strict=True):
+            yield tuned - base
+
+
+class Tuned:
+    """A finetuned model beside its base; `names` are the matrices that can differ."""
+
+    def __init__(self, base: Weights, folder: Path) -> None:
+        """Match the matrices of `folder`, a model or a PEFT LoRA adapter, with the base's.
+
+        Raises:
+            UserError: no match, other shapes, or an adapter that is not plain LoRA.
+        """
+        self.base, self.weights = base, Weights(folder)
+        adapter = folder / ADAPTER_CONFIG
+        self.lora = _plain_lora(adapter, self.weights) if adapter.is_file() else None
+        self.names = sorted(self._matrices(), key=lambda name: (place(name), name))
+
+    def change(self, name: str, base: Tensor, device: torch.device) -> Change:
+        """The matrix `name` before (`base`) and after finetuning, on `device`."""
+        if self.lora is None:
+            return Change(base, tuned=self.weights.read(name).to(device))
+        stem = PEFT_PREFIX + name.removesuffix(".weight")
+        a = self.weights.read(f"{stem}.lora_A.weight").to(device).double()
+        b = self.weights.read(f"{stem}.lora_B.weight").to(device).double()
+        return Change(base, factors=(b * lora_scale(self.lora, name, len(a)), a))
+
+    def _matrices(self) -> list[str]:
+        if self.lora is not None:
+            stems = {
+                name.split(".lora_")[0].removeprefix(PEFT_PREFIX) for name in self.weights.files
+            }
+            names = {f"{stem}.weight" for stem in stems}
+            missing = sorted(names - set(self.base.files))
+        else:
+            names = {name for name in self.weights.files if len(self.weights.shape(name)) == 2}
+            names &= set(self.base.files)
+            missing = [n for n in names if self.weights.shape(n) != self.base.shape(n)]
+        if missing or not names:
+            raise UserError(
+                f"{self.weights.folder} was not finetuned from {self.base.folder}: "
+                f"{missing[0] if missing else 'no matrix'} is not in both with one shape. "
+                "Give its base with model.path=/path/to/folder or an id on the hub"
+            )
+        return list(names)
+
+
+def lora_scale(config: dict[str, Any], name: str, rank: int) -> float:
+    """What PEFT multiplies B A with: alpha / r, or alpha / sqrt(r) for rsLoRA.
+
+    Args:
+        config: content of adapter_config.json.
+        name: name of the base matrix; `alpha_pattern` may give it an alpha of its own.
+        rank: r of this matrix.
+    """
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("alpha_pattern") or {}
+    key = get_pattern_key(list(patterns), name.removesuffix(".weight"))
+    alpha = patterns.get(key, config["lora_alpha"])
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _plain_lora(file: Path, weights: Weights) -> dict[str, Any]:
+    """Configuration of an adapter whose whole effect is the product of its factors."""
+    config = json.loads(file.read_text())
+    odd = [n for n in weights.files if not n.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if config.get("init_lora_weights", True) not in BASE_KEEPING_INITS:
+        odd.append(f"init_lora_weights={config['init_lora_weights']}")
+    odd += [k for k in ("use_dora", "fan_in_fan_out", "layer_replication") if config.get(k)]
+    if odd or config["peft_type"] != "LORA":
+        raise UserError(
+            f"{file.parent} is not a plain LoRA adapter ({odd[0] if odd else config['peft_type']}):"
+            " merge it into its base with PEFT's merge_and_unload, save that, and analyse it as a "
+            "full model"
+        )
+    return config

@@ -1,0 +1,93 @@
+"""The table of a model's matrices beside its record, and the record's summaries of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from lvf.results.records import Metric
+from lvf.results.tables import console
+
+TOP_K = 10
+"""Leading singular vectors among which intruders are counted (Shuttleworth et al., section 4)."""
+EPSILON = 0.5
+EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Cosines below which a vector is an intruder: the one that is reported, and the sweep."""
+MEASURES = (
+    "rank90",
+    "effective_rank",
+    "stable_rank",
+    "frobenius_norm",
+    "spectral_norm",
+    "relative_norm",
+    f"intruders@{EPSILON}",
+)
+
+
+def matrices(record: Path) -> pd.DataFrame:
+    """Table of the matrices behind a `weights` record, one row each, in the order of the layers.
+
+    Columns: `name`, `layer` (-1 outside of the blocks), `module`, `out_features`, `in_features`;
+    of the update (tuned minus base) `rank90`, `effective_rank`, `stable_rank`, `frobenius_norm`,
+    `spectral_norm`, and `relative_norm`, which is frobenius_norm over the base's; `intruders@0.5`
+    and `largest_cosines`, for each of the tuned matrix's first left singular vectors the largest
+    |cosine| with one of the base's; the spectra `singular_values` (of the update),
+    `base_singular_values` and `tuned_singular_values`, falling, rounded to float32.
+    """
+    return pd.read_parquet(record.with_suffix(".parquet"))
+
+
+def intruders(table: pd.DataFrame, epsilon: float = EPSILON) -> pd.Series:
+    """Number of intruder dimensions of each matrix, among the first `TOP_K` vectors."""
+    return table.largest_cosines.map(lambda cosines: int((np.asarray(cosines) < epsilon).sum()))
+
+
+def write_matrices(record: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Keep the rows beside the record that will name them; returns the table."""
+    table = pd.DataFrame(rows)
+    for name in (name for name in table.columns if name.endswith("singular_values")):
+        table[name] = table[name].map(np.float32)  # for drawing; half the size
+    table[f"intruders@{EPSILON}"] = intruders(table)
+    path = record.with_suffix(".parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    table.to_parquet(temporary, index=False)
+    temporary.replace(path)
+    return table
+
+
+def summaries(table: pd.DataFrame) -> dict[str, Metric]:
+    """Means of every measure: over the blocks, and as `<measure>.<module>` over each module type.
+
+    Items are the matrices in the order of the table. `intruders@<epsilon>` is swept over blocks.
+    """
+    blocks = table[table.layer >= 0]
+    found = {name: _mean(blocks[name]) for name in MEASURES}
+    found |= {f"intruders@{epsilon}": _mean(intruders(blocks, epsilon)) for epsilon in EPSILONS}
+    for module, rows in table.groupby("module", sort=False):
+        found |= {f"{name}.{module}": _mean(rows[name]) for name in MEASURES}
+    return found
+
+
+def print_weights(records: Iterable[Path]) -> None:
+    """Print each model's means by module type."""
+    for path in records:
+        table = matrices(path)
+        screen = Table(title=f"{path.parent.name} {path.name.split('--')[0]}", title_justify="left")
+        screen.add_column("mean over layers")
+        for name in MEASURES:
+            screen.add_column(name.replace("_", " "), justify="right")
+        for module, rows in table.groupby("module", sort=False):
+            screen.add_row(str(module), *(f"{rows[name].mean():.4g}" for name in MEASURES))
+        console().print(screen)
+
+
+def _mean(column: pd.Series) -> Metric:
+    return Metric(
+        value=float(column.mean()), n=len(column), items=[float(value) for value in column]
+    )
