@@ -47,18 +47,21 @@ def intruders(table: pd.DataFrame, epsilon: float = EPSILON) -> pd.Series:
     return table.largest_cosines.map(lambda cosines: int((np.asarray(cosines) < epsilon).sum()))
 
 
-def write_matrices(record: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Keep the rows beside the record that will name them; returns the table."""
+def matrix_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The table that `matrices` describes, from a row for each matrix."""
     table = pd.DataFrame(rows)
     for name in (name for name in table.columns if name.endswith("singular_values")):
         table[name] = table[name].map(np.float32)  # for drawing; half the size
-    table[f"intruders@{EPSILON}"] = intruders(table)
+    return table.assign(**{f"intruders@{EPSILON}": intruders(table)})
+
+
+def write_table(record: Path, table: pd.DataFrame) -> None:
+    """Keep a table beside the record that will name it; whole or not at all."""
     path = record.with_suffix(".parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     table.to_parquet(temporary, index=False)
     temporary.replace(path)
-    return table
 
 
 def summaries(table: pd.DataFrame) -> dict[str, Metric]:

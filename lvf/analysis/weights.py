@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lvf.analysis.changes import Change, Tuned, pieces
 from lvf.analysis.intruders import Decomposition, decompose, largest_cosines
 from lvf.analysis.spectra import VARIANCE, factor_singular_values, measures, singular_values
-from lvf.analysis.table import TOP_K, summaries, write_matrices
+from lvf.analysis.table import TOP_K, matrix_table, summaries, write_table
 from lvf.analysis.tensors import Weights, place
 from lvf.config import stable_hash
 from lvf.evals.measure import Subject, record_of
@@ -105,7 +105,8 @@ def _conclude(subject: Subject, model: Tuned, records: Path) -> None:
     """Gather the matrices into the table and write the record that names it."""
     path = weights_record(subject, records)
     rows = [json.loads(_matrix_file(subject, name).read_text()) for name in model.names]
-    metrics = summaries(write_matrices(path, rows))
+    table = matrix_table(rows)
+    write_table(path, table)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     settings = INPUTS | {"table": path.with_suffix(".parquet").name, "device": device}
-    write_record(path, record_of(subject, "weights", metrics, settings))
+    write_record(path, record_of(subject, "weights", summaries(table), settings))
