@@ -66,9 +66,12 @@ def matrix(rows: int, columns: int, rank: int) -> None:
     ways: dict[str, Callable[[], Tensor]] = {
         "torch.linalg.svdvals, float32": lambda: torch.linalg.svdvals(exact.float()).double(),
         "plain Gram matrix, float64": lambda: plain_gram(exact),
-        "lvf.analysis, from bf16 weights": lambda: singular_values(change.update_pieces),
+        "lvf.analysis, from bf16 weights": lambda: singular_values(
+            change.update_pieces, max(rows, columns)
+        ),
     }
-    singular_values(lambda: pieces(torch.randn(600, 700, device=device)))  # load the libraries
+    warm = torch.randn(600, 700, device=device)
+    singular_values(lambda: pieces(warm), 700)  # load the libraries
     truth, slowest = timed(lambda: torch.linalg.svdvals(exact))
     print(f"{rows} x {columns}: rank90 {measures(truth)['rank90']}")
     print(f"{'':32}{'seconds':>9}{'ratio':>8}{'error of measures':>19}{'of values > 1e-4':>18}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lvf.analysis.changes import pieces
-from lvf.analysis.spectra import eigenvectors, gram
+from lvf.analysis.eigen import eigenvectors, gram
 
 if TYPE_CHECKING:
     from torch import Tensor

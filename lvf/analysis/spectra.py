@@ -15,78 +15,33 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+
+from lvf.analysis.eigen import eigenvalues, gram
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Pieces = Callable[[], Iterable["Tensor"]]
-"""Gives the pieces of a matrix, anew at each call."""
+"""Gives the pieces of a matrix, anew at each call; each is valid until the next."""
 
 VARIANCE = 0.9
 """Share of the summed squared singular values that `rank90` explains (paper section 4.6)."""
 TOLERANCE = 1e-6
 """Largest relative error of a reported quantity."""
-BLOCK = 512
-"""Rows of the blocks in which a Gram matrix is summed."""
-SMALL = 512
-"""Rows up to which all eigenvectors are as cheap as a few."""
 
 
-def gram(pieces: Iterable[Tensor]) -> Tensor:
-    """X X^T [short, short] of a matrix in pieces; only blocks from the diagonal down are summed."""
-    total: Tensor | None = None
-    for piece in pieces:
-        if total is None:
-            total = piece.new_zeros(len(piece), len(piece))
-        for top in range(0, len(piece), BLOCK):
-            columns = slice(top, top + BLOCK)
-            total[top:, columns].addmm_(piece[top:], piece[columns].T)
-    assert total is not None
-    total.tril_()
-    return total.add_(total.tril(-1).T)
-
-
-def eigenvalues(symmetric: Tensor) -> Tensor:
-    """All eigenvalues [n], falling. On a CPU the input is used up as workspace."""
-    if symmetric.is_cuda:
-        return torch.linalg.eigvalsh(symmetric).flip(0)
-    from scipy.linalg import eigh
-
-    # LAPACK's dsyevr takes 4 s for n = 4096 where torch's dsyevd takes 8 s.
-    columns_first = symmetric.numpy().T
-    options = {"driver": "evr", "overwrite_a": True, "check_finite": False}
-    values = eigh(columns_first, eigvals_only=True, **options)
-    return torch.from_numpy(values).flip(0)
-
-
-def eigenvectors(symmetric: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
-    """All eigenvalues [n], falling, and the vectors [n, top] of the first `top` of them (or all).
-
-    On a CPU the input is used up as workspace.
-    """
-    if symmetric.is_cuda or top is None or len(symmetric) <= SMALL:
-        values, vectors = torch.linalg.eigh(symmetric)
-        return values.flip(0), vectors.flip(1)[:, :top]
-    from scipy.sparse.linalg import eigsh
-
-    start = np.ones(len(symmetric))  # else eigsh starts from random numbers
-    _, vectors = eigsh(symmetric.numpy(), k=top, which="LA", v0=start)
-    return eigenvalues(symmetric), torch.from_numpy(vectors).flip(1)
-
-
-def singular_values(pieces: Pieces) -> Tensor:
-    """Singular values [short] in float64, falling, of a matrix in pieces.
+def singular_values(pieces: Pieces, long: int) -> Tensor:
+    """Singular values [short] in float64, falling, of a matrix in pieces of columns, `long` in all.
 
     The measures of `measures` are those of a dense float64 SVD to `TOLERANCE`. The values
     themselves are too where they exceed 1e-4 of the largest; smaller ones may be off by up to 2e-7
     of the largest.
     """
     sigma = eigenvalues(gram(pieces())).clamp_(min=0).sqrt_()
-    if effective_rank_error(sigma, sum(piece.shape[1] for piece in pieces())) <= TOLERANCE:
+    if effective_rank_error(sigma, long) <= TOLERANCE:
         return sigma
-    return torch.linalg.svdvals(torch.cat(list(pieces()), dim=1))
+    return torch.linalg.svdvals(torch.cat([piece.clone() for piece in pieces()], dim=1))
 
 
 def effective_rank_error(sigma: Tensor, long: int) -> float:

@@ -80,7 +80,7 @@ def _matrix_file(subject: Subject, name: str) -> Path:
 def analyse_matrix(name: str, change: Change, base: Decomposition) -> dict[str, Any]:
     """The row of one matrix in the table, as `lvf.analysis.table.matrices` describes it."""
     if change.factors is None:
-        sigma = singular_values(change.update_pieces)
+        sigma = singular_values(change.update_pieces, max(change.base.shape))
     else:
         sigma = factor_singular_values(*change.factors)
     tuned = decompose(change.tuned_pieces(), TOP_K)

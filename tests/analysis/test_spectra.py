@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from lvf.analysis.changes import pieces
+from lvf.analysis.eigen import eigenvalues, eigenvectors, gram
 from lvf.analysis.spectra import (
     effective_rank,
     effective_rank_error,
-    eigenvalues,
-    eigenvectors,
     factor_singular_values,
-    gram,
     measures,
     rank_for_variance,
     singular_values,
@@ -57,6 +55,10 @@ CASES = {
     "one value": lambda: with_spectrum(torch.ones(1, dtype=torch.float64), 50, 40),
     "bf16, steps of a rounding": lambda: bf16_step(100, 260, 1e-4),
     "bf16, steps far below a rounding": lambda: bf16_step(100, 260, 2e-6),
+    "Gaussian, reduced to a band": lambda: torch.randn(900, 1000, dtype=torch.float64),
+    "values down to 1e-12, reduced to a band": lambda: with_spectrum(
+        logspace(1e-12, 700), 700, 800
+    ),
     "tiny": lambda: torch.randn(50, 60, dtype=torch.float64) * 1e-30,
 }
 
@@ -66,7 +68,7 @@ def test_every_reported_quantity_equals_that_of_a_dense_float64_svd(case: str) -
     torch.manual_seed(0)
     matrix = CASES[case]()
     dense = torch.linalg.svdvals(matrix.double())
-    ours = singular_values(lambda: pieces(matrix))
+    ours = singular_values(lambda: pieces(matrix), max(matrix.shape))
     assert len(ours) == len(dense)
     expected = measures(dense)
     assert measures(ours) == pytest.approx(expected, rel=1e-6)
@@ -99,12 +101,12 @@ def test_an_ordinary_update_needs_no_dense_svd(monkeypatch: pytest.MonkeyPatch) 
     square, bf16 = CASES["Gaussian, square"](), CASES["bf16, steps of a rounding"]()
     monkeypatch.delattr(torch.linalg, "svdvals")
     for matrix in (square, bf16):
-        singular_values(lambda matrix=matrix: pieces(matrix))
+        singular_values(lambda matrix=matrix: pieces(matrix), max(matrix.shape))
 
 
 def test_an_unchanged_matrix_has_rank_and_norm_zero() -> None:
     zeros = torch.zeros(6, 9)
-    assert set(measures(singular_values(lambda: pieces(zeros))).values()) == {0}
+    assert set(measures(singular_values(lambda: pieces(zeros), 9)).values()) == {0}
 
 
 def test_the_gram_matrix_is_the_product_with_the_transpose_on_the_shorter_side() -> None:
@@ -112,17 +114,26 @@ def test_the_gram_matrix_is_the_product_with_the_transpose_on_the_shorter_side()
     for shape in ((520, 4100), (4100, 520)):
         matrix = torch.randn(shape)
         wide = matrix.double() if shape[0] < shape[1] else matrix.double().T
-        torch.testing.assert_close(gram(pieces(matrix)), wide @ wide.T)
+        torch.testing.assert_close(gram(pieces(matrix)).tril(), (wide @ wide.T).tril())
 
 
-def test_leading_vectors_are_the_eigenvectors_of_large_matrices_too() -> None:
+def test_eigenvalues_and_leading_vectors_of_large_matrices_are_lapacks() -> None:
     torch.manual_seed(0)
-    matrix = gram(pieces(torch.randn(530, 900)))
-    true_values, true_vectors = torch.linalg.eigh(matrix)
-    values, vectors = eigenvectors(matrix.clone(), 5)
-    np.testing.assert_allclose(values, true_values.flip(0), rtol=1e-10)
-    cosines = (vectors * true_vectors.flip(1)[:, :5]).sum(0).abs()
-    np.testing.assert_allclose(cosines, 1, rtol=1e-10)
+    for rows in (513, 577, 1100):  # with and without a remainder after bands and blocks
+        matrix = gram(pieces(torch.randn(rows, 900)))  # of rank 900
+        true_values, true_vectors = torch.linalg.eigh(matrix)  # reads the lower triangle only
+        tolerance = 1e-14 * float(true_values[-1]) * rows**0.5
+        values, vectors = eigenvectors(matrix.clone(), 5)
+        np.testing.assert_allclose(values, true_values.flip(0), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(eigenvalues(matrix), values, rtol=0, atol=tolerance)
+        cosines = (vectors * true_vectors.flip(1)[:, :5]).sum(0).abs()
+        np.testing.assert_allclose(cosines, 1, rtol=1e-10)
+
+
+def test_eigenvalues_of_matrices_with_nothing_to_reduce_are_exact() -> None:
+    diagonal = torch.arange(700.0, 0, -1, dtype=torch.float64)
+    np.testing.assert_allclose(eigenvalues(torch.diag(diagonal)), diagonal, rtol=1e-14)
+    assert not eigenvalues(torch.zeros(600, 600, dtype=torch.float64)).any()
 
 
 @pytest.mark.parametrize(("out", "rank", "inp"), [(50, 4, 70), (70, 4, 50), (20, 30, 25)])
