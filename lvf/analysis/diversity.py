@@ -96,7 +96,7 @@ def problem_table(
         row: dict[str, Any] = {"task_id": task_id, "passing": own.passing, "failing": own.failing}
         row |= {verdict: len(own.counts(verdict)) for verdict in VERDICTS}
         row["distinct_pair"] = expected_unique(own.counts("unique"), 2) - 1
-        for verdict in VERDICTS if base is not None else ():
+        for verdict in VERDICTS if base else ():
             both = [own.counts(verdict), base[task_id].counts(verdict)]
             size = min(sum(counts) for counts in both)
             rarefied = [expected_unique(counts, size) for counts in both]

@@ -47,9 +47,9 @@ def singular_values(pieces: Pieces, long: int) -> Tensor:
 def effective_rank_error(sigma: Tensor, long: int) -> float:
     """Bound on the relative error of `effective_rank` where `sigma` came from a Gram matrix.
 
-    Rounding moves each eigenvalue by at most delta = eps * sqrt(short + long) * sigma_max^2 (the
-    statistical form of the bound of Higham, Accuracy and Stability, 2002, section 3.1), and so
-    sigma by delta / sigma or sqrt(delta), the smaller; to first order, exp(H) changes by the sum of
+    Rounding moves each eigenvalue by about delta = eps * sqrt(short + long) * sigma_max^2 at most
+    (Wilkinson's rule: the root of the constant in the strict bound), and so sigma by delta / sigma
+    or sqrt(delta), the smaller; to first order, exp(H) changes by the sum of
     |log p + H| * d sigma / sum(sigma).
     """
     total = sigma.sum()
