@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CHUNK = 2048
 """Columns or rows of a matrix that are held in float64 at a time."""
 PEFT_PREFIX = "base_model.model."
+MAGNITUDE = ".lora_magnitude_vector"
+"""What DoRA learns beside the factors: the norm of each row."""
+KNOWN = (".lora_A.weight", ".lora_B.weight", MAGNITUDE)
 BASE_KEEPING_INITS = (True, False, "gaussian", "eva", "orthogonal")
 """Initialisations of PEFT that leave the base weights as they are; PiSSA's kind does not."""
 
@@ -80,28 +83,32 @@ class Tuned:
         """Match the matrices of `folder`, a model or a PEFT LoRA adapter, with the base's.
 
         Raises:
-            UserError: no match, other shapes, or an adapter that is not plain LoRA.
+            UserError: no match, other shapes, or an adapter of a kind that is not known.
         """
         self.base, self.weights = base, Weights(folder)
         adapter = folder / ADAPTER_CONFIG
-        self.lora = _plain_lora(adapter, self.weights) if adapter.is_file() else None
+        self.lora = _lora_config(adapter, self.weights) if adapter.is_file() else None
         self.names = sorted(self._matrices(), key=lambda name: (place(name), name))
 
     def change(self, name: str, base: Tensor, device: torch.device) -> Change:
         """The matrix `name` before (`base`) and after finetuning, on `device`."""
-        if self.lora is None:
-            return Change(base, tuned=self.weights.read(name).to(device))
-        stem = PEFT_PREFIX + name.removesuffix(".weight")
+        whole = name if self.lora is None else PEFT_PREFIX + name
+        if whole in self.weights.files:
+            return Change(base, tuned=self.weights.read(whole).to(device))
+        assert self.lora is not None
+        stem = whole.removesuffix(".weight")
         a = self.weights.read(f"{stem}.lora_A.weight").to(device).double()
         b = self.weights.read(f"{stem}.lora_B.weight").to(device).double()
-        return Change(base, factors=(b * lora_scale(self.lora, name, len(a)), a))
+        b *= lora_scale(self.lora, name, len(a))
+        if f"{stem}{MAGNITUDE}" not in self.weights.files:
+            return Change(base, factors=(b, a))
+        magnitude = self.weights.read(f"{stem}{MAGNITUDE}").to(device).double()
+        direction = base.double() + b @ a
+        return Change(base, tuned=direction * (magnitude / direction.norm(dim=1))[:, None])
 
     def _matrices(self) -> list[str]:
         if self.lora is not None:
-            stems = {
-                name.split(".lora_")[0].removeprefix(PEFT_PREFIX) for name in self.weights.files
-            }
-            names = {f"{stem}.weight" for stem in stems}
+            names = {_adapted(name.removeprefix(PEFT_PREFIX)) for name in self.weights.files}
             missing = sorted(names - set(self.base.files))
         else:
             names = {name for name in self.weights.files if len(self.weights.shape(name)) == 2}
@@ -114,6 +121,11 @@ class Tuned:
                 "Give its base with model.path=/path/to/folder or an id on the hub"
             )
         return list(names)
+
+
+def _adapted(name: str) -> str:
+    """The base's name of what a tensor of an adapter changes, which may be a module as a whole."""
+    return name if ".lora_" not in name else name.split(".lora_")[0] + ".weight"
 
 
 def lora_scale(config: dict[str, Any], name: str, rank: int) -> float:
@@ -132,17 +144,18 @@ def lora_scale(config: dict[str, Any], name: str, rank: int) -> float:
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _plain_lora(file: Path, weights: Weights) -> dict[str, Any]:
-    """Configuration of an adapter whose whole effect is the product of its factors."""
+def _lora_config(file: Path, weights: Weights) -> dict[str, Any]:
+    """Configuration of an adapter whose effect its factors, DoRA's norms and whole modules are."""
     config = json.loads(file.read_text())
-    odd = [n for n in weights.files if not n.endswith((".lora_A.weight", ".lora_B.weight"))]
+    odd = [n for n in weights.files if ".lora_" in n and not n.endswith(KNOWN)]
+    odd += [n for n in weights.files if ".lora_" not in n and len(weights.shape(n)) != 2]
     if config.get("init_lora_weights", True) not in BASE_KEEPING_INITS:
         odd.append(f"init_lora_weights={config['init_lora_weights']}")
-    odd += [k for k in ("use_dora", "fan_in_fan_out", "layer_replication") if config.get(k)]
+    odd += [k for k in ("fan_in_fan_out", "layer_replication") if config.get(k)]
     if odd or config["peft_type"] != "LORA":
         raise UserError(
-            f"{file.parent} is not a plain LoRA adapter ({odd[0] if odd else config['peft_type']}):"
-            " merge it into its base with PEFT's merge_and_unload, save that, and analyse it as a "
-            "full model"
+            f"{file.parent} holds more than LoRA's factors, DoRA's norms and whole matrices "
+            f"({odd[0] if odd else config['peft_type']}): merge it into its base with PEFT's "
+            "merge_and_unload, save that, and analyse it as a full model"
         )
     return config

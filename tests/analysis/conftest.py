@@ -18,7 +18,7 @@ def save_adapter(base: Path, folder: Path, seed: int = 0, size: float = 0.3, **c
     settings = {"r": 3, "lora_alpha": 6, "target_modules": TARGETS} | config
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
     for name, weight in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "modules_to_save" in name:
             torch.nn.init.normal_(weight, std=size)
     model.save_pretrained(folder)
     return folder

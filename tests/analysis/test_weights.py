@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lvf.analysis.subjects import base_weights, models
 from lvf.analysis.table import TOP_K, intruders, matrices
@@ -98,8 +99,10 @@ def test_a_full_finetune_in_bf16_equals_dense_svds(
         {"use_rslora": True},
         {"r": 4, "lora_alpha": 2, "alpha_pattern": {"q_proj": 16}, "rank_pattern": {"v_proj": 2}},
         {"target_modules": ["up_proj", "k_proj"], "layers_to_transform": [1]},
+        {"use_dora": True},
+        {"modules_to_save": ["lm_head"]},
     ],
-    ids=["plain", "rslora", "patterns", "some matrices"],
+    ids=["plain", "rslora", "patterns", "some matrices", "dora", "a module trained whole"],
 )
 def test_an_adapter_equals_dense_svds_of_what_peft_merges(
     config: dict[str, Any], base_dir: Path, tmp_path: Path
@@ -107,10 +110,13 @@ def test_an_adapter_equals_dense_svds_of_what_peft_merges(
     adapter = save_adapter(base_dir, tmp_path / "adapter", **config)
     table = matrices(analyse(base_dir, adapter, tmp_path))
     targets = config.get("target_modules", TARGETS)
-    assert len(table) == len(targets) * (1 if "layers_to_transform" in config else 2)
-    lengths = table.singular_values.map(len)
-    ranks = {"v_proj": 2} if "rank_pattern" in config else {}
-    assert list(lengths) == [ranks.get(module, config.get("r", 3)) for module in table.module]
+    blocks = table[table.layer >= 0]
+    assert len(blocks) == len(targets) * (1 if "layers_to_transform" in config else 2)
+    assert len(table) - len(blocks) == len(config.get("modules_to_save", []))
+    if "use_dora" not in config:  # whose update is not of low rank
+        ranks = {"v_proj": 2} if "rank_pattern" in config else {}
+        lengths = [ranks.get(module, config.get("r", 3)) for module in blocks.module]
+        assert list(blocks.singular_values.map(len)) == lengths
     assert_dense(table, base_dir, adapter)
 
 
@@ -184,21 +190,19 @@ def test_a_restart_does_only_the_matrices_that_are_missing(
 
 
 @pytest.mark.parametrize(
-    "config",
-    [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"init_lora_weights": "pissa"}],
-    ids=["DoRA", "a module trained whole", "PiSSA"],
+    "config", [{"init_lora_weights": "pissa"}, {"bias": "all"}], ids=["PiSSA", "trained biases"]
 )
 def test_an_adapter_that_is_more_than_its_factors_is_refused(
     config: dict[str, Any], base_dir: Path, tmp_path: Path
 ) -> None:
-    adapter = tmp_path / "adapter"
-    if config.get("init_lora_weights") == "pissa":  # needs no PiSSA, only what it leaves behind
-        save_adapter(base_dir, adapter)
-        file = adapter / "adapter_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | config))
-    else:
-        save_adapter(base_dir, adapter, **config)
-    with pytest.raises(UserError, match="not a plain LoRA adapter.*merge_and_unload"):
+    adapter = save_adapter(base_dir, tmp_path / "adapter")
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    if "bias" in config:
+        weights = load_file(adapter / "adapter_model.safetensors")
+        bias = {"base_model.model.model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
+        save_file(weights | bias, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="more than LoRA's factors.*merge_and_unload"):
         analyse(base_dir, adapter, tmp_path)
 
 
