@@ -109,18 +109,26 @@ class Tuned:
     def _matrices(self) -> list[str]:
         if self.lora is not None:
             names = {_adapted(name.removeprefix(PEFT_PREFIX)) for name in self.weights.files}
-            missing = sorted(names - set(self.base.files))
         else:
             names = {name for name in self.weights.files if len(self.weights.shape(name)) == 2}
             names &= set(self.base.files)
-            missing = [n for n in names if self.weights.shape(n) != self.base.shape(n)]
-        if missing or not names:
+        known = self.base.files
+        odd = sorted(n for n in names if n not in known or self._shape(n) != self.base.shape(n))
+        if odd or not names:
             raise UserError(
                 f"{self.weights.folder} was not finetuned from {self.base.folder}: "
-                f"{missing[0] if missing else 'no matrix'} is not in both with one shape. "
-                "Give its base with model.path=/path/to/folder or an id on the hub"
+                f"{odd[0] if odd else 'no matrix'} is not in both with one shape. Give its base "
+                "with model.path=/path/to/folder or an id on the hub"
             )
         return list(names)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        whole = name if self.lora is None else PEFT_PREFIX + name
+        if whole in self.weights.files:
+            return self.weights.shape(whole)
+        stem = whole.removesuffix(".weight")
+        out, _ = self.weights.shape(f"{stem}.lora_B.weight")
+        return out, self.weights.shape(f"{stem}.lora_A.weight")[1]
 
 
 def _adapted(name: str) -> str:

@@ -206,13 +206,15 @@ def test_an_adapter_that_is_more_than_its_factors_is_refused(
         analyse(base_dir, adapter, tmp_path)
 
 
-def test_a_model_of_another_base_is_refused(base_dir: Path, tmp_path: Path) -> None:
+def test_a_model_or_adapter_of_another_base_is_refused(base_dir: Path, tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=40)).save_pretrained(tmp_path / "other")
-    with pytest.raises(UserError, match="not finetuned from.*model.path="):
-        analyse(base_dir, tmp_path / "other", tmp_path)
+    adapter = save_adapter(tmp_path / "other", tmp_path / "adapter")
+    for tuned in (tmp_path / "other", adapter):
+        with pytest.raises(UserError, match="not finetuned from.*model.path="):
+            analyse(base_dir, tuned, tmp_path)
 
 
 def test_a_folder_without_safetensors_is_refused(base_dir: Path, tmp_path: Path) -> None:
