@@ -96,14 +96,22 @@ def problem_table(
         row: dict[str, Any] = {"task_id": task_id, "passing": own.passing, "failing": own.failing}
         row |= {verdict: len(own.counts(verdict)) for verdict in VERDICTS}
         row["distinct_pair"] = expected_unique(own.counts("unique"), 2) - 1
-        for verdict in VERDICTS if base else ():
-            both = [own.counts(verdict), base[task_id].counts(verdict)]
-            size = min(sum(counts) for counts in both)
-            rarefied = [expected_unique(counts, size) for counts in both]
-            row |= {f"{verdict}.size": size}
-            row |= dict(zip((f"{verdict}.rarefied", f"{verdict}.base"), rarefied, strict=True))
+        if base is not None:
+            row |= _beside(own, base[task_id])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _beside(own: Generations, base: Generations) -> dict[str, float]:
+    """Both models' expected unique samples at the smaller of their numbers of samples."""
+    row: dict[str, float] = {}
+    for verdict in VERDICTS:
+        ours, theirs = own.counts(verdict), base.counts(verdict)
+        size = min(sum(ours), sum(theirs))
+        row[f"{verdict}.size"] = size
+        row[f"{verdict}.rarefied"] = expected_unique(ours, size)
+        row[f"{verdict}.base"] = expected_unique(theirs, size)
+    return row
 
 
 def diversity_metrics(table: pd.DataFrame) -> dict[str, Metric]:
