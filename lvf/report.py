@@ -130,7 +130,8 @@ def _claims(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> list[Path]
 
 def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame, list[Path]]:
     """Print one group and draw its figures; returns Markdown, table and the figures' paths."""
-    from lvf.results.figures import frontier, learning_curve
+    from lvf.figures.curves import all_measures
+    from lvf.figures.tradeoff import frontier
     from lvf.results.tables import TABLE_WIDTH, console, csv, markdown, summary
     from lvf.results.terminal import terminal_frontier
     from lvf.results.verdict import verdict
@@ -141,10 +142,10 @@ def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame,
     screen.print(summary(group, f"{name}: {title}", parts=screen.width >= TABLE_WIDTH))
     print("\n".join(["", *lines, "", terminal_frontier(group), ""]))
     paths = [out / f"learning-{name}.png"]
-    learning_curve(group, paths[0], title)
+    all_measures(group, title).savefig(paths[0])
     if group.target.notna().any():
         paths.append(out / f"frontier-{name}.png")
-        frontier(group, paths[1], title)
+        frontier(group, title).savefig(paths[1])
     section = "\n".join([markdown(group, f"{name}: {title}"), "```", *lines, "```", ""])
     pictures = "\n".join(f"![{path.stem}]({path.name})" for path in paths)
     return f"{section}\n{pictures}\n", csv(group, name), paths

@@ -1,20 +1,45 @@
-"""Figures by the data they draw, not by their pixels."""
+"""Figures of learning and forgetting by the data they draw, not by their pixels."""
 
-import math
+import csv
 import re
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from lvf.figures.curves import (
+    CONDITIONS,
+    all_measures,
+    forgetting_by_task,
+    over_durations,
+    tulu,
+)
+from lvf.figures.style import save
+from lvf.figures.tradeoff import at_equal_learning, frontier, pareto
 from lvf.results.cells import groups
-from lvf.results.figures import frontier, learning_curve
 from lvf.results.measured import models
-from lvf.results.store import load, load_paper
+from lvf.results.store import PAPER_CSV, load, load_paper
 from lvf.results.terminal import terminal_frontier
 
 from .conftest import Write, axes
+
+Curve = list[tuple[float, float]]
+TABLES = {
+    ("code", "cpt"): ("S1", "S2"),
+    ("code", "ift"): ("S5", "S6"),
+    ("math", "cpt"): ("S3", "S4"),
+    ("math", "ift"): ("S7", "S8"),
+}
+
+
+@pytest.fixture(scope="module")
+def published() -> pd.DataFrame:
+    return models(load_paper())
 
 
 @pytest.fixture
@@ -30,40 +55,119 @@ def grid(write: Write) -> Path:
     return write(early, checkpoint="ba1", gsm8k=0.3, nll_source=0.625, hellaswag=0.6, **forgotten)
 
 
-def points(figure: Figure, panel: int) -> dict[tuple[float, float], tuple[str, str, bool]]:
+def curves(panel: Axes) -> dict[str, Curve]:
+    """Drawn series: name to its points, by rising x."""
+    found: dict[str, Curve] = defaultdict(list)
+    for container in panel.containers:
+        xs, ys = container[0].get_data()
+        found[str(container.get_label())] += zip(xs.tolist(), ys.tolist(), strict=True)
+    return {name: sorted(line) for name, line in found.items()}
+
+
+def points(panel: Axes) -> dict[tuple[float, float], tuple[str, str, bool]]:
     """Drawn markers: place to colour, marker, and whether it is filled."""
     found = {}
-    for line in figure.axes[panel].get_lines():
-        if line.get_marker() in ("None", "_", "|", "", None) or line.get_marker() in (0, 1, 2, 3):
-            continue
+    for container in panel.containers:
+        line = container[0]
         look = to_hex(line.get_color()), str(line.get_marker()), line.get_markerfacecolor()
-        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True):
-            place = (round(float(x), 6), round(float(y), 6))
-            found[place] = (look[0], look[1], look[2] != "white")
+        for x, y in zip(*line.get_data(), strict=True):
+            found[round(float(x), 6), round(float(y), 6)] = (*look[:2], look[2] != "white")
     return found
 
 
-def test_the_frontier_draws_each_model_at_its_scores(grid: Path, tmp_path: Path) -> None:
-    ((name, group),) = groups(models(load(grid)))
-    path = tmp_path / "frontier.png"
-    figure = frontier(group, path, name)
-    assert path.stat().st_size > 10_000
-    assert set(points(figure, 0)) == {
+def table(name: str) -> dict[str, Curve]:
+    """A published table, read without the project's code: condition to (duration, value)."""
+    found: dict[str, Curve] = defaultdict(list)
+    with PAPER_CSV.open() as file:
+        for row in csv.DictReader(file):
+            if row["table"] == name:
+                label = "full" if row["method"] == "full" else f"LoRA r={row['rank']}"
+                found[label].append((float(row["duration"]), float(row["value"])))
+    return dict(found)
+
+
+def texts(figure: Figure) -> str:
+    inside = [text.get_text() for panel in figure.axes for text in panel.texts]
+    return "\n".join([*inside, figure.get_supxlabel()])
+
+
+def test_figures_1_and_2_draw_the_papers_tables(published: pd.DataFrame) -> None:
+    for index, measure in enumerate(("target", "forgetting")):
+        figure = over_durations(published, measure, "")
+        assert len(figure.axes) == 4
+        for panel, condition in zip(figure.axes, CONDITIONS, strict=True):
+            assert curves(panel) == table(TABLES[condition][index])
+            assert panel.get_xscale() == "log"
+        ticks = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+        assert ticks == ["0.25B", "0.5B", "1B", "2B", "4B", "8B", "16B", "20B"]
+        base = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+        assert [line.get_ydata()[0] for line in base] == [(0.138, 0.671)[index]]
+
+
+def test_figure_3_draws_the_tables_against_each_other(published: pd.DataFrame) -> None:
+    figure = pareto(published, "")
+    for panel, condition in zip(figure.axes, CONDITIONS, strict=True):
+        learned, kept = (table(name) for name in TABLES[condition])
+        for label, line in curves(panel).items():
+            pairs = [(y[1], x[1]) for x, y in zip(learned[label], kept[label], strict=True)]
+            assert line == sorted(pairs)
+    sizes = [c[0].get_markersize() for c in figure.axes[1].containers if c.get_label() == "full"]
+    assert sizes == sorted(sizes) and len(set(sizes)) == 5
+
+
+def test_figures_s4_to_s6_draw_the_papers_tables(published: pd.DataFrame) -> None:
+    tasks = ["mt_bench", "gsm8k", "mmlu", "forgetting"]
+    figure = tulu(published, load_paper(), tasks, "")
+    for panel, name in zip(figure.axes, ("S10", "S12", "S11", "S13"), strict=True):
+        assert curves(panel) == table(name)
+        joined = [line for line in panel.get_lines() if line.get_linestyle() == ":"]
+        assert len(joined) == 4 and all(len(line.get_xdata()) == 3 for line in joined)
+
+
+def test_panels_without_records_say_so(grid: Path) -> None:
+    figure = over_durations(models(load(grid)), "target", "")
+    for name in ("code CPT", "code IFT", "math CPT"):
+        assert f"no records for\n{name}" in texts(figure)
+    assert (
+        "math IFT" not in texts(figure)
+        and curves(figure.axes[3])["full"] == [(8, 0.9), (8, 0.8)][::-1]
+    )
+
+
+def test_each_part_of_the_forgetting_average_has_its_panels(grid: Path) -> None:
+    figure = forgetting_by_task(models(load(grid)), "")
+    assert len(figure.axes) == 12
+    hellaswag, arc = figure.axes[3], figure.axes[7]
+    assert curves(hellaswag)["LoRA r=32"] == [(8, 0.6)] and curves(arc)["LoRA r=32"] == [(8, 0.9)]
+
+
+def test_published_and_own_curves_stand_side_by_side(write: Write) -> None:
+    own = axes(
+        "lora", rank=16, scale="paper", model="llama2_7b", dataset="metamathqa", duration=2.0
+    )
+    both = pd.concat([load(write(own, gsm8k=0.5)), load_paper()], ignore_index=True)
+    drawn = curves(over_durations(models(both), "target", "").axes[3])
+    assert drawn["LoRA r=16 (published)"] == table("S7")["LoRA r=16"]
+    assert drawn["LoRA r=16"] == [(2, 0.5)]
+
+
+def test_the_frontier_draws_each_model_at_its_scores(grid: Path) -> None:
+    ((_, group),) = groups(models(load(grid)))
+    average, source = frontier(group, "").axes
+    assert set(points(average)) == {
         (0.8, 0.8), (0.7, 0.9), (0.8, 0.5), (0.8, 0.6), (0.8, 0.7), (0.8, 0.3),
     }  # fmt: skip
-    source = points(figure, 1)
-    assert source[0.75, 0.8] == (to_hex("black"), "s", True)
-    assert source[1.0, 0.5] == (to_hex("plum"), "o", True)
-    assert source[1.0, 0.6] == (to_hex("slateblue"), "^", True)
-    assert source[1.0, 0.7] == (to_hex("navy"), "D", True)
-    assert source[0.625, 0.3] == (to_hex("slateblue"), "^", False)  # not cooled down
+    drawn = points(source)
+    assert drawn[0.75, 0.8] == (to_hex("black"), "s", True)
+    assert drawn[1.0, 0.5] == (to_hex("plum"), "o", True)
+    assert drawn[1.0, 0.6] == (to_hex("slateblue"), "^", True)
+    assert drawn[1.0, 0.7] == (to_hex("navy"), "D", True)
+    assert drawn[0.625, 0.3] == (to_hex("slateblue"), "^", False)  # not cooled down
 
 
-def test_one_line_joins_the_rates_of_a_method_and_the_base_is_dashed(
-    grid: Path, tmp_path: Path
-) -> None:
-    ((name, group),) = groups(models(load(grid)))
-    panel = frontier(group, tmp_path / "f.png", name).axes[1]
+def test_one_line_joins_the_rates_of_a_method_and_the_base_is_dashed(grid: Path) -> None:
+    ((_, group),) = groups(models(load(grid)))
+    panel = frontier(group, "").axes[1]
     drawn = [
         (list(line.get_xdata()), list(line.get_ydata()), line.get_linestyle())
         for line in panel.get_lines()
@@ -72,38 +176,68 @@ def test_one_line_joins_the_rates_of_a_method_and_the_base_is_dashed(
     assert ([0, 1], [0.1, 0.1], "--") in drawn and ([0.5, 0.5], [0, 1], "--") in drawn
 
 
-def test_right_is_less_forgetting_in_both_panels(grid: Path, tmp_path: Path) -> None:
-    ((name, group),) = groups(models(load(grid)))
-    average, source = frontier(group, tmp_path / "f.png", name).axes
+def test_right_is_less_forgetting_in_both_panels(grid: Path) -> None:
+    ((_, group),) = groups(models(load(grid)))
+    average, source = frontier(group, "").axes
     assert average.get_xlim()[0] < average.get_xlim()[1]
     assert source.get_xlim()[0] > source.get_xlim()[1]
-    texts = [text.get_text() for text in source.texts]
-    assert sorted(texts) == ["1e-3"] * 4 + ["4e-3"]  # every cooled-down model is told its rate
+    rates = [text.get_text() for text in source.texts]
+    assert sorted(rates) == ["1e-3"] * 4 + ["4e-3"]  # every cooled-down model is told its rate
 
 
-def test_the_learning_curve_draws_scores_over_durations(grid: Path, tmp_path: Path) -> None:
-    ((name, group),) = groups(models(load(grid)))
-    path = tmp_path / "learning.png"
-    figure = learning_curve(group, path, name)
-    assert path.exists() and len(figure.axes) == 3
-    assert {(2.0, 0.3), (8.0, 0.5), (8.0, 0.6), (8.0, 0.7)} <= set(points(figure, 0))
-    assert points(figure, 2)[2.0, 0.625] == (to_hex("slateblue"), "^", False)
+def test_all_measures_of_a_group_are_drawn_over_durations(grid: Path) -> None:
+    ((_, group),) = groups(models(load(grid)))
+    figure = all_measures(group, "")
+    assert len(figure.axes) == 3
+    assert {(2.0, 0.3), (8.0, 0.5), (8.0, 0.6), (8.0, 0.7)} <= set(points(figure.axes[0]))
+    assert points(figure.axes[2])[2.0, 0.625] == (to_hex("slateblue"), "^", False)
 
 
-def test_published_curves_go_through_the_papers_points(tmp_path: Path) -> None:
-    published = dict(groups(models(load_paper())))
-    figure = learning_curve(published["paper-code_cpt"], tmp_path / "l.png", "Fig. 1A")
-    assert {(20e9, 0.263), (8e9, 0.208), (0.25e9, 0.143)} <= set(points(figure, 0))
-    figure = frontier(published["paper-math_ift"], tmp_path / "f.png", "Fig. 3")
-    assert {(0.590, 0.642), (0.584, 0.634), (0.596, 0.569)} <= set(points(figure, 0))
-    joined = [list(line.get_ydata()) for line in figure.axes[0].get_lines()]
-    assert [0.604, 0.641, 0.642, 0.619, 0.599] in joined
+def test_gaps_at_equal_learning_have_intervals_where_items_are_kept(write: Write) -> None:
+    """Both learn 0.2 to 0.8; along it LoRA keeps 0.1 more of every benchmark at each end."""
+    rng = np.random.default_rng(0)
+
+    def answers(share: float) -> list[float]:
+        return list(rng.permutation([1.0] * round(400 * share) + [0.0] * round(400 * (1 - share))))
+
+    tasks = ("hellaswag", "arc_challenge", "winogrande")
+    for rate, learned, kept in ((1e-4, 0.2, 0.8), (1e-3, 0.8, 0.6)):
+        for lower, one in ((0.1, axes(lr_peak=rate)), (0.0, axes("lora", lr_peak=rate))):
+            scores = {task: answers(kept - lower) for task in tasks}
+            folder = write(one, gsm8k=answers(learned), **scores)
+    panel = at_equal_learning(models(load(folder)), "").axes[0]
+    ((x, y),) = curves(panel).popitem()[1]
+    assert (x, y) == (pytest.approx(-0.1), 0)
+    (low, _), (high, _) = panel.containers[0][2][0].get_segments()[0]
+    assert low < -0.1 < high < 0
 
 
-def test_a_group_without_target_scores_can_still_be_drawn(tmp_path: Path) -> None:
-    group = dict(groups(models(load_paper())))["paper-chat_ift"].assign(target=math.nan)
-    learning_curve(group, tmp_path / "l.png", "Tülu")
+def test_published_gaps_at_equal_learning_are_hollow_or_say_why_not(
+    published: pd.DataFrame,
+) -> None:
+    """Code IFT, r=256 against full: both reach 0.302 to 0.497, where LoRA keeps more."""
+    condition = published[(published.domain == "code") & (published.regime == "ift")]
+    panel = at_equal_learning(condition, "").axes[0]
+    marks = [line for line in panel.get_lines() if line.get_marker() == "s"]
+    assert len(marks) == 3 and all(mark.get_markerfacecolor() == "white" for mark in marks)
+    assert all(mark.get_xdata()[0] < 0 for mark in marks)
+    other = published[(published.domain == "math") & (published.regime == "ift")]
+    assert "no shared level: 0.641 to 0.642" in texts(at_equal_learning(other, ""))
+
+
+def test_a_figure_is_saved_as_pdf_and_png(published: pd.DataFrame, tmp_path: Path) -> None:
+    pdf, png = save(over_durations(published, "target", "Fig. 1"), tmp_path / "new" / "fig1")
+    assert pdf.read_bytes()[:5] == b"%PDF-" and png.read_bytes()[1:4] == b"PNG"
+
+
+def test_a_group_without_target_scores_can_still_be_drawn(published: pd.DataFrame) -> None:
+    group = published[published.domain == "mixed"]
+    assert len(all_measures(group, "Tülu").axes) == 1
     assert "no model has both" in terminal_frontier(group)
+    bare = group.assign(forgetting=np.nan)
+    assert "no records" in texts(all_measures(bare, "")) and "no records" in texts(
+        frontier(bare, "")
+    )
 
 
 def test_the_terminal_shows_one_mark_a_model_within_96_columns(grid: Path) -> None:

@@ -1,0 +1,136 @@
+"""What learning costs: arithmetic, time, budgets by rank, and the rate that each rank needs."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from lvf.figures import style
+from lvf.figures.curves import conditions
+from lvf.results.cells import CELL, cells, rate_text
+from lvf.results.measured import measures
+
+COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
+
+
+@style.styled
+def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
+    """Target score against training FLOPs and device-hours, a row of panels a condition.
+
+    Every mark is a rate and a duration, means over seeds; device-hours are the measured training
+    seconds on whatever device the records name.
+    """
+    found = [
+        (name, domain, with_costs(group))
+        for name, domain, group in conditions(models)
+        if group.target[group.method != "base"].notna().any()
+    ]
+    found = [one for one in found if one[2].train_flops.notna().any()]
+    figure, places = style.panels(2 * max(len(found), 1), 2)
+    looks = style.looks(models)
+    if not found:
+        for axes, text in zip(places, COSTS.values(), strict=True):
+            style.say_missing(axes, text)
+    for index, (name, domain, rows) in enumerate(found):
+        for axes, cost in zip(places[2 * index :], COSTS, strict=False):
+            axes.set_title(name)
+            for label, line in rows.groupby("label", sort=False):
+                series = str(label), looks[str(label)]
+                style.points(axes, line, cost, "target", *series, linestyle="")
+            axes.set_xscale("log")
+            axes.set_xlabel(COSTS[cost])
+            axes.set_ylabel(style.target_text(domain))
+    return style.finish(figure, title, looks)
+
+
+@style.styled
+def loss_against_budget(models: pd.DataFrame, title: str) -> Figure:
+    """Validation loss over the budget, one line a rank, log-log, in the four conditions.
+
+    As in "LoRA Without Regret" (Thinking Machines, 2025): the best rate at each budget; a rank that
+    has run out of capacity leaves the common line.
+    """
+    return _by_rank(models, "duration", title)
+
+
+@style.styled
+def optimal_rates(models: pd.DataFrame, title: str) -> Figure:
+    """Validation loss over the learning rate, one line a rank, the lowest point of each ringed."""
+    return _by_rank(models, "lr_peak", title)
+
+
+def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
+    found = [(name, _best(group, x)) for name, _, group in conditions(models)]
+    everything = pd.concat([rows for _, rows in found])
+    looks = style.looks(everything)
+    figure, places = style.panels(len(found), 2)
+    for axes, (name, rows) in zip(places, found, strict=True):
+        axes.set_title(name)
+        if rows.empty:
+            style.say_missing(axes, f"{name.split(':')[0]}\nwith a validation loss")
+            continue
+        for label, line in rows.groupby("label", sort=False):
+            style.points(axes, line, x, "nll_validation", str(label), looks[str(label)])
+            if x == "lr_peak":
+                _ring_lowest(axes, line)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.set_ylabel(style.MEASURE_TEXTS["nll_validation"])
+        if x == "duration":
+            style.duration_axis(axes, rows)
+        else:
+            style.rate_axis(axes, list(rows.lr_peak))
+        axes.minorticks_off()
+    return style.finish(figure, title, looks)
+
+
+def _ring_lowest(axes: Axes, line: pd.DataFrame) -> None:
+    best = line.iloc[line.nll_validation.argmin()]
+    axes.plot(
+        [best.lr_peak], [best.nll_validation], "o", markersize=13, color="#D55E00",
+        markerfacecolor="none",
+    )  # fmt: skip
+    axes.annotate(
+        rate_text(best.lr_peak), (best.lr_peak, best.nll_validation), xytext=(0, -14),
+        textcoords="offset points", ha="center", fontsize=8, color="#D55E00",
+    )  # fmt: skip
+
+
+def _best(group: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Cooled-down cells with a validation loss: of each rate, or the best rate of each budget."""
+    rows = cells(group)
+    trained = (rows.method != "base") & rows.cooled_down & rows.nll_validation.notna()
+    rows = rows[trained].assign(duration_unit=group.duration_unit.dropna().unique()[:1].sum())
+    if rows.empty:
+        return rows
+    if x == "duration":
+        return rows.loc[rows.groupby(["label", "duration"]).nll_validation.idxmin()]
+    most = rows[rows.lr_peak.notna()].groupby("duration").lr_peak.nunique().idxmax()
+    return rows[rows.duration == most]
+
+
+def with_costs(models: pd.DataFrame) -> pd.DataFrame:
+    """Cells of trained models with their mean training cost, from their records.
+
+    Adds `train_flops` and `device_hours` (training seconds over 3600); NaN where no record says.
+    """
+    trained = models[models.method != "base"]
+    paths = trained[[f"{name}_path" for name in measures()]].bfill(axis=1).iloc[:, 0]
+    costs = [_training(path) if isinstance(path, str) else {} for path in paths]
+    trained = trained.assign(
+        train_flops=[one.get("train_flops", np.nan) for one in costs],
+        device_hours=[one.get("train_seconds", np.nan) / 3600 for one in costs],
+    )
+    means = trained.groupby(CELL, dropna=False)[["train_flops", "device_hours"]].mean()
+    return cells(trained).merge(means.reset_index(), on=CELL)
+
+
+@functools.lru_cache(maxsize=1024)
+def _training(path: str) -> dict[str, float]:
+    return json.loads(Path(path).read_text()).get("training", {}) or {}

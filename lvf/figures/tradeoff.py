@@ -1,0 +1,272 @@
+"""Learning against forgetting: paper Fig. 3, the frontier over rates, and equal learning."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+from lvf.figures import style
+from lvf.figures.curves import conditions
+from lvf.results.cells import cells, chosen_rate, duration_text, groups, rate_text
+from lvf.results.comparisons import (
+    MORE_IS_BETTER,
+    Matched,
+    Undecided,
+    gap_at_equal_learning,
+    matched_learning,
+)
+from lvf.results.comparisons import frontier as undominated
+from lvf.results.verdict import MATCHED
+
+LABEL_POINTS = 7
+AROUND = ((0, 1), (1, 0.6), (1, -0.6), (0, -1), (-1, 0.6), (-1, -0.6))
+OFFSETS = [(r * x, r * y) for r in (7, 13, 20) for x, y in AROUND]
+"""Where a rate may stand around its point, in points, nearest first."""
+
+
+@style.styled
+def pareto(models: pd.DataFrame, title: str) -> Figure:
+    """Learning against forgetting in the four conditions (paper Fig. 3).
+
+    A curve for each method at its chosen rate, through its durations; larger marks trained longer.
+    Right is less forgetting, up is more learning.
+
+    Args:
+        models: rows of `lvf.results.measured.models` of one scale.
+        title: heading.
+    """
+    found = list(conditions(models))
+    figure, places = style.panels(len(found), 2, legend=1.9)
+    rows = {name: _chosen(cells(group)) for name, _, group in found}
+    looks = style.looks(pd.concat(rows.values()))
+    for axes, (name, domain, _) in zip(places, found, strict=True):
+        axes.set_title(name)
+        if (_plottable(rows[name], "forgetting").method == "base").all():
+            style.say_missing(axes, f"{name.split(':')[0]}\nwith both measures")
+            continue
+        _panel(axes, rows[name], "forgetting", looks, along="duration")
+        axes.set_xlabel(style.MEASURE_TEXTS["forgetting"].replace("\n", " "), fontsize=8)
+        axes.set_ylabel(style.target_text(domain))
+    sizes = _size_legend([4.5, 9.0], ["shortest", "longest"])
+    return style.finish(figure, title, looks, more=sizes)
+
+
+@style.styled
+def frontier(group: pd.DataFrame, title: str) -> Figure:
+    """Learning against forgetting of one group over its rates, means over seeds.
+
+    One panel for the forgetting average and one for held-out source NLL, on a reversed log axis. A
+    line joins the rates of one method and duration (where there is one rate only, its durations);
+    larger marks trained longer, hollow ones are not cooled down; bars are one standard error.
+
+    Args:
+        group: comparable models, as `lvf.results.cells.groups` gives them.
+        title: heading.
+    """
+    rows = cells(group).dropna(subset="target")
+    shown = [name for name in ("forgetting", "nll_source") if rows[name].notna().any()]
+    rows = rows.dropna(subset=shown, how="all")
+    if not shown:
+        figure, (axes,) = style.panels(1, 1)
+        style.say_missing(axes, "forgetting")
+        return style.finish(figure, title)
+    figure, places = style.panels(len(shown), len(shown), (4.7, 4.2), legend=1.9)
+    looks = style.looks(rows)
+    trained = rows[rows.method != "base"]
+    along = "lr_peak" if trained.lr_peak.nunique() > trained.label.nunique() else "duration"
+    for axes, name in zip(places, shown, strict=True):
+        _panel(axes, rows, name, looks, along)
+        text = style.MEASURE_TEXTS[name].replace("\n", " ")
+        axes.set_xlabel(f"{text}\n(forgets less →)")
+    places[0].set_ylabel(f"{style.target_text(str(group.domain.iloc[0]))}  (learns more →)")
+    sizes = _sizes(rows)
+    unit = str(group.duration_unit.dropna().iloc[0])
+    texts = [f"{duration_text(one, True)} {unit}" for one in sizes]
+    style.finish(figure, title, looks, more=_size_legend(list(sizes.values()), texts))
+    for axes, name in zip(places, shown, strict=True):
+        _label_rates(figure, axes, rows, name, looks)
+    return figure
+
+
+@style.styled
+def at_equal_learning(models: pd.DataFrame, title: str) -> Figure:
+    """Gap in forgetting between full finetuning and each other method at equal learning.
+
+    One row a pair of methods and pair of measures, with its 95 % bootstrap interval
+    (`lvf.results.comparisons.matched_learning`). Hollow where the records keep no items and so no
+    interval can be had; in words where the two never learned equally much.
+    """
+    found = list(_gaps(models))
+    kinds = list(dict.fromkeys(one.kind for one in found))
+    if not kinds:
+        figure, (axes,) = style.panels(1, 1)
+        style.say_missing(axes, "two methods with both measures")
+        return style.finish(figure, title)
+    counts = [sum(one.kind == kind for one in found) for kind in kinds]
+    heights = [0.8 + 0.28 * count for count in counts]
+    figure, places = style.panels(len(kinds), 1, (8.0, 0), legend=0, heights=heights)
+    for axes, kind in zip(places, kinds, strict=True):
+        rows = [one for one in found if one.kind == kind]
+        for place, one in enumerate(rows):
+            _draw_gap(axes, place, one)
+        axes.axvline(0, **style.BASE_LINE)
+        axes.set_yticks(range(len(rows)), [one.name for one in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(f"full minus LoRA: {kind}")
+    return style.finish(figure, title)
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """One comparison at equal learning."""
+
+    name: str
+    kind: str
+    found: Matched | Undecided
+    point: float | None
+    """The gap without its interval; None where the two share no level of learning."""
+
+
+def _draw_gap(axes: Axes, place: int, gap: _Gap) -> None:
+    if isinstance(gap.found, Matched):
+        one = gap.found
+        span = [[one.value - one.low], [one.high - one.value]]
+        axes.errorbar([one.value], [place], xerr=span, fmt="s", color="black", capsize=3)
+    elif gap.point is not None:
+        axes.plot([gap.point], [place], "s", color="black", markerfacecolor="white")
+    else:
+        axes.text(
+            0.01, place, gap.found.reason, fontsize=8, va="center", color="0.35",
+            style="italic", transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+
+
+def _gaps(models: pd.DataFrame) -> Iterator[_Gap]:
+    """Every comparison with full finetuning that has both measures."""
+    for name, group in groups(models):
+        finished = group[group.cooled_down & (group.method != "base")]
+        full = finished[finished.method_name == "full"]
+        others = finished[finished.method != "full"].sort_values(["rank", "label"])
+        for label, other in others.groupby("label", sort=False):
+            for learning, level, measure, _, _ in MATCHED:
+                sides = full, other
+                if any(rows[x].isna().all() for rows in sides for x in (learning, measure)):
+                    continue
+                text = style.MEASURE_TEXTS[measure].replace("\n", " ")
+                found = matched_learning(full, other, learning, measure)
+                point = _point(full, other, learning, measure)
+                yield _Gap(f"{name}: {label}, equal {level}", text, found, point)
+
+
+def _point(full: pd.DataFrame, other: pd.DataFrame, learning: str, measure: str) -> float | None:
+    signs = MORE_IS_BETTER[learning], MORE_IS_BETTER[measure]
+    means = [cells(rows).dropna(subset=[learning, measure]) for rows in (full, other)]
+    curves = [
+        undominated((signs[0] * rows[learning]).to_numpy(), (signs[1] * rows[measure]).to_numpy())
+        for rows in means
+    ]
+    gap = gap_at_equal_learning(*curves)
+    return None if gap is None else signs[1] * gap[0]
+
+
+def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
+    """The base, and of each method the rows at its chosen rate (all, where there is none)."""
+    kept = [rows[rows.method == "base"]]
+    for _, method in rows[rows.method != "base"].groupby("label", sort=False):
+        rate = chosen_rate(method)
+        same = True if rate is None else np.isclose(method.lr_peak, rate, equal_nan=True)
+        kept.append(method[same])
+    return pd.concat(kept)
+
+
+def _plottable(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    return rows[rows.target.notna() & rows[name].notna()]
+
+
+def _panel(
+    axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look], along: str
+) -> None:
+    """Marks at their scores, joined along `lr_peak` or `duration`."""
+    complete = _plottable(rows, name)
+    for one in complete[complete.method == "base"].itertuples():
+        axes.axhline(one.target, **style.BASE_LINE, label=style.BASE)
+        axes.axvline(getattr(one, name), **style.BASE_LINE)
+    sizes = _sizes(rows)
+    rest = ["label", *(["run_duration", "duration"] if along == "lr_peak" else []), "cooled_down"]
+    trained = complete[complete.method != "base"]
+    for (label, *_), line in trained.groupby(rest, dropna=False, sort=False):
+        colour, marker = looks[str(label)]
+        cooled = bool(line.cooled_down.all())
+        (joined,) = axes.plot(line[name], line.target, color=colour)
+        if not cooled:
+            joined.set(linestyle=":", label=style.HOT)
+        for one in line.itertuples():
+            point = pd.DataFrame([one])
+            axes.errorbar(
+                point[name], point.target, xerr=style.bars(point, name),
+                yerr=style.bars(point, "target"), color=colour, marker=marker,
+                markersize=sizes[one.duration], elinewidth=0.7,
+                markerfacecolor=colour if cooled else "white", linestyle="", label=label,
+            )  # fmt: skip
+    if name == "nll_source":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.minorticks_off()
+        axes.invert_xaxis()
+    axes.margins(0.08)
+
+
+def _label_rates(
+    figure: Figure, axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look]
+) -> None:
+    """Write each cooled-down point's rate where it covers the least of what stands already."""
+    figure.draw_without_rendering()  # positions are known only after the layout
+    complete = _plottable(rows, name)
+    spots = axes.transData.transform(complete[[name, "target"]].to_numpy())
+    pixels = figure.dpi / 72
+    taken = [(x, y, 5 * pixels, 5 * pixels) for x, y in spots]  # half width, half height
+    for one, (x, y) in zip(complete.to_dict("records"), spots, strict=True):
+        if pd.isna(one["lr_peak"]) or not one["cooled_down"]:
+            continue
+        text = rate_text(one["lr_peak"])
+        size = 0.32 * LABEL_POINTS * len(text) * pixels, 0.6 * LABEL_POINTS * pixels
+        boxes = [(x + dx * 1.4 * pixels, y + dy * pixels, *size) for dx, dy in OFFSETS]
+        best = min(range(len(OFFSETS)), key=lambda i: sum(_overlap(boxes[i], t) for t in taken))
+        taken.append(boxes[best])
+        dx, dy = OFFSETS[best]
+        axes.annotate(
+            text, (one[name], one["target"]), xytext=(dx * 1.4, dy), ha="center",
+            va="center", textcoords="offset points", fontsize=LABEL_POINTS,
+            color=[0.75 * part for part in to_rgb(looks[one["label"]][0])],
+        )  # fmt: skip
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Shared area of two boxes, each (x, y, half width, half height)."""
+    wide = one[2] + other[2] - abs(one[0] - other[0])
+    high = one[3] + other[3] - abs(one[1] - other[1])
+    return max(wide, 0) * max(high, 0)
+
+
+def _sizes(rows: pd.DataFrame) -> dict[float, float]:
+    """Marker size in points of every duration: equal steps from shortest to longest."""
+    durations = sorted(rows.duration[rows.method != "base"].dropna().unique())
+    steps = np.linspace(4.5, 9, len(durations)) if len(durations) > 1 else [7.0]
+    return dict(zip(durations, steps, strict=True))
+
+
+def _size_legend(sizes: Sequence[float], texts: Sequence[str]) -> list[Line2D]:
+    look: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "0.6"}
+    return [
+        Line2D([], [], **look, markersize=size, label=text)
+        for size, text in zip(sizes, texts, strict=True)
+        if len(sizes) > 1
+    ]
