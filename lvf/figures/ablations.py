@@ -35,7 +35,7 @@ def regularisation(models: pd.DataFrame, title: str) -> Figure:
 def target_modules(models: pd.DataFrame, title: str) -> Figure:
     """LoRA on attention, MLP or all modules, a panel a rank, code IFT (paper Fig. 7)."""
     rows = condition(models, "code", "ift")
-    rows = rows[rows.method == "lora"]
+    rows = rows[(rows.method == "lora") & (rows.alpha == 2 * rows["rank"])]
     looks = style.contrasts(list(MODULE_SETS.values()))
     ranks = sorted(set(rows["rank"][rows.target.notna()])) or [None]
     figure, places = style.panels(len(ranks), len(ranks))
@@ -134,7 +134,8 @@ def _one_duration(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _highest_rank(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["rank"] == rows["rank"].max()]
+    everywhere = rows[rows.modules == "All"]
+    return everywhere[everywhere["rank"] == everywhere["rank"].max()]
 
 
 def _panel(

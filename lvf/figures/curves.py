@@ -35,7 +35,7 @@ def conditions(models: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     A condition that was run with several models or data sets comes once for each; one without
     records comes with an empty table.
     """
-    found = [group for _, group in groups(models)]
+    found = [group for _, group in groups(main_methods(models))]
     for domain, regime in CONDITIONS:
         here = [
             one for one in found if (one.domain.iloc[0], one.regime.iloc[0]) == (domain, regime)
@@ -45,6 +45,23 @@ def conditions(models: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
             yield f"{name}: {group.dataset.iloc[0]}", domain, group
         if not here:
             yield name, domain, models.iloc[:0]
+
+
+def main_methods(models: pd.DataFrame) -> pd.DataFrame:
+    """Base, full finetuning and LoRA as in the paper's main grid, by the usual optimiser.
+
+    Left out are the variants of its ablations and all other methods, which have figures of their
+    own.
+    """
+    usual = models.optimizer.mode().head(1)
+    lora = "lora_r" + models["rank"].astype("string")
+    plain = models.method_name.isin(["base", "full"]) | (models.method_name == lora).fillna(False)
+    kept = models[plain & (models.optimizer.isna() | models.optimizer.isin(usual))]
+    labels = [
+        label if pd.isna(optimizer) else label.replace(f" {optimizer}", "")
+        for label, optimizer in zip(kept.label, kept.optimizer, strict=True)
+    ]
+    return kept.assign(label=labels)
 
 
 @style.styled
@@ -87,7 +104,7 @@ def tulu(models: pd.DataFrame, scores: pd.DataFrame, tasks: Sequence[str], title
     """
     texts = {"mt_bench": "MT-bench, mean of 160 scores", "gsm8k": "GSM8K strict match",
              "mmlu": "MMLU accuracy", "forgetting": style.MEASURE_TEXTS["forgetting"]}  # fmt: skip
-    mixed = models[models.domain == "mixed"]
+    mixed = models[models.dataset.str.contains("tulu")]
     mixed = mixed.assign(run_duration=mixed.duration.max())  # App. C: one run, measured on its way
     found = []
     for task in tasks:

@@ -109,11 +109,12 @@ def finish(
         missing: what there are no records for.
         more: further legend entries.
     """
+    looks = looks or {}
     drawn = {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
     hot: dict[str, Any] = {"linestyle": ":", "marker": "o", "markerfacecolor": "white"}
     handles = [
-        *legend_of({name: look for name, look in (looks or {}).items() if name in drawn}),
-        *([Line2D([], [], **BASE_LINE, label=BASE)] if BASE in drawn else []),
+        *legend_of({name: look for name, look in looks.items() if name in drawn}),
+        *([Line2D([], [], **BASE_LINE, label=BASE)] if BASE in drawn - set(looks) else []),
         *([Line2D([], [], color="0.4", **hot, label=HOT)] if HOT in drawn else []),
         *more,
     ]
@@ -134,6 +135,11 @@ def say_missing(axes: Axes, what: str) -> None:
     )  # fmt: skip
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("0.85")
+
+
+def has_data(figure: Figure) -> bool:
+    """Whether any panel shows more than what is missing."""
+    return any(axes.lines for axes in figure.axes)
 
 
 def looks(rows: pd.DataFrame) -> dict[str, Look]:
