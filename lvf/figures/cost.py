@@ -1,10 +1,5 @@
 """What learning costs: arithmetic, time, budgets by rank, and the rate that each rank needs."""
 
-import functools
-import json
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +8,6 @@ from matplotlib.ticker import LogLocator
 from lvf.figures import style
 from lvf.figures.curves import conditions
 from lvf.results.cells import CELL, cells, rate_text
-from lvf.results.measured import measures
 
 COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
 
@@ -116,21 +110,11 @@ def _best(group: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def with_costs(models: pd.DataFrame) -> pd.DataFrame:
-    """Cells of trained models with their mean training cost, from their records.
+    """Cells of trained models with their mean training cost.
 
     Adds `train_flops` and `device_hours` (training seconds over 3600); NaN where no record says.
     """
     trained = models[models.method != "base"]
-    paths = trained[[f"{name}_path" for name in measures()]].bfill(axis=1).iloc[:, 0]
-    costs = [_training(path) if isinstance(path, str) else {} for path in paths]
-    trained = trained.assign(
-        train_flops=[one.get("train_flops", np.nan) for one in costs],
-        device_hours=[one.get("train_seconds", np.nan) / 3600 for one in costs],
-    )
-    means = trained.groupby(CELL, dropna=False)[["train_flops", "device_hours"]].mean()
+    trained = trained.assign(device_hours=trained.train_seconds / 3600)
+    means = trained.groupby(CELL, dropna=False)[list(COSTS)].mean()
     return cells(trained).merge(means.reset_index(), on=CELL)
-
-
-@functools.lru_cache(maxsize=1024)
-def _training(path: str) -> dict[str, float]:
-    return json.loads(Path(path).read_text()).get("training", {}) or {}

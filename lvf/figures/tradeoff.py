@@ -23,6 +23,7 @@ from lvf.results.comparisons import (
 )
 from lvf.results.comparisons import frontier as undominated
 from lvf.results.hypervolume import hypervolume
+from lvf.results.resampling import cell_means
 from lvf.results.verdict import MATCHED
 
 RETENTION_TEXTS = {"forgetting": "forgetting average", "nll_source": "exp(− source NLL)"}
@@ -101,8 +102,8 @@ def at_equal_learning(models: pd.DataFrame, title: str) -> Figure:
     """Gap in forgetting between full finetuning and each other method at equal learning.
 
     One row a pair of methods and pair of measures, with its 95 % bootstrap interval
-    (`lvf.results.comparisons.matched_learning`). Hollow where the records keep no items and so no
-    interval can be had; in words where the two never learned equally much.
+    (`lvf.results.comparisons.matched_learning`). Hollow where no error is known and so no interval
+    can be had; in words where the two never learned equally much.
     """
     return _forest(list(_gaps(models)), title, zero=True)
 
@@ -111,8 +112,8 @@ def at_equal_learning(models: pd.DataFrame, title: str) -> Figure:
 def hypervolumes(models: pd.DataFrame, title: str) -> Figure:
     """Share of the learning-forgetting plane that each method's rates and durations dominate.
 
-    One row a method with its 95 % bootstrap interval (`lvf.results.hypervolume`); hollow where the
-    records keep no items.
+    One row a method with its 95 % bootstrap interval (`lvf.results.hypervolume`); hollow where no
+    error is known.
     """
     rows = []
     for name, group in groups(models):
@@ -204,10 +205,10 @@ def _gaps(models: pd.DataFrame) -> Iterator[_Row]:
 def _point(full: pd.DataFrame, other: pd.DataFrame, learning: str, measure: str) -> float | None:
     """The gap without its interval; None where the two share no level of learning."""
     signs = MORE_IS_BETTER[learning], MORE_IS_BETTER[measure]
-    means = [cells(rows).dropna(subset=[learning, measure]) for rows in (full, other)]
+    complete = [rows.dropna(subset=[learning, measure]) for rows in (full, other)]
     ours, theirs = (
-        undominated((signs[0] * rows[learning]).to_numpy(), (signs[1] * rows[measure]).to_numpy())
-        for rows in means
+        undominated(signs[0] * cell_means(rows, learning), signs[1] * cell_means(rows, measure))
+        for rows in complete
     )
     gap = gap_at_equal_learning(ours, theirs)
     return None if gap is None else signs[1] * gap[0]

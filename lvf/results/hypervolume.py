@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lvf.results.cells import cells
-from lvf.results.comparisons import frontier, resampled_cells
+from lvf.results.comparisons import frontier
+from lvf.results.resampling import cell_means, resampled_cells
 
 RETENTION = {"forgetting": lambda accuracy: accuracy, "nll_source": lambda nats: np.exp(-nats)}
 """Measure of forgetting to a retention from 0 to 1: accuracy itself; e^-NLL is the geometric mean
@@ -19,7 +19,7 @@ class Hypervolume:
 
     value: float
     span: tuple[float, float] | None
-    """Ends of the 95 % percentile interval of the bootstrap; None where no items are kept."""
+    """Ends of the 95 % percentile interval of the bootstrap; None where no errors are known."""
 
 
 def hypervolume(rows: pd.DataFrame, forgetting: str, num_draws: int = 1000) -> Hypervolume | None:
@@ -42,9 +42,8 @@ def hypervolume(rows: pd.DataFrame, forgetting: str, num_draws: int = 1000) -> H
     if complete.empty:
         return None
     kept = RETENTION[forgetting]
-    means = cells(complete)
-    value = area(means.target.to_numpy(), kept(means[forgetting].to_numpy()))
-    draws = resampled_cells(complete, "target", forgetting, num_draws)
+    value = area(cell_means(complete, "target"), kept(cell_means(complete, forgetting)))
+    draws = resampled_cells(complete, ["target", forgetting], num_draws)
     if draws is None:
         return Hypervolume(value, None)
     areas = [area(x, kept(y)) for x, y in zip(draws[0].T, draws[1].T, strict=True)]

@@ -20,8 +20,9 @@ from lvf.figures.curves import (
     tulu,
 )
 from lvf.figures.style import save
-from lvf.figures.tradeoff import at_equal_learning, frontier, pareto
+from lvf.figures.tradeoff import at_equal_learning, frontier, hypervolumes, pareto
 from lvf.results.cells import groups
+from lvf.results.hypervolume import area
 from lvf.results.measured import models
 from lvf.results.store import PAPER_CSV, load, load_paper
 from lvf.results.terminal import terminal_frontier
@@ -73,6 +74,15 @@ def points(panel: Axes) -> dict[tuple[float, float], tuple[str, str, bool]]:
         for x, y in zip(*line.get_data(), strict=True):
             found[round(float(x), 6), round(float(y), 6)] = (*look[:2], look[2] != "white")
     return found
+
+
+def forest(panel: Axes) -> tuple[list[float], list[tuple[float, float]]]:
+    """Values and intervals of a forest plot, from the top."""
+    lines = [line for line in panel.get_lines() if line.get_linestyle() != "--"]
+    marks = [line for line in lines if line.get_marker() == "s"]
+    spans = [line for line in lines if line.get_marker() != "s"]
+    values = [float(mark.get_xdata()[0]) for mark in marks]
+    return values, [(float(x[0]), float(x[1])) for x in (line.get_xdata() for line in spans)]
 
 
 def table(name: str) -> dict[str, Curve]:
@@ -206,23 +216,45 @@ def test_gaps_at_equal_learning_have_intervals_where_items_are_kept(write: Write
             scores = {task: answers(kept - lower) for task in tasks}
             folder = write(one, gsm8k=answers(learned), **scores)
     panel = at_equal_learning(models(load(folder)), "").axes[0]
-    ((x, y),) = curves(panel).popitem()[1]
-    assert (x, y) == (pytest.approx(-0.1), 0)
-    (low, _), (high, _) = panel.containers[0][2][0].get_segments()[0]
-    assert low < -0.1 < high < 0
+    (value,), ((low, high),) = forest(panel)
+    assert value == pytest.approx(-0.1) and low < -0.1 < high < 0
 
 
-def test_published_gaps_at_equal_learning_are_hollow_or_say_why_not(
+def test_published_gaps_at_equal_learning_are_drawn_or_say_why_not(
     published: pd.DataFrame,
 ) -> None:
-    """Code IFT, r=256 against full: both reach 0.302 to 0.497, where LoRA keeps more."""
+    """Code IFT, full against r=256, whose undominated points start at 0.385."""
     condition = published[(published.domain == "code") & (published.regime == "ift")]
-    panel = at_equal_learning(condition, "").axes[0]
-    marks = [line for line in panel.get_lines() if line.get_marker() == "s"]
-    assert len(marks) == 3 and all(mark.get_markerfacecolor() == "white" for mark in marks)
-    assert all(mark.get_xdata()[0] < 0 for mark in marks)
+    values, spans = forest(at_equal_learning(condition, "").axes[0])
+    assert len(values) == len(spans) == 3
+    learned, kept = (table(name) for name in ("S5", "S6"))
+    levels = np.linspace(0.385, 0.497, 21)
+
+    def along(label: str) -> np.ndarray:
+        both = [(x, y) for (_, x), (_, y) in zip(learned[label], kept[label], strict=True)]
+        best = [p for p in both if not any(q[0] >= p[0] and q[1] > p[1] for q in both)]
+        xs, ys = zip(*sorted(best), strict=True)
+        return np.interp(levels, xs, ys)
+
+    assert values[2] == pytest.approx(np.mean(along("full") - along("LoRA r=256")))
     other = published[(published.domain == "math") & (published.regime == "ift")]
     assert "no shared level: 0.641 to 0.642" in texts(at_equal_learning(other, ""))
+
+
+def test_hypervolumes_are_areas_below_the_frontier(grid: Path) -> None:
+    """Full: 0.8 at 0.8 and 0.9 at 0.7: 0.8 * 0.8 + 0.1 * 0.7. LoRA's one point each."""
+    panel = hypervolumes(models(load(grid)), "").axes[0]
+    values, spans = forest(panel)
+    assert values == pytest.approx([0.5 * 0.8, 0.6 * 0.8, 0.7 * 0.8, 0.8 * 0.8 + 0.1 * 0.7])
+    assert all(low < value < high for value, (low, high) in zip(values, spans, strict=True))
+
+
+def test_an_area_is_that_of_the_union_of_rectangles() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(size=(2, 12))
+    grid = (np.arange(400) + 0.5) / 400
+    covered = (grid[:, None, None] < x) & (grid[None, :, None] < y)
+    assert area(x, y) == pytest.approx(covered.any(axis=2).mean(), abs=0.01)
 
 
 def test_a_figure_is_saved_as_pdf_and_png(published: pd.DataFrame, tmp_path: Path) -> None:
@@ -231,7 +263,7 @@ def test_a_figure_is_saved_as_pdf_and_png(published: pd.DataFrame, tmp_path: Pat
 
 
 def test_a_group_without_target_scores_can_still_be_drawn(published: pd.DataFrame) -> None:
-    group = published[published.domain == "mixed"]
+    group = published[published.dataset == "tulu_v2_mix"]
     assert len(all_measures(group, "Tülu").axes) == 1
     assert "no model has both" in terminal_frontier(group)
     bare = group.assign(forgetting=np.nan)
