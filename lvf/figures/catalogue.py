@@ -76,6 +76,10 @@ def _of_models(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
     return lambda data, title: draw(data.models, title)
 
 
+def _of_scores(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
+    return lambda data, title: draw(data.scores, title)
+
+
 def _of_weights(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
     return lambda data, title: draw(data.weights, title)
 
@@ -95,6 +99,7 @@ FIGURES_OF_THE_PAPER = [
     ),
     Entry("fig3", "tradeoff", "Fig. 3: learning and forgetting", _of_models(tradeoff.pareto)),
     Entry("fig4", "ablations", "Fig. 4: regularisation", _of_models(ablations.regularisation)),
+    Entry("fig5", "generations", "Fig. 5: diversity", _of_scores(generations.diversity)),
     Entry("fig6", "weights", "Fig. 6: rank of the update", _of_weights(weights.ranks_by_layer)),
     Entry("fig7", "ablations", "Fig. 7: target modules", _of_models(ablations.target_modules)),
     Entry("figS1", "ablations", "Fig. S1: learning rates", _of_models(ablations.learning_rates)),
@@ -108,10 +113,8 @@ FIGURES_OF_THE_PAPER = [
         "figS8", "weights", "Fig. S8: spectra of random matrices",
         lambda _, title: weights.random_spectra(title), by="once",
     ),
-    Entry(
-        "figS9", "generations", "Fig. S9: pass@k",
-        lambda data, title: generations.pass_at_k(data.scores, title),
-    ),
+    Entry("figS9", "generations", "Fig. S9: pass@k", _of_scores(generations.pass_at_k)),
+    Entry("figS10", "cost", "Fig. S10: throughput, memory", _of_scores(cost.throughput)),
     Entry(
         "v1-tasks", "learning", "v1 Figs S4 and S5: forgetting by task",
         _of_models(curves.forgetting_by_task),

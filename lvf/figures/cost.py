@@ -1,5 +1,7 @@
 """What learning costs: arithmetic, time, budgets by rank, and the rate that each rank needs."""
 
+import json
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +11,10 @@ from lvf.figures import style
 from lvf.figures.curves import conditions
 from lvf.results.cells import CELL, cells, rate_text
 
+THROUGHPUT = {
+    "tokens_per_second": "training tokens a second",
+    "peak_memory_gb": "peak memory, GB a device",
+}
 COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
 
 
@@ -39,6 +45,36 @@ def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
             axes.set_xscale("log")
             axes.set_xlabel(COSTS[cost])
             axes.set_ylabel(style.target_text(domain))
+    return style.finish(figure, title, looks)
+
+
+@style.styled
+def throughput(scores: pd.DataFrame, title: str) -> Figure:
+    """Training tokens a second and peak memory over the global batch (paper Fig. S10).
+
+    Args:
+        scores: rows of `lvf.results.store.load` of one scale; drawn are the metrics
+            `tokens_per_second` and `peak_memory_gb` of the task `throughput`, at the setting
+            `global_batch_rows`.
+        title: heading.
+    """
+    rows = scores[scores.task == "throughput"]
+    batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
+    plain = (rows.method_name == "lora_r" + rows["rank"].astype("string")).fillna(False)
+    label = rows.method_name.mask(plain, "LoRA r=" + rows["rank"].astype("string"))
+    rows = rows.assign(batch=batch, label=label)
+    looks = style.looks(rows)
+    figure, places = style.panels(2, 2)
+    for axes, (metric, text) in zip(places, THROUGHPUT.items(), strict=True):
+        here = rows[rows.metric == metric]
+        if here.empty:
+            style.say_missing(axes, text)
+            continue
+        for name, line in here.groupby("label", sort=False):
+            mean = line.groupby("batch", as_index=False).value.mean()
+            style.points(axes, mean, "batch", "value", str(name), looks[str(name)])
+        style.log2_axis(axes, list(here.batch), str)
+        axes.set(xlabel="global batch, rows", ylabel=text, ylim=(0, None))
     return style.finish(figure, title, looks)
 
 

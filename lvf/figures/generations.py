@@ -3,9 +3,11 @@
 import json
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lvf.figures import style
+from lvf.results.store import items
 
 EPOCHS = 4.0
 """Duration whose models the paper samples for pass@k (App. F)."""
@@ -38,6 +40,80 @@ def pass_at_k(scores: pd.DataFrame, title: str) -> Figure:
     return style.finish(figure, title, looks)
 
 
+@style.styled
+def diversity(scores: pd.DataFrame, title: str) -> Figure:
+    """Unique samples a HumanEval problem, passing and failing, over problems (paper Fig. 5).
+
+    Boxes are quartiles over problems, a dot the mean. The last panel divides by the base's number
+    at equal sample size (`lvf.analysis.diversity`), which sampling noise alone leaves at 1; bars
+    are one standard error. Models of code IFT at their longest duration.
+
+    Args:
+        scores: rows of `lvf.results.store.load` of one scale, whose records of the task
+            `diversity` keep items.
+        title: heading.
+    """
+    rows = scores[(scores.task == "diversity") & (scores.domain == "code")]
+    rows = _labelled(rows[(rows.method == "base") | (rows.regime == "ift")])
+    longest = rows.groupby("label").duration.transform("max")
+    rows = rows[(rows.method == "base") | (rows.duration == longest)]
+    order = list(dict.fromkeys(rows.sort_values(["rank", "label"], na_position="last").label))
+    order.sort(key=lambda label: (label == "full") - (label == style.BASE))
+    figure, places = style.panels(3, 3, legend=0)
+    told = {"unique_passing": "passing", "unique_failing": "failing"}
+    for axes, (metric, name) in zip(places, told.items(), strict=False):
+        axes.set_title(f"{name} samples")
+        _boxes(axes, rows[rows.metric == metric], order)
+        axes.set_ylabel("unique samples a problem")
+    _ratios(places[2], rows, order)
+    return style.finish(figure, title)
+
+
+def _boxes(axes: Axes, rows: pd.DataFrame, order: list[str]) -> None:
+    found = {
+        label: items(str(one.path.iloc[0]), str(one.metric.iloc[0]))
+        for label, one in rows.groupby("label")
+    }
+    values = [found[label] for label in order if label in found]
+    if not values:
+        style.say_missing(axes, "diversity of samples")
+        return
+    means = {"marker": "o", "markerfacecolor": "black", "markeredgecolor": "black"}
+    axes.boxplot(
+        values, tick_labels=[label for label in order if label in found], showfliers=False,
+        showmeans=True, meanprops=means, medianprops={"color": "slateblue"},
+    )  # fmt: skip
+    axes.tick_params(axis="x", rotation=30)
+
+
+def _ratios(axes: Axes, rows: pd.DataFrame, order: list[str]) -> None:
+    ends = {"unique_passing.over_base": -0.1, "unique_failing.over_base": 0.1}
+    looks = style.contrasts(["passing", "failing"])
+    drawn = rows[rows.metric.isin(list(ends))]
+    if drawn.empty:
+        style.say_missing(axes, "diversity beside the base's")
+        return
+    for (metric, shift), (name, (colour, marker)) in zip(ends.items(), looks.items(), strict=True):
+        here = drawn[drawn.metric == metric]
+        places = [order.index(label) + shift for label in here.label]
+        axes.errorbar(
+            places, here.value, yerr=here.stderr, color=colour, marker=marker, linestyle="",
+            label=name,
+        )  # fmt: skip
+    axes.axhline(1, **style.BASE_LINE)
+    axes.set_xticks(range(len(order)), order, rotation=30)
+    axes.set_ylabel("unique samples over the base's,\nat equal sample size")
+    axes.legend()
+
+
+def _labelled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the column `label`: `LoRA r=16`, `full`, the base model, or the method's name."""
+    rank = rows["rank"].astype("string")
+    plain = (rows.method_name == "lora_r" + rank).fillna(False)
+    label = rows.method_name.mask(plain, "LoRA r=" + rank).mask(rows.method == "base", style.BASE)
+    return rows.assign(label=label)
+
+
 def _curves(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per (label, k) with `value` and `value_se`."""
     rows = scores[(scores.task == "humaneval") & (scores.regime == "ift")]
@@ -49,10 +125,7 @@ def _curves(scores: pd.DataFrame) -> pd.DataFrame:
     trained = rows[rows.method != "base"]
     length = EPOCHS if (trained.duration == EPOCHS).any() else trained.duration.max()
     rows = rows[(rows.method == "base") | (rows.duration == length)]
-    lora = "LoRA r=" + rows["rank"].astype("string")
-    plain = rows.method_name == "lora_r" + rows["rank"].astype("string")
-    label = rows.method_name.mask(plain.fillna(False), lora).mask(rows.method == "base", style.BASE)
-    rows = rows.assign(label=label, value_se=rows.stderr)
+    rows = _labelled(rows).assign(value_se=rows.stderr)
     axes = ["label", "method", "rank", "lr_peak", "k", "settings"]
     means = rows.groupby(axes, dropna=False)[["value", "value_se"]].mean().reset_index()
     first = means[means.k == 1].sort_values("value").drop_duplicates("label", keep="last")
