@@ -1,6 +1,7 @@
 """What a model's many samples say: pass@k (paper Fig. S9) and their diversity (Fig. 5)."""
 
 import json
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -70,17 +71,15 @@ def diversity(scores: pd.DataFrame, title: str) -> Figure:
 
 
 def _boxes(axes: Axes, rows: pd.DataFrame, order: list[str]) -> None:
-    found = {
-        label: items(str(one.path.iloc[0]), str(one.metric.iloc[0]))
-        for label, one in rows.groupby("label")
-    }
-    values = [found[label] for label in order if label in found]
+    drawn = [label for label in order if (rows.label == label).any()]
+    first = [rows[rows.label == label].iloc[0] for label in drawn]
+    values: Any = [items(str(one.path), str(one.metric)) for one in first]
     if not values:
         style.say_missing(axes, "diversity of samples")
         return
     means = {"marker": "o", "markerfacecolor": "black", "markeredgecolor": "black"}
     axes.boxplot(
-        values, tick_labels=[label for label in order if label in found], showfliers=False,
+        values, tick_labels=drawn, showfliers=False,
         showmeans=True, meanprops=means, medianprops={"color": "slateblue"},
     )  # fmt: skip
     axes.tick_params(axis="x", rotation=30)

@@ -72,7 +72,8 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
         group: comparable models, as `lvf.results.cells.groups` gives them.
         title: heading.
     """
-    rows = cells(group).dropna(subset="target")
+    everything = cells(group)
+    rows = everything.dropna(subset="target")
     shown = [name for name in ("forgetting", "nll_source") if rows[name].notna().any()]
     rows = rows.dropna(subset=shown, how="all")
     if not shown:
@@ -80,7 +81,7 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
         style.say_missing(axes, "forgetting")
         return style.finish(figure, title)
     figure, places = style.panels(len(shown), len(shown), (4.7, 4.2), legend=1.9)
-    looks = style.looks(rows)
+    looks = style.looks(everything)
     trained = rows[rows.method != "base"]
     along = "lr_peak" if trained.lr_peak.nunique() > trained.label.nunique() else "duration"
     for axes, name in zip(places, shown, strict=True):

@@ -1,0 +1,88 @@
+"""One self-contained HTML page of everything that the records say; it needs no network."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from lvf.figures.catalogue import CATALOGUE, Data, drawn
+from lvf.figures.style import STYLE
+from lvf.page.content import claims_table, plot_rows, result_tables
+from lvf.page.provenance import Provenance
+from lvf.results.claims import judge
+
+CLAIMS_FIRST = ("published",)
+"""Corpora whose verdicts stand first."""
+
+
+def write_page(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> Path:
+    """Write `out` (an .html file): claims, tables, the interactive plot, figures, provenance.
+
+    Args:
+        models: rows as of `lvf.results.measured.models`.
+        scores: rows as of `lvf.results.store.load`, of which the models were made.
+        out: where the page goes.
+    """
+    data = Data(models, scores)
+    provenance = Provenance(scores)
+    verdicts = judge(models, scores)
+    content = {
+        "claims": claims_table(verdicts, CLAIMS_FIRST),
+        "tables": result_tables(models, provenance),
+        "figures": [_figure(name, data) for name in CATALOGUE],
+        "num_records": scores.path[scores.source != "paper"].nunique(),
+        "num_published": int((scores.source == "paper").sum()),
+    }
+    embedded = {
+        "records": provenance.records,
+        "models": provenance.models,
+        "verdicts": [_plain(one) for one in verdicts],
+        "plot": plot_rows(models, provenance),
+    }
+    page = Environment(loader=PackageLoader("lvf", "page"), autoescape=True)
+    html = page.get_template("page.html").render(
+        content, data=_script(json.dumps(embedded, ensure_ascii=False)), vega=_script(_vega())
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html, encoding="utf-8")
+    return out
+
+
+def _vega() -> str:
+    """Vega-Lite and its embedder as one script."""
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+def _script(text: str) -> Markup:
+    """Text that may stand in a script element, which only `</script` and `<!--` can end."""
+    return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))  # noqa: S704
+
+
+def _plain(verdict: Any) -> dict[str, Any]:
+    told = {name: value for name, value in vars(verdict).items() if name != "parts"}
+    return told | {"parts": [part.text() for part in verdict.parts]}
+
+
+def _figure(name: str, data: Data) -> dict[str, Any]:
+    """Title and pictures of one figure of the catalogue."""
+    pictures = [
+        {"name": stem, "source": _svg(figure)} for stem, figure in drawn(name, data).items()
+    ]
+    return {"name": name, "title": CATALOGUE[name].title, "pictures": pictures}
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as the address of an embedded SVG picture."""
+    written = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(written.getvalue()).decode()
