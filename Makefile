@@ -2,14 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 SCALE ?= embedded
 LAUNCHER ?= none
+RECORDS ?= results/embedded/records
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo grid report test test-fast test-slurm check base clean
+.PHONY: help demo grid figures report test test-fast test-slurm check base clean
 help:
 	@echo "make demo     LoRA against full finetuning, offline, in minutes on two cores"
-	@echo "make grid     the grid: SCALE=embedded|paper, LAUNCHER=none (list), local or slurm (run the rest)"
-	@echo "make report   tables and figures from the records in runs/records"
+	@echo "make grid     a sweep: SWEEP=main SCALE=embedded|small|paper, LAUNCHER=none (list), local or slurm"
+	@echo "make figures  every figure as PDF and PNG, by executing the notebooks"
+	@echo "make report   one HTML page with claims, tables, figures; RECORDS=$(RECORDS)"
 	@echo "make test     all tests; make test-fast leaves the slow ones out; make check lints and types"
 	@echo "make test-slurm  the tests that need a Slurm, on two nodes that it sets up here (as root)"
 	@echo "make base     pre-train the packaged base model of the embedded scale again"
@@ -27,8 +29,11 @@ demo: .venv/installed
 grid: .venv/installed
 	$(BIN)/python -m lvf.grid sweep=main scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
 
+figures: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.figures records=$(RECORDS)
+
 report: .venv/installed
-	$(BIN)/python -m lvf.report
+	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.report records=$(RECORDS) paper=true page=true
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -34,6 +34,8 @@ class ReportConfig:
     """Show the paper's published numbers too."""
     claims: bool = False
     """Only judge the claims; `python -m lvf.report claims` sets it."""
+    page: bool = False
+    """Also write everything as one HTML page, with all figures and the records' provenance."""
     export: bool = False
     """Also write all scores and models as CSV and Parquet."""
 
@@ -88,6 +90,10 @@ def report(cfg: ReportConfig) -> None:
     if cfg.paper:
         written += write_tables(measured, scores, out / "tables")
     written += _write_summaries(out, sections, tables)
+    if cfg.page:
+        from lvf.page.write import write_page
+
+        written.append(write_page(measured, scores, out / "index.html"))
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
 

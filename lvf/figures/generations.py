@@ -27,7 +27,7 @@ def pass_at_k(scores: pd.DataFrame, title: str) -> Figure:
     """
     rows = _curves(scores)
     figure, (axes,) = style.panels(1, 1, (5.0, 3.6))
-    if rows.k.max() > 1:
+    if (rows.k > 1).any():
         looks = {style.BASE: ("0.35", "*")} | style.looks(rows)
         for label, line in rows.groupby("label", sort=False):
             style.points(axes, line, "k", "value", str(label), looks[str(label)])

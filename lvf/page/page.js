@@ -93,7 +93,8 @@ document.addEventListener("click", (event) => {
 // --- the plot
 function plotSpec(plot, measure, text) {
   const nll = measure.startsWith("nll");
-  const scale = { type: nll ? "log" : "linear", zero: false, nice: false, padding: 25, reverse: nll };
+  const kind = nll ? { type: "log", reverse: true } : { type: "linear", zero: false };
+  const scale = { ...kind, nice: false, padding: 25 };
   const labels = plot.series.map((one) => one.label);
   const narrow = byId("plot-view").clientWidth < 600;
   const x = { field: measure, type: "quantitative", scale, title: [text, "(forgets less →)"], axis: { tickCount: 6, format: "~g" } };

@@ -56,7 +56,7 @@ def _record(path: Path) -> dict[str, Any]:
     return {"file": "/".join(path.parts[-2:])} | tree
 
 
-def _published(row: dict[str, Any]) -> dict[str, Any]:
+def _published(row: dict[Any, Any]) -> dict[str, Any]:
     """A published number; what is unknown is left out."""
     axes = ("model", "domain", "regime", "dataset", "method_name", "duration", "duration_unit")
     known = {name: row[name] for name in axes if not pd.isna(row[name])}

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from lvf.figures.curves import (
     CONDITIONS,
@@ -28,8 +27,8 @@ from lvf.results.store import PAPER_CSV, load, load_paper
 from lvf.results.terminal import terminal_frontier
 
 from .conftest import Write, axes
+from .drawn import Curve, curves, texts
 
-Curve = list[tuple[float, float]]
 TABLES = {
     ("code", "cpt"): ("S1", "S2"),
     ("code", "ift"): ("S5", "S6"),
@@ -54,15 +53,6 @@ def grid(write: Write) -> Path:
         write(axes("lora", rank=rank), gsm8k=score, nll_source=1.0, hellaswag=0.6, **forgotten)
     early = axes("lora", rank=8, duration=2.0, cooled_down=False)
     return write(early, checkpoint="ba1", gsm8k=0.3, nll_source=0.625, hellaswag=0.6, **forgotten)
-
-
-def curves(panel: Axes) -> dict[str, Curve]:
-    """Drawn series: name to its points, by rising x."""
-    found: dict[str, Curve] = defaultdict(list)
-    for container in panel.containers:
-        xs, ys = container[0].get_data()
-        found[str(container.get_label())] += zip(xs.tolist(), ys.tolist(), strict=True)
-    return {name: sorted(line) for name, line in found.items()}
 
 
 def points(panel: Axes) -> dict[tuple[float, float], tuple[str, str, bool]]:
@@ -94,11 +84,6 @@ def table(name: str) -> dict[str, Curve]:
                 label = "full" if row["method"] == "full" else f"LoRA r={row['rank']}"
                 found[label].append((float(row["duration"]), float(row["value"])))
     return dict(found)
-
-
-def texts(figure: Figure) -> str:
-    inside = [text.get_text() for panel in figure.axes for text in panel.texts]
-    return "\n".join([*inside, figure.get_supxlabel()])
 
 
 def test_figures_1_and_2_draw_the_papers_tables(published: pd.DataFrame) -> None:
