@@ -25,10 +25,7 @@ def regularisation(models: pd.DataFrame, title: str) -> Figure:
     looks = {name: look for name, look in style.looks(rows).items() if name in named}
     looks |= style.contrasts(full)
     missing = [] if full else ["full finetuning with weight decay or attention dropout"]
-    figure, places = style.panels(2, 2, legend=2.2)
-    for axes, measure in zip(places, ("target", "forgetting"), strict=True):
-        _panel(axes, rows, "label", "duration", measure, looks, "code IFT")
-    return style.finish(figure, title, looks, missing)
+    return _learned_and_kept(rows, "label", "duration", looks, title, missing)
 
 
 @style.styled
@@ -69,10 +66,7 @@ def optimizers(models: pd.DataFrame, title: str) -> Figure:
     looks = style.contrasts(sorted(rows.series.dropna().unique()))
     names = " ".join(looks)
     missing = [f"code IFT with {name}" for name in ("Lion", "AdamW") if name not in names]
-    figure, places = style.panels(2, 2, legend=2.2)
-    for axes, measure in zip(places, ("target", "forgetting"), strict=True):
-        _panel(axes, rows, "series", "lr_peak", measure, looks, "code IFT")
-    return style.finish(figure, title, looks, missing)
+    return _learned_and_kept(rows, "series", "lr_peak", looks, title, missing)
 
 
 @style.styled
@@ -136,6 +130,21 @@ def _one_duration(rows: pd.DataFrame) -> pd.DataFrame:
 def _highest_rank(rows: pd.DataFrame) -> pd.DataFrame:
     everywhere = rows[rows.modules == "All"]
     return everywhere[everywhere["rank"] == everywhere["rank"].max()]
+
+
+def _learned_and_kept(
+    rows: pd.DataFrame,
+    by: str,
+    x: str,
+    looks: dict[str, style.Look],
+    title: str,
+    missing: list[str],
+) -> Figure:
+    """Target score and forgetting average of code IFT, side by side."""
+    figure, places = style.panels(2, 2, legend=2.2)
+    for axes, measure in zip(places, ("target", "forgetting"), strict=True):
+        _panel(axes, rows, by, x, measure, looks, "code IFT")
+    return style.finish(figure, title, looks, missing)
 
 
 def _panel(

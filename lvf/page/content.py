@@ -142,6 +142,14 @@ def _number(row: Row, measure: str, records: Sequence[str]) -> dict[str, Any]:
     return {"value": value, "text": text, "records": records}
 
 
+def interval_text(value: float, low: float, high: float) -> str:
+    """A number and its 95 % interval, a dash where there is none."""
+    if math.isnan(value):
+        return "–"
+    text = f"{value:.3f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
+    return text.replace("-", "−")
+
+
 def _duration(row: Row) -> str:
     return "–" if row["method"] == "base" else duration_text(row["duration"], row["cooled_down"])
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lvf.results.contrasts import parts_of
+from lvf.results.measured import names
 
 
 class Provenance:
@@ -30,21 +31,20 @@ class Provenance:
             self._ids[model, row["path"] if not published else row["task"]] = key
 
     def of(self, rows: pd.DataFrame, measure: str) -> list[str]:
-        """Ids of the records behind one measure of some models."""
-        found = []
+        """Ids of the records behind one measure of some models.
+
+        A measure is one of `lvf.results.measured.measures`, or a task that is none of them.
+        """
+        found: list[str | None] = []
         for row in rows.to_dict("records"):
             model = f"{row['run_id']}/{row['checkpoint']}"
-            paths = [row[f"{name}_path"] for name in parts_of(measure)]
-            keys = [self._ids.get((model, str(path))) for path in paths]
             if row["source"] == "paper":
-                keys = [key for key in self.models[model] if _measures(key, measure)]
-            found += [key for key in keys if key is not None]
-        return found
-
-
-def _measures(key: str, measure: str) -> bool:
-    """Whether a published number is this measure: the average, or the one other task."""
-    return (key.rsplit("/", 1)[-1] == "forgetting") == (measure == "forgetting")
+                task = names().target[row["domain"]][0] if measure == "target" else measure
+                found.append(self._ids.get((model, task)))
+            else:
+                paths = [row[f"{name}_path"] for name in parts_of(measure)]
+                found += [self._ids.get((model, str(path))) for path in paths]
+        return [key for key in found if key is not None]
 
 
 def _record(path: Path) -> dict[str, Any]:

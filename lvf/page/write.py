@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from lvf.figures.catalogue import CATALOGUE, Data, drawn
 from lvf.figures.style import STYLE
 from lvf.page.content import claims_table, plot_rows, result_tables
+from lvf.page.paper import paper_tables
 from lvf.page.provenance import Provenance
 from lvf.results.claims import judge
 
@@ -36,6 +37,7 @@ def write_page(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> Path:
     content = {
         "claims": claims_table(verdicts, CLAIMS_FIRST),
         "tables": result_tables(models, provenance),
+        "paper_tables": paper_tables(models, scores, provenance),
         "figures": [_figure(name, data) for name in CATALOGUE],
         "num_records": scores.path[scores.source != "paper"].nunique(),
         "num_published": int((scores.source == "paper").sum()),

@@ -16,6 +16,7 @@ from lvf.figures import catalogue
 from lvf.figures.catalogue import Data
 from lvf.page import write
 from lvf.page.write import write_page
+from lvf.results.measured import models
 
 pytestmark = pytest.mark.slow  # the page takes 20 s to write
 ROOT = CONF_DIR.parent
@@ -30,7 +31,10 @@ SHOWN = ("fig1", "figS4", "frontier")
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return Data.read(RECORDS)
+    """The committed records, and the published numbers of instruction finetuning."""
+    scores = Data.read(RECORDS).scores
+    scores = scores[scores.regime == "ift"]
+    return Data(models(scores), scores)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,18 @@ def test_tables_sort_by_a_click_and_turn_round_by_a_second(page: Page) -> None:
     assert rising == sorted(rising) and len(set(rising)) > 3
     heading.locator("button").click()
     assert column() == rising[::-1] and heading.get_attribute("aria-sort") == "descending"
+
+
+def test_the_papers_tables_show_its_numbers_and_lead_to_them(page: Page) -> None:
+    table = page.locator("details", has_text="Table S7: maths IFT").last
+    table.locator("summary").click()
+    row = table.locator("tbody tr", has_text="LoRA r=256").filter(has_text="8 epochs")
+    number = row.locator("[data-records]").first
+    assert number.inner_text().startswith("0.634")
+    number.click()
+    record = json.loads(page.inner_text("#details pre"))
+    assert record["axes"]["dataset"] == "metamathqa" and record["file"] == "results/paper.csv"
+    assert record["metrics"]["exact_match,strict-match"]["value"] == 0.634
 
 
 def test_a_number_leads_to_its_record(page: Page) -> None:
