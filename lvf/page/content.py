@@ -11,6 +11,7 @@ from lvf.figures import style
 from lvf.page.provenance import Provenance
 from lvf.results.cells import cells, duration_text, groups, rate_text
 from lvf.results.claims import CONTRADICTED, SUPPORTED, Verdict
+from lvf.results.leaderboard import leaderboard
 
 Row = dict[Any, Any]
 """One row of `lvf.results.cells.cells`."""
@@ -80,6 +81,35 @@ def _result_table(name: str, group: pd.DataFrame, provenance: Provenance) -> dic
             for row in found.to_dict("records")
         ],
     }
+
+
+def leaderboards(models: pd.DataFrame) -> list[dict[str, Any]]:
+    """Ranks of the methods at equal learning, of every group with several."""
+    boards = [(name, leaderboard(group, name)) for name, group in _ours_first(models)]
+    return [
+        {
+            "name": name,
+            "measure": HEADINGS[board.measure.iloc[0]],
+            "rows": [_rank(row) for row in _dicts(board)],
+        }
+        for name, board in boards
+        if len(board) > 1
+    ]
+
+
+def _rank(row: Row) -> dict[str, Any]:
+    ends = [row["best"], row["worst"]]
+    p_text = "–" if math.isnan(row["p"]) else f"{row['p']:.3f}" if row["p"] >= 0.001 else "< 0.001"
+    return {
+        "rank": (row["best"] + row["worst"] / 100, "–".join(map(str, dict.fromkeys(ends)))),
+        "method": row["method"],
+        "gap": (row["gap"], interval_text(row["gap"], row["low"], row["high"])),
+        "p": (row["p"], p_text),
+    }
+
+
+def _dicts(frame: pd.DataFrame) -> list[Row]:
+    return frame.to_dict("records")
 
 
 def plot_rows(models: pd.DataFrame, provenance: Provenance) -> list[dict[str, Any]]:

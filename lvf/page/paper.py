@@ -43,7 +43,7 @@ def _row(
     ]  # fmt: skip
     sides = {"paper": here[here.source == "paper"], "ours": here[here.source != "paper"]}
     sides["difference"] = here
-    numbers = []
+    numbers: list[dict[str, Any]] = []
     for kind, rows in sides.items():
         number: dict[str, Any] = {"value": None, "records": []}
         if not pd.isna(row[kind]):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lvf.figures.catalogue import CATALOGUE, Data, drawn
 from lvf.figures.style import STYLE
-from lvf.page.content import claims_table, plot_rows, result_tables
+from lvf.page.content import claims_table, leaderboards, plot_rows, result_tables
 from lvf.page.paper import paper_tables
 from lvf.page.provenance import Provenance
 from lvf.results.claims import judge
@@ -37,6 +37,7 @@ def write_page(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> Path:
     content = {
         "claims": claims_table(verdicts, CLAIMS_FIRST),
         "tables": result_tables(models, provenance),
+        "boards": leaderboards(models),
         "paper_tables": paper_tables(models, scores, provenance),
         "figures": [_figure(name, data) for name in CATALOGUE],
         "num_records": scores.path[scores.source != "paper"].nunique(),

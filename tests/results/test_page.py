@@ -117,7 +117,7 @@ def test_a_mark_tells_its_model_on_hover_and_its_records_on_click(page: Page) ->
 
 
 def test_tables_sort_by_a_click_and_turn_round_by_a_second(page: Page) -> None:
-    table = page.locator("table.results").first
+    table = page.locator("#results table").first
     heading = table.locator("th", has_text="source NLL")
     index = heading.evaluate("(one) => one.cellIndex")
 
@@ -150,7 +150,7 @@ def test_the_papers_tables_show_its_numbers_and_lead_to_them(page: Page) -> None
 
 
 def test_a_number_leads_to_its_record(page: Page) -> None:
-    number = page.locator("table.results [data-records]").first
+    number = page.locator("#results [data-records]").first
     shown = float(number.inner_text().split()[0])
     (key,) = (number.get_attribute("data-records") or "").split()
     number.click()
