@@ -10,7 +10,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lvf.config import CONF_DIR
-from lvf.figures import ablations, cost, curves, generations, style, tradeoff, weights
+from lvf.figures import (
+    ablations,
+    cost,
+    curves,
+    equal_learning,
+    generations,
+    style,
+    tradeoff,
+    weights,
+)
 from lvf.results.cells import groups
 from lvf.results.measured import models
 from lvf.results.store import load, load_paper
@@ -128,9 +137,9 @@ FIGURES_BEYOND = [
     ),
     Entry(
         "equal-learning", "tradeoff", "Forgetting at equal learning",
-        _of_models(tradeoff.at_equal_learning),
+        _of_models(equal_learning.at_equal_learning),
     ),
-    Entry("hypervolume", "tradeoff", "Hypervolume", _of_models(tradeoff.hypervolumes)),
+    Entry("hypervolume", "tradeoff", "Hypervolume", _of_models(equal_learning.hypervolumes)),
     Entry("cost", "cost", "Score against cost", _of_models(cost.scores_against_cost)),
     Entry("budget", "cost", "Loss against budget by rank", _of_models(cost.loss_against_budget)),
     Entry("rates", "cost", "Optimal rate by rank", _of_models(cost.optimal_rates)),

@@ -18,8 +18,9 @@ from lvf.figures.curves import (
     over_durations,
     tulu,
 )
+from lvf.figures.equal_learning import at_equal_learning, hypervolumes
 from lvf.figures.style import save
-from lvf.figures.tradeoff import at_equal_learning, frontier, hypervolumes, pareto
+from lvf.figures.tradeoff import frontier, pareto
 from lvf.results.cells import groups
 from lvf.results.hypervolume import area
 from lvf.results.measured import models
