@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SCALE ?= embedded
+SWEEP ?= main
 LAUNCHER ?= none
 RECORDS ?= results/embedded/records
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
@@ -27,7 +28,7 @@ demo: .venv/installed
 	$(BIN)/python -m lvf.report
 
 grid: .venv/installed
-	$(BIN)/python -m lvf.grid sweep=main scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
+	$(BIN)/python -m lvf.grid sweep=$(SWEEP) scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
 
 figures: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.figures records=$(RECORDS)

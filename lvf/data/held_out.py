@@ -57,7 +57,7 @@ def write_held_out(folder: Path, cfg: RunConfig) -> tuple[frozenset[bytes], dict
         if not some:
             raise UserError(
                 f"data {cfg.data.name}: of so few documents none is left for {name}. Set "
-                f"data.{name}.path=..., give more data, or raise data.split_documents="
+                f"data.{name}={{path: ...}}, give more data, or raise data.split_documents="
                 f"{cfg.data.split_documents}."
             )
     counts = {}

@@ -51,7 +51,9 @@ def test_sampling_that_was_killed_goes_on_to_the_same_samples(
     run_humaneval(model, tokenizer, evals, benchmarks, whole)
     lines = whole.read_text().splitlines()
     kept = ("task_id", "sample", "completion")
-    unjudged = [{k: v for k, v in json.loads(line).items() if k in kept} for line in lines[:written]]
+    unjudged = [
+        {k: v for k, v in json.loads(line).items() if k in kept} for line in lines[:written]
+    ]
     content = "\n".join(json.dumps(row) for row in unjudged)
     killed.write_text(content[:-5])  # the kill tore the last line
     resumed = replace(evals, humaneval=replace(evals.humaneval, batch_rows=batch_rows))
