@@ -53,7 +53,7 @@ def test_gsm8k_in_rows_of_1024_has_the_tokens_that_sentencepiece_counts(
     train = shared_data / "train" / "math_ift.jsonl"
     cfg.data.train = cfg.data.validation = cfg.data.heldout = SourceConfig(path=str(train))
     cfg.paths.shards, cfg.training.global_batch_rows = str(tmp_path), 8
-    cfg.evals.tasks = cfg.evals.forgetting = []
+    cfg.evals.tasks, cfg.evals.forgetting, cfg.training.packing_ratio = [], [], None
     prepared = prepare(cfg)
     texts = [prompt + response for prompt, response in math_texts(shared_data)]
     lengths = np.array([len(ids) + 2 for ids in sentencepiece_model.encode(texts)])
