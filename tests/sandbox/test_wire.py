@@ -36,7 +36,7 @@ def _types(value: Any) -> Any:
     return type(value)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_a_value_arrives_equal_and_of_its_type(value: Any) -> None:
     arrived = wire.decode(wire.encode(value))
     assert arrived == value
