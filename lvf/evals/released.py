@@ -33,21 +33,41 @@ def measure_released(where: str, overrides: Sequence[str]) -> list[Path]:
     Raises:
         UserError: nothing there, a model of unknown domain, or a missing file or task.
     """
-    found = list_released(where)
-    cfgs = {pair: _config(*pair, overrides) for pair in {_condition(one) for one in found}}
-    _show(found)
-    for cfg in cfgs.values():
+    conditions = released_conditions(where, overrides)
+    for cfg, _ in conditions:
+        _leave_out_tasks_on_held_out_text(cfg)
         _check(cfg)
     paths: list[Path] = []
-    for pair, cfg in cfgs.items():
+    for cfg, found in conditions:
         records = Path(cfg.paths.records)
-        base = base_subject(cfg)
-        base = replace(base, source="released", run_id=f"released-{base.run_id}")
-        paths += measure(base, cfg, {}, records)
+        paths += measure(released_base(cfg), cfg, {}, records)
         for one in found:
-            if _condition(one) == pair:
-                paths += measure(released_subject(one, cfg), cfg, {}, records)
+            paths += measure(released_subject(one, cfg), cfg, {}, records)
     return paths
+
+
+def released_conditions(
+    where: str, overrides: Sequence[str]
+) -> list[tuple[RunConfig, list[Released]]]:
+    """The conditions of the released models there: each one's configuration and checkpoints.
+
+    Raises:
+        UserError: nothing there, or a model of unknown domain.
+    """
+    found = list_released(where)
+    pairs = dict.fromkeys(_condition(one) for one in found)
+    conditions = [
+        (_config(*pair, overrides), [one for one in found if _condition(one) == pair])
+        for pair in pairs
+    ]
+    _show(found)
+    return conditions
+
+
+def released_base(cfg: RunConfig) -> Subject:
+    """The base that the released models of a condition came from."""
+    base = base_subject(cfg)
+    return replace(base, source="released", run_id=f"released-{base.run_id}")
 
 
 def released_subject(released: Released, cfg: RunConfig) -> Subject:
@@ -100,12 +120,14 @@ def _config(domain: str | None, regime: str | None, overrides: Sequence[str]) ->
             "a released model whose name begins with none of starcoder, openwebmath, magicoder and "
             "metamath: say what it was trained on with domain=code|math regime=cpt|ift"
         )
-    cfg = compose(*(f"{key}={value}" for key, value in wanted.items()), *overrides)
+    return compose(*(f"{key}={value}" for key, value in wanted.items()), *overrides)
+
+
+def _leave_out_tasks_on_held_out_text(cfg: RunConfig) -> None:
     left_out = [task for task in cfg.evals.tasks if task in NEEDS_HELDOUT]
     cfg.evals.tasks = [task for task in cfg.evals.tasks if task not in left_out]
     if left_out:
         print(f"left out {', '.join(left_out)}: the authors trained on what we hold out")
-    return cfg
 
 
 def _check(cfg: RunConfig) -> None:

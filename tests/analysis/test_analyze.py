@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lvf.analysis.table import matrices
-from lvf.analyze import run
+from lvf.analyze import analyse_released, run
 from lvf.compose import compose
 from lvf.embedded.corpora import base_dir as packaged_base
 from lvf.results.records import read_record
@@ -60,3 +60,18 @@ def test_the_line_takes_a_base_and_a_tuned_model(
     assert refused.returncode == 2
     assert "tuned=./nowhere is no local folder" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_released_models_are_analysed_with_what_their_names_tell(tmp_path: Path) -> None:
+    repository = tmp_path / "metamath-lora-rank-2-alpha-4"
+    for epochs, size in ((4, 0.01), (16, 0.03)):
+        save_adapter(packaged_base(), repository / f"epoch-{epochs}", size=size, r=2, lora_alpha=4)
+    places = [f"paths.runs={tmp_path}/runs", f"paths.records={tmp_path}/records"]
+    analyse_released(str(repository), ["scale=embedded", *places])
+    records = [read_record(path) for path in (tmp_path / "records").rglob("*.json")]
+    assert {one.source for one in records} == {"released"}
+    norms = {one.axes.duration: one.metrics["frobenius_norm"].value for one in records}
+    assert norms[16.0] == pytest.approx(3 * norms[4.0])  # the same B, three times as large
+    assert {(one.axes.domain, one.axes.regime, one.axes.rank) for one in records} == {
+        ("math", "ift", 2)
+    }
