@@ -1,6 +1,5 @@
 """What finetuning did to the weights: paper Figs 6, S7 and S8, and intruder dimensions."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lvf.analysis.noise import noise_spectra, spectral_distances
 from lvf.figures import style
 from lvf.results.cells import duration_text
 
@@ -22,6 +22,8 @@ SPECTRA = {
 }
 DASHES: tuple[Any, ...] = ("-", (0, (4, 3)), "-")
 """So that a line under another shows."""
+AMOUNTS = tuple(float(c) for c in np.logspace(-6, 0, 7))
+"""Of noise, in the right panel of Fig. S8."""
 DEPTH = 26 / 32
 """Relative depth of the layer that the paper shows: layer 26 of Llama-2-7B's 32."""
 
@@ -124,12 +126,15 @@ def random_spectra(title: str, size: int = 1000) -> Figure:
     Left: A, A + 0.1 B and 0.1 B, both (size, size). Right: mean |sigma(A) - sigma(A + c B)| over c,
     which grows with c where noise is small and with c^2 where it is large.
     """
-    left, amounts, differences = _random_matrices(size)
+    spectra_of = noise_spectra(size)
+    spectra_of.columns = ["A", "A + 0.1 B", "0.1 B"]
+    moved = spectral_distances(AMOUNTS, size)
+    amounts, differences = moved.c.to_numpy(), moved.distance.to_numpy()
     figure, places = style.panels(2, 2, legend=1.9)
-    looks = style.contrasts(list(left))
-    for (name, sigma), dashes in zip(left.items(), DASHES, strict=True):
+    looks = style.contrasts(list(spectra_of))
+    for (name, sigma), dashes in zip(spectra_of.items(), DASHES, strict=True):
         index = np.arange(1, size + 1)
-        places[0].plot(index, sigma, color=looks[name][0], linestyle=dashes)
+        places[0].plot(index, sigma.to_numpy(), color=looks[name][0], linestyle=dashes)
     places[0].set(xlabel="index", ylabel="singular value")
     places[1].plot(amounts, differences, color="black", marker="o")
     for told, line in (("c", differences[0] * amounts / amounts[0]),
@@ -148,20 +153,6 @@ def _lines(looks: dict[str, style.Look]) -> list[Line2D]:
         Line2D([], [], color=colour, linestyle=dashes, label=name)
         for (name, (colour, _)), dashes in zip(looks.items(), DASHES, strict=True)
     ]
-
-
-@functools.cache
-def _random_matrices(size: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Spectra of A, A + 0.1 B and 0.1 B; amounts c of noise, and what each moves A's spectrum."""
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, size, size))
-    amounts = np.logspace(-6, 0, 7)
-    clean = np.linalg.svd(a, compute_uv=False)
-    noisy = [np.linalg.svd(a + c * b, compute_uv=False) for c in amounts]
-    noise = 0.1 * np.linalg.svd(b, compute_uv=False)
-    differences = np.array([np.abs(clean - one).mean() for one in noisy])
-    spectra_of = {"A": clean, "A + 0.1 B": noisy[5], "0.1 B": noise}
-    return spectra_of, amounts, differences
 
 
 @style.styled
