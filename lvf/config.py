@@ -360,15 +360,22 @@ class RunConfig:
 
 
 UNIDENTIFYING = ("evals", "logger", "paths", "runtime", "released", "tuned")
-LR_SOURCES = ("lr_by_method", "lr_multiplier", "lora_lr_ratio")  # what led to lr_peak
-PLANNED = {"model": ("shape",), "data": ("documents", "tokens")}  # what only the planner reads
+SILENT = {
+    "training": ("lr_by_method", "lr_multiplier", "lora_lr_ratio"),  # what led to lr_peak
+    "model": ("shape",),  # this and the following are for the planner
+    "data": ("documents", "tokens", "strict"),  # strict decides whether there is a run at all
+}
 
 
 def identity(resolved: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration (`asdict`) that decides what a run gives."""
     tree = {key: value for key, value in resolved.items() if key not in UNIDENTIFYING}
-    for group, silent in {"training": LR_SOURCES, **PLANNED}.items():
+    for group, silent in SILENT.items():
         tree[group] = {key: value for key, value in tree[group].items() if key not in silent}
+    if not tree["data"][
+        "exclude_overlap"
+    ]:  # what was run before there was the switch keeps its name
+        del tree["data"]["exclude_overlap"]
     tree["scale"] = tree["scale"]["name"]  # its ranks are for methods to refer to
     # The budgets of a trunk change what it keeps, not what it gives.
     tree["trunk"] = tree["trunk"]["tokens"] if tree["trunk"]["branch"] else None

@@ -1,5 +1,6 @@
 """Sweeps: every committed one composes, cells are distinct runs, a second start does the rest."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def test_the_planner_lists_states_and_totals_and_loads_no_heavy_library(tmp_path
     )
     line = [sys.executable, "-c", code]
     listed = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert listed.count("missing") == 4 and "H100 hours" in listed
+    assert len(re.findall(r"missing\s+│", listed)) == 4 and "H100 hours" in listed
     assert "3,384" in listed and "unknown" in listed  # batches; tokens are not published
     assert "4 runs, 0 done, 4 to do" in listed
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from lvf.data.part import key_of, write_jsonl
 from lvf.data.prompts import Pair, example_text, text_columns
 from lvf.data.readers import Fault
 from lvf.data.sources import cut_corpus, part_rows, read_documents
+from lvf.data.tally import Tally, refuse_unusable
 from lvf.errors import UserError
 
 SPLIT_EVERY = 8
@@ -69,7 +70,12 @@ def write_held_out(folder: Path, cfg: RunConfig) -> tuple[frozenset[bytes], dict
 
 
 def _usable_pairs(cfg: RunConfig) -> Iterator[Pair]:
+    tally = Tally()
     for part in cut_corpus(cfg.data.train, cfg.data.max_documents):
-        for _, row in part_rows(part, text_columns(cfg.data)):
-            if not isinstance(row, Fault):
+        for place, row in part_rows(part, text_columns(cfg.data)):
+            if isinstance(row, Fault):
+                tally.note(row.kind, f"{place}: {row.detail}")
+            else:
+                tally.documents += 1
                 yield example_text(row, cfg.data)
+    refuse_unusable(tally, cfg.data.train.path, strict=False)  # what is left out is told later

@@ -85,8 +85,12 @@ def enter(system: System, folder: str) -> None:
         folder: An empty folder, for the root to be put on.
 
     Raises:
-        OSError: the kernel does not allow it.
+        OSError: the kernel does not allow it, or the interpreter would be out of a program's sight.
     """
+    if any(path.startswith("/tmp/") for path in _visible()):
+        raise OSError(
+            "the Python environment lies in /tmp, of which each program gets an empty one"
+        )
     if not system.is_root:
         _enter_user_namespace(system, 0)
     # System calls that could reach from one program to another through these are filtered away.

@@ -25,6 +25,9 @@ def alive():
 seccomp.build = lambda may_change_files: struct.pack("HBBI", seccomp.RETURN, 0, 0, seccomp.ALLOW)
 folder = tempfile.mkdtemp()
 keeper = zygote.start_zygote(folder, 5.0)
+if keeper.level != "full":  # nothing would end what the attack starts
+    keeper.close()
+    sys.exit(3)
 sock = keeper.start()
 connection = wire.Connection(sock)
 connection.deadline = wire.time.monotonic() + 60
@@ -37,7 +40,7 @@ during = alive()
 keeper.end_oldest()
 keeper.close()
 os.rmdir(folder)
-print(json.dumps([keeper.level, kind, *said, during, alive()]))
+print(json.dumps([kind, *said, during, alive()]))
 """
 ATTACK = """
 import ctypes, os, signal, socket, time
@@ -87,10 +90,10 @@ def test_namespaces_alone_shut_a_program_in_and_end_all_that_it_started() -> Non
         cwd=ROOT,
         timeout=120,
     )
-    assert result.returncode == 0, result.stderr
-    level, kind, said, during, after = json.loads(result.stdout)
-    if level != "full":
+    if result.returncode == 3:
         pytest.skip("the kernel allows no namespaces here")
+    assert result.returncode == 0, result.stderr
+    kind, said, during, after = json.loads(result.stdout)
     assert kind == "value", said
     assert said == dict.fromkeys(said, True)
     assert during > 6
