@@ -94,6 +94,38 @@ def test_every_method_composes_with_every_scale_under_a_name_of_its_own(scale: s
     assert sorted(METHOD_TABLE) == METHODS
 
 
+# What a method changes beside itself: optimiser's decay, attention dropout (paper Fig. 4).
+REGULARISED = {
+    "full_decay_5e-5": (5e-5, 0.0),
+    "full_decay_1e-4": (1e-4, 0.0),
+    "full_attention_dropout_5": (None, 0.05),
+    "full_attention_dropout_10": (None, 0.1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_any_method_joins_any_experiment_and_changes_only_its_own(
+    experiment: str, scale: str
+) -> None:
+    plain = compose(f"+experiment={experiment}", f"scale={scale}", "method=full")
+    for method in METHODS:
+        cfg = compose(f"+experiment={experiment}", f"scale={scale}", f"method={method}")
+        assert (cfg.domain.name, cfg.regime.name) == CONDITIONS[experiment]
+        if scale == "paper":
+            own = cfg.method.rank, cfg.method.alpha, cfg.method.targets
+            assert own == METHOD_TABLE[method]
+        decay, dropout = REGULARISED.get(method, (None, 0.0))
+        usual = plain.optimizer["weight_decay"]
+        assert cfg.optimizer["weight_decay"] == (usual if decay is None else decay)
+        assert cfg.training.attention_dropout == dropout
+        cfg.method, cfg.training.lr_peak = plain.method, plain.training.lr_peak
+        cfg.training.attention_dropout = 0.0
+        cfg.optimizer["weight_decay"] = usual
+        assert cfg == plain, method
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_every_free_group_composes(group: str) -> None:
     options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))

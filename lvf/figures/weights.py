@@ -126,15 +126,16 @@ def random_spectra(title: str, size: int = 1000) -> Figure:
     Left: A, A + 0.1 B and 0.1 B, both (size, size). Right: mean |sigma(A) - sigma(A + c B)| over c,
     which grows with c where noise is small and with c^2 where it is large.
     """
-    spectra_of = noise_spectra(size)
-    spectra_of.columns = ["A", "A + 0.1 B", "0.1 B"]
+    spectra_of = dict(
+        zip(("A", "A + 0.1 B", "0.1 B"), noise_spectra(size).T.to_numpy(), strict=True)
+    )
     moved = spectral_distances(AMOUNTS, size)
     amounts, differences = moved.c.to_numpy(), moved.distance.to_numpy()
     figure, places = style.panels(2, 2, legend=1.9)
     looks = style.contrasts(list(spectra_of))
     for (name, sigma), dashes in zip(spectra_of.items(), DASHES, strict=True):
         index = np.arange(1, size + 1)
-        places[0].plot(index, sigma.to_numpy(), color=looks[name][0], linestyle=dashes)
+        places[0].plot(index, sigma, color=looks[name][0], linestyle=dashes)
     places[0].set(xlabel="index", ylabel="singular value")
     places[1].plot(amounts, differences, color="black", marker="o")
     for told, line in (("c", differences[0] * amounts / amounts[0]),
