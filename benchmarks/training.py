@@ -36,6 +36,7 @@ from lvf.data.shards import Prepared, prepare
 from lvf.models.load import load_base, load_tokenizer
 from lvf.models.lora import add_adapters
 from lvf.training.run_folder import open_run_folder
+from lvf.training.stopping import StopRequest
 from lvf.training.trainer import make_trainer
 
 SHAPES = {
@@ -189,7 +190,8 @@ def _examples(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _lvf(cfg: RunConfig, prepared: Prepared, steps: int) -> list[float]:
     clock = _ComposerClock()
-    trainer = make_trainer(cfg, prepared, open_run_folder(cfg), {steps: cfg.duration}, None)
+    batches = {steps: cfg.duration}
+    trainer = make_trainer(cfg, prepared, open_run_folder(cfg), batches, None, StopRequest())
     trainer.state.callbacks.append(clock)
     trainer.fit()
     trainer.close()
