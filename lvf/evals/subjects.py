@@ -95,7 +95,9 @@ def _export_subject(cfg: RunConfig, folder: RunFolder, export: Path, trainable: 
         duration_unit=cfg.regime.duration_unit,
         cooled_down=facts["cooled_down"],
     )
-    cost = ("batch", "tokens", "loss_tokens", "train_flops", "train_seconds")
+    cost = (
+        "batch", "tokens", "loss_tokens", "train_flops", "train_seconds", "peak_memory_bytes",
+    )  # fmt: skip
     return Subject(
         run_id=folder.path.name,
         checkpoint=export.name,

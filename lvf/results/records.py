@@ -68,7 +68,8 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
     """What the measurement depends on: shots, limit, dtype, batch size, backend, file hashes."""
     training: dict[str, float | int | None] = field(default_factory=dict)
-    """Cost so far: batch, tokens, loss_tokens, train_flops, train_seconds, parameters."""
+    """Cost so far: batch, tokens, loss_tokens, train_flops, train_seconds, trainable_parameters,
+    and peak_memory_bytes: the most of any device (0: not known)."""
     versions: dict[str, str] = field(default_factory=dict)
     created_at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
     schema_version: int = SCHEMA_VERSION

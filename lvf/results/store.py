@@ -19,8 +19,9 @@ from lvf.results.records import SCHEMA_VERSION, Axes, Record, read_record
 PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
 NLL_METRIC = "nll_per_token"
 AXES = [one.name for one in fields(Axes)]
-COSTS = ["tokens", "train_flops", "train_seconds"]
-"""Of the training so far: tokens without padding, operations, and seconds on its devices."""
+COSTS = ["tokens", "train_flops", "train_seconds", "peak_memory_bytes"]
+"""Of the training so far: tokens without padding, operations, seconds on its devices, and the most
+memory of any of them."""
 NUMBERS = [
     "rank",
     "alpha",

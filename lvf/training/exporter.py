@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
 from lvf.models.pissa import to_plain_lora
 from lvf.training.divergence import DivergedError
+from lvf.training.memory import PeakMemory
 from lvf.training.run_folder import RunFolder, is_first, write_json
 
 if TYPE_CHECKING:
@@ -28,21 +30,38 @@ class Exporter(Callback):
     ranks, rank 0 gathers and writes.
     """
 
-    def __init__(self, folder: RunFolder, batches: dict[int, float], flops_per_token: int) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        batches: dict[int, float],
+        flops_per_token: int,
+        memory: PeakMemory,
+    ) -> None:
         self.folder = folder
         self.batches = batches
         self.flops_per_token = flops_per_token
+        self.memory = memory
+        self._earlier_peak_bytes = 0
         self.loss_tokens = 0
         self.seconds = 0.0
         self._batch_started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Counters that a resumed run continues from."""
-        return {"loss_tokens": self.loss_tokens, "seconds": self.seconds}
+        return {
+            "loss_tokens": self.loss_tokens,
+            "seconds": self.seconds,
+            "peak_memory_bytes": self._peak_memory_bytes(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the counters of the checkpoint."""
         self.loss_tokens, self.seconds = state["loss_tokens"], state["seconds"]
+        self._earlier_peak_bytes = state["peak_memory_bytes"]
+
+    def _peak_memory_bytes(self) -> int:
+        """Of all lives of the run."""
+        return max(self._earlier_peak_bytes, self.memory.bytes())
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Start the clock of a step."""
@@ -56,11 +75,15 @@ class Exporter(Callback):
         self.seconds += time.perf_counter() - self._batch_started
         batch = state.timestamp.batch.value
         if batch in self.batches:
+            peak_bytes = torch.tensor(self._peak_memory_bytes(), device=loss_tokens.device)
+            dist.all_reduce(peak_bytes, reduce_operation="MAX")
             weights = _gathered(state)  # every rank takes part
             if is_first() and not self.folder.export(batch).exists():
-                self._export(state, weights, batch)
+                self._export(state, weights, batch, int(peak_bytes))
 
-    def _export(self, state: State, weights: dict[str, Tensor], batch: int) -> None:
+    def _export(
+        self, state: State, weights: dict[str, Tensor], batch: int, peak_bytes: int
+    ) -> None:
         broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
         if broken:
             raise DivergedError(f"{broken[0]} is not finite after batch {batch}")
@@ -73,6 +96,7 @@ class Exporter(Callback):
             "loss_tokens": self.loss_tokens,
             "train_flops": state.timestamp.token.value * self.flops_per_token,
             "train_seconds": round(self.seconds, 3),
+            "peak_memory_bytes": peak_bytes,
         }
         wrapped: Any = getattr(state.model, "module", state.model)  # DDP's, where there is one
         target = self.folder.export(batch)

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from composer.models import HuggingFaceModel
     from torch.optim import Optimizer
 
+    from lvf.training.memory import PeakMemory
+
 COLLECTIVE_TIMEOUT_SECONDS = 1800.0
 """How long ranks wait for one that saves or exports; Composer's 300 is short for 54 GB."""
 
@@ -160,6 +162,7 @@ def make_trainer(
     from composer import Trainer
     from composer.utils import dist, reproducibility
 
+    from lvf.training.memory import PeakMemory
     from lvf.training.resume import RestoreRandomState
     from lvf.training.sharding import is_sharded, shard
 
@@ -167,6 +170,7 @@ def make_trainer(
     if dist.get_world_size() > 1:
         dist.initialize_dist(device, timeout=COLLECTIVE_TIMEOUT_SECONDS)
     reproducibility.seed_all(cfg.seed)  # LoRA's A is drawn when the model is made
+    memory = PeakMemory()
     model = make_model(cfg)
     end = max(batches)
     flops = train_flops_per_token(model.config, cfg.method)
@@ -178,7 +182,7 @@ def make_trainer(
         optimizers=make_optimizer(cfg, model),
         schedulers=make_scheduler(cfg.schedule, end),
         algorithms=make_algorithms(cfg),
-        callbacks=make_callbacks(cfg, folder, batches, flops, stop),
+        callbacks=make_callbacks(cfg, folder, batches, flops, memory, stop),
         loggers=make_loggers(cfg, folder),
         max_duration=f"{end}ba",
         device_train_microbatch_size=cfg.runtime.microbatch_rows,
@@ -202,6 +206,7 @@ def make_callbacks(
     folder: RunFolder,
     batches: dict[int, float],
     flops_per_token: int,
+    memory: PeakMemory,
     stop: StopRequest,
 ) -> list[Callback]:
     """What watches, writes and stops a run; at the end of a batch they act in this order."""
@@ -221,7 +226,7 @@ def make_callbacks(
     runtime = cfg.runtime
     callbacks: list[Callback] = [
         Divergence(runtime.divergence_factor),
-        Exporter(folder, batches, flops_per_token),
+        Exporter(folder, batches, flops_per_token, memory),
         Progress(folder, end),
         LRMonitor(),
         Checkpointer(

@@ -14,7 +14,10 @@ from lvf.results.records import read_record
 from lvf.training.run_folder import run_folder, write_json
 from tests.analysis.conftest import save_adapter
 
-FACTS = {"cooled_down": True, "loss_tokens": 5, "train_flops": 6, "train_seconds": 7.0}
+FACTS = {
+    "cooled_down": True, "loss_tokens": 5, "train_flops": 6, "train_seconds": 7.0,
+    "peak_memory_bytes": 8,
+}  # fmt: skip
 
 
 def test_every_export_of_a_run_gets_a_record_with_the_axes_of_the_run(
