@@ -18,6 +18,7 @@ from lvf.launching.slurm import SlurmConfig, submit
 from lvf.launching.status import QUEUED, CellStatus, statuses
 from lvf.planning.listing import show
 from lvf.training.run_folder import DIVERGED, DONE, RUNNING
+from lvf.validate import require_consent
 
 LAUNCHERS = ("none", "local", "slurm")
 FINISHED = (DONE, DIVERGED)
@@ -35,6 +36,8 @@ class GridConfig:
     workers: int | None = None
     """Cells at a time on this machine; null takes one where there is a GPU, else one a core."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    execute_code: bool = False
+    """Agree that HumanEval runs programs which the models wrote (`evals.execute_code`)."""
     overrides: list[str] = field(default_factory=list)
     """Further settings of every cell, such as [paths.runs=/scratch/runs]."""
 
@@ -56,11 +59,16 @@ def run(grid: GridConfig) -> None:
     """List a sweep with what became of its cells; with a launcher, start what is missing.
 
     Raises:
-        UserError: an unknown launcher, an impossible cell, or cells that failed.
+        UserError: an unknown launcher, an impossible cell, a cell that needs the user's consent,
+            or cells that failed.
     """
     if grid.launcher not in LAUNCHERS:
         raise UserError(f"launcher={grid.launcher!r} is not one of {', '.join(LAUNCHERS)}")
-    cells = cells_of(grid.sweep, [f"scale={grid.scale.name}", *grid.overrides])
+    agreed = ["evals.execute_code=true"] if grid.execute_code else []
+    cells = cells_of(grid.sweep, [f"scale={grid.scale.name}", *agreed, *grid.overrides])
+    if grid.launcher != "none":
+        for cell in cells:
+            require_consent(cell.cfg, "execute_code=true")
     found = statuses(cells)
     show(cells, [status.state for status in found])
     explain(cells, found)

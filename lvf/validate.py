@@ -62,8 +62,11 @@ def validate(cfg: RunConfig) -> None:
         _one_of("evals.tasks", task, known)
 
 
-def require_consent(cfg: RunConfig) -> None:
+def require_consent(cfg: RunConfig, setting: str = "evals.execute_code=true") -> None:
     """Refuse to start what will run generated programs unless the user agreed to it.
+
+    Args:
+        setting: how the user of this command agrees.
 
     Raises:
         UserError: `humaneval` is among the tasks and `evals.execute_code` is false.
@@ -71,7 +74,7 @@ def require_consent(cfg: RunConfig) -> None:
     if "humaneval" in cfg.evals.tasks and not cfg.evals.execute_code:
         raise UserError(
             "the task humaneval runs programs that the model wrote on this machine: agree with "
-            "evals.execute_code=true, or leave humaneval out of evals.tasks"
+            f"{setting}, or leave humaneval out of evals.tasks"
         )
 
 

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 
 from lvf.cells import Cell, SweepConfig, cells_of
 from lvf.compose import compose
-from lvf.config import CONF_DIR
+from lvf.config import CONF_DIR, ScaleConfig
 from lvf.errors import UserError
-from lvf.grid import GridConfig
+from lvf.grid import GridConfig, run
 from lvf.training.branching import trunk_of
 
 # Runs of each sweep on the paper's scale, counted by hand from PAPER facts, sections 1.1 and 5:
@@ -130,6 +130,25 @@ def test_an_impossible_cell_is_named_before_anything_starts() -> None:
     one = SweepConfig(name="x", blocks={"b": {"method": ["lora"], "method.rank": [8, -1]}})
     with pytest.raises(UserError, match=r"cell method=lora method.rank=-1: .*at least 1"):
         cells_of(one, [])
+
+
+def test_programs_of_models_need_consent_before_anything_starts(tmp_path: Path) -> None:
+    grid = GridConfig(
+        scale=ScaleConfig(name="paper"), sweep=sweep("pass_at_k"), launcher="local",
+        overrides=[f"paths.runs={tmp_path}"],
+    )  # fmt: skip
+    with pytest.raises(UserError, match="agree with execute_code=true"):
+        run(grid)
+    assert not list(tmp_path.iterdir())
+
+
+def test_consent_leads_to_the_same_runs() -> None:
+    silent, agreed = (
+        cells_of(sweep("pass_at_k"), ["scale=paper", f"evals.execute_code={one}"])
+        for one in ("false", "true")
+    )
+    assert all(cell.cfg.evals.execute_code for cell in agreed)
+    assert [cell.run_id for cell in silent] == [cell.run_id for cell in agreed]
 
 
 TWO_QUICK_RUNS = """
