@@ -36,14 +36,35 @@ def claims_table(verdicts: list[Verdict]) -> RenderableType:
 
 
 def claims_markdown(verdicts: list[Verdict]) -> str:
-    """The same as a Markdown section, every claim in the table."""
+    """The same as Markdown, every claim in the table, the corpora side by side before them."""
     lines = ["# Claims", ""]
+    if len(_by_corpus(verdicts)) > 1:
+        lines += ["## Side by side", "", *side_by_side(verdicts), ""]
     for corpus, ours in _by_corpus(verdicts):
         counts = pd.Series([one.verdict for one in ours]).value_counts()
         told = ", ".join(f"{counts.get(name, 0)} {name}" for name in STYLES)
         lines += [f"## By the {corpus} records: {told}", "", _line(list(HEADINGS))]
         lines += [_line(["---"] * len(HEADINGS)), *(_line(_texts(one)) for one in ours), ""]
     return "\n".join([*lines, *(f"{note}  " for note in NOTES), ""])
+
+
+def side_by_side(verdicts: list[Verdict]) -> list[str]:
+    """Lines of a Markdown table of the claims that some corpus decides, a column each."""
+    corpora = _by_corpus(verdicts)
+    headings = ["", "the paper says", *(f"{name} records" for name, _ in corpora)]
+    lines = [_line(headings), _line(["---"] * len(headings))]
+    rows = list(zip(*(ours for _, ours in corpora), strict=True))
+    decided = [row for row in rows if any(one.verdict != UNDECIDED for one in row)]
+    lines += [_line([row[0].number, row[0].statement, *map(_short, row)]) for row in decided]
+    silent = ", ".join(row[0].number for row in rows if row not in decided)
+    return [*lines, "", f"Undecided by all: {silent}."]
+
+
+def _short(one: Verdict) -> str:
+    if one.verdict == UNDECIDED:
+        return f"{one.verdict}{'' if one.parts else ', no records'}"
+    _, _, verdict, effect, interval, unit, *_ = _texts(one)
+    return f"**{verdict}**: {effect} ({interval}) {unit}"
 
 
 def _by_corpus(verdicts: list[Verdict]) -> list[tuple[str, list[Verdict]]]:
