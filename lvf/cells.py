@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lvf.compose import compose, compose_tree, to_run_config
+from lvf.compose import compose, compose_tree, files_read_once, to_run_config
 from lvf.config import RunConfig, run_id
 from lvf.errors import UserError
 
@@ -59,6 +59,7 @@ class Cell:
         return RunFolder(self.folder).state(self.cfg)
 
 
+@files_read_once()
 def cells_of(sweep: SweepConfig, extra: list[str]) -> list[Cell]:
     """Every distinct run of a sweep, composed and checked before anything starts.
 

@@ -1,5 +1,6 @@
 """Sweeps: every committed one composes, cells are distinct runs, a second start does the rest."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -7,10 +8,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import omegaconf.base
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
+from omegaconf.grammar_parser import parse
 
 from lvf.cells import Cell, SweepConfig, cells_of
 from lvf.compose import compose
@@ -88,10 +91,33 @@ def test_the_embedded_grid_covers_domains_regimes_methods_and_durations() -> Non
 
 
 @pytest.mark.parametrize("name", ["main", "alpha_lr", "regularisation", "throughput"])
-def test_a_cell_is_what_hydra_composes_alone(name: str, main_cells: list[Cell]) -> None:
+def test_a_cell_is_what_hydra_composes_alone(
+    name: str, main_cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = main_cells if name == "main" else cells_of(sweep(name), ["scale=paper"])
-    for cell in found[:: max(1, len(found) // 8)]:
-        assert cell.cfg == compose(*cell.overrides)
+    monkeypatch.setattr(omegaconf.base, "parse", parse)  # as without lvf
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        for cell in found[:: max(1, len(found) // 8)]:
+            alone = hydra_compose("train", overrides=list(cell.overrides))
+            assert cell.cfg == OmegaConf.to_object(alone)
+
+
+def test_the_embedded_runs_of_the_main_grid_keep_their_names() -> None:
+    # what results are filed under; to change them is to train all of them again
+    cells = cells_of(sweep("main", "embedded"), ["scale=embedded"])
+    names = "\n".join(sorted(cell.run_id for cell in cells))
+    assert hashlib.sha256(names.encode()).hexdigest().startswith("18aaad89966af4e2")
+
+
+def test_a_file_that_changes_between_two_compositions_is_read_again(tmp_path: Path) -> None:
+    method = tmp_path / "method" / "mine.yaml"
+    method.parent.mkdir()
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "method=mine")
+    one = SweepConfig(name="x", blocks={"b": {"duration": [1]}}, overrides=list(words))
+    for rank in (3, 5):
+        method.write_text(f"defaults: [lora]\nrank: {rank}\n")
+        assert [cell.cfg.method.rank for cell in cells_of(one, [])] == [rank]
+        assert compose(*words).method.rank == rank
 
 
 def test_values_that_are_not_plain_are_left_to_hydra() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lvf.config import DataConfig
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 Pair = tuple[str, str]
@@ -64,6 +63,8 @@ def encode_examples(
     no seam; a token is in the loss if it ends beyond the prompt. The end-of-text token `eos` is
     appended and in the loss; what the tokenizer itself puts in front (BOS) is not.
     """
+    import numpy as np
+
     texts = [prompt + response for prompt, response in pairs]
     examples = []
     for (prompt, _), text, encoding in zip(
@@ -93,5 +94,7 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _ended(ids: list[int], eos: int) -> np.ndarray:
+    import numpy as np
+
     # Some tokenizers end every text themselves.
     return np.array(ids if ids[-1:] == [eos] else [*ids, eos])
