@@ -18,7 +18,6 @@ def run(cfg: RunConfig) -> None:
     from lvf.launching.ranks import check_allocation, train_on_ranks
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
-    from lvf.results.tables import print_run
     from lvf.training.run_folder import TRAINED, open_run_folder, run_folder
     from lvf.training.trainer import start_of, train
 
@@ -40,6 +39,8 @@ def run(cfg: RunConfig) -> None:
             return
         records = measure_run(cfg, prepared, folder)
         folder.mark_measured(cfg)
+    from lvf.results.tables import print_run  # pandas, which the first batch need not wait for
+
     print_run(records)
     print(f"run      {folder.path}\nshards   {prepared.folder}\nrecords  {cfg.paths.records}")
     print(f"next     python -m lvf.report records={cfg.paths.records}")

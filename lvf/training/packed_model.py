@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import composer.models.huggingface
 from composer.models import HuggingFaceModel
 
 from lvf.models.packed import end_to_end
+
+# Composer finds out whether a model is causal by importing every causal model of transformers (130
+# modules, and through them torch's compiler: a quarter of a start); load_base loads no other.
+composer.models.huggingface._is_registered_causal_lm = lambda model: True
 
 
 class PackedModel(HuggingFaceModel):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,17 @@ def test_a_folder_of_another_configuration_is_refused(composed: Any) -> None:
     file.write_text(json.dumps(tree))
     with pytest.raises(UserError, match="another configuration.*seed"):
         open_run_folder(cfg)
+
+
+def test_a_run_loads_no_model_of_transformers_but_its_own() -> None:
+    code = (
+        "import sys\n"
+        "from lvf.compose import compose\n"
+        "from lvf.training.trainer import make_model\n"
+        "make_model(compose('+experiment=math_ift', 'method=lora'))\n"
+        "print(*(name for name in sys.modules if 'models.' in name and '.modeling_' in name))\n"
+        "assert 'torch._inductor.compile_fx' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert {name.split(".")[2] for name in loaded} == {"auto", "bloom", "llama"}  # bloom is PEFT's
