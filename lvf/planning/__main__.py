@@ -1,4 +1,4 @@
-"""`python -m lvf.planning memory` prints the paper's memory tables, `docs` the page of the grid."""
+"""`python -m lvf.planning memory` prints the paper's memory tables, `docs` and `scaling` a page."""
 
 import sys
 
@@ -10,7 +10,7 @@ def main() -> None:
     """Command line.
 
     Raises:
-        UserError: neither of the two.
+        UserError: none of the three.
     """
     if sys.argv[1:] == ["memory"]:
         from lvf.planning.memory import main as print_memory
@@ -20,8 +20,12 @@ def main() -> None:
         from lvf.planning.docs import page
 
         print(page(), end="")
+    elif sys.argv[1:] == ["scaling"]:
+        from lvf.planning.scaling_page import page as scaling_page
+
+        print(scaling_page(), end="")
     else:
-        raise UserError("python -m lvf.planning memory | docs")
+        raise UserError("python -m lvf.planning memory | docs | scaling")
 
 
 with speaking_to_the_user():

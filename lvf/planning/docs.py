@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from lvf.cells import cells_of
-from lvf.compose import compose, lr_of_method, to_schema
+from lvf.compose import compose, files_read_once, lr_of_method, to_schema
 from lvf.config import CONF_DIR, RunConfig
 from lvf.grid import GridConfig
 from lvf.planning.estimates import plan, total_batches
@@ -31,6 +31,7 @@ to date. Every cell with its state: `python -m lvf.grid sweep=main scale=paper`,
 """
 
 
+@files_read_once()
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
@@ -142,7 +143,7 @@ def costs() -> str:
         cells = cells_of(grid(name, "paper").sweep, ["scale=paper"])
         batches, _, *others = totals([plan(cell, fresh=True) for cell in cells])
         rows.append([f"`{name}`", len(cells), batches, *others])
-    return markdown(["sweep", "runs", "batches", "FLOPs", "H100 hours", "disk"], rows)
+    return markdown(["sweep", "runs", "batches", "FLOPs", "H100 hours, on 32", "disk"], rows)
 
 
 def models() -> str:

@@ -1,12 +1,15 @@
-"""What a run will take: batches, tokens, FLOPs, hours and disk, before anything is prepared."""
+"""What a run will take: batches, tokens, FLOPs, hours and disk, on any number of devices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from lvf.cells import Cell
-from lvf.config import RunConfig
+from lvf.config import RunConfig, ShapeConfig
 from lvf.data.recipe import batch_tokens, num_token_batches
+from lvf.planning.cluster import CLUSTERS, DISK_BYTES_PER_SECOND, START_SECONDS
+from lvf.planning.memory import STATE_OF
+from lvf.planning.scaling import Step, step
 from lvf.planning.shapes import (
     num_parameters,
     num_trainable_parameters,
@@ -19,14 +22,13 @@ from lvf.training.run_folder import RunFolder
 FILL = 0.95
 """Share of a row's places that packing fills, where as many examples as fit are packed: measured
 between 0.93 (rows of 256 tokens) and 0.99 (of 4096)."""
-STATE_BYTES = {"lion_pytorch.Lion": 4, "torch.optim.AdamW": 8}
-"""Of an optimiser, for each trained fp32 parameter: one momentum, or two."""
 BASIS = (
     "batches and tokens: of the whole model; FLOPs, hours and disk: what the run itself adds (a "
     "branch has its trunk's 80 % for nothing). FLOPs: matrix products of real tokens, attention "
-    "scores apart. Hours: FLOPs at scale.sustained_flops; of full rows where tokens are unknown. "
-    "Disk: exports, and the checkpoints that are kept. Epochs: from the corpus' published size, "
-    "until a run has begun and counted."
+    "scores apart. Hours: of all devices of the run (runtime.nodes times ranks); FLOPs at "
+    "scale.sustained_flops (of full rows where tokens are unknown), communication, start and "
+    "checkpoints as in docs/scaling.md, without measuring. Disk: exports, and the checkpoints that "
+    "are kept. Epochs: from the corpus' published size, until a run has begun and counted."
 )
 
 
@@ -40,14 +42,21 @@ class Plan:
     tokens: float | None
     flops: float | None
     hours: float | None
-    """Of one device."""
+    """Of all devices together, idle ones too; None as well where the run does not fit on them."""
+    compute_hours: float | None
+    """Of one device that only computes: matrix products at `scale.sustained_flops`."""
+    seconds: float | None
+    """From the start to the end of training."""
+    step: Step | None
+    num_devices: int
     disk_bytes: float | None
 
 
-def plan(cell: Cell, fresh: bool = False) -> Plan:
+def plan(cell: Cell, fresh: bool = False, num_devices: int | None = None) -> Plan:
     """Estimate a cell; the batches of a run that has begun are those that it counted itself.
 
-    With `fresh` a run that has begun counts as if it had not.
+    With `fresh` a run that has begun counts as if it had not. `num_devices` takes the place of the
+    run's own, `runtime.nodes` times `runtime.ranks`.
     """
     cfg = cell.cfg
     begun = None if fresh else RunFolder(cell.folder).status().get("total_batches")
@@ -56,20 +65,40 @@ def plan(cell: Cell, fresh: bool = False) -> Plan:
     new = None if batches is None else batches - shared
     tokens = cfg.duration if cfg.regime.duration_unit == "tokens" else _epoch_tokens(cfg)
     shape = shape_of(cfg.model)
-    flops = hours = None
+    devices = num_devices or cfg.runtime.nodes * cfg.runtime.ranks
+    flops = compute = seconds = None
+    one: Step | None = None
     if shape and new is not None and batches is not None:
         per_token = train_flops_per_token(shape, cfg.method)
         flops = tokens and tokens * per_token * new / batches
         at_most = new * batch_tokens(cfg) * per_token  # as if there were no padding
-        hours = (flops or at_most) / cfg.scale.sustained_flops[cfg.method.kind] / 3600
+        compute = (flops or at_most) / cfg.scale.sustained_flops[cfg.method.kind]
+        one = step(cfg, shape, compute / new, devices, CLUSTERS.get(cfg.scale.device))
+        if one:
+            seconds = new * one.seconds + _standing_seconds(cfg, shape, shared, batches)
     return Plan(
         batches=batches,
         new_batches=new,
         tokens=tokens,
         flops=flops,
-        hours=hours,
+        hours=seconds and devices * seconds / 3600,
+        compute_hours=compute and compute / 3600,
+        seconds=seconds,
+        step=one,
+        num_devices=devices,
         disk_bytes=disk_bytes(cfg),
     )
+
+
+def _standing_seconds(cfg: RunConfig, shape: ShapeConfig, shared: int, batches: int) -> float:
+    """The time in which all devices wait: start, reading, checkpoints, exports."""
+    every = cfg.runtime.checkpoint_every_batches
+    saves = {*range(every, batches, every), *kept_batches(cfg), batches}
+    num_saves = sum(batch > shared for batch in saves)
+    held = checkpoint_bytes(cfg, shape) or 0.0
+    read = 2 * num_parameters(shape) + (held if shared else 0.0)  # the base in bf16, on each node
+    written = num_saves * held + export_bytes(cfg, shape)
+    return START_SECONDS + (read + written) / DISK_BYTES_PER_SECOND
 
 
 def total_batches(cfg: RunConfig) -> int | None:
@@ -94,20 +123,30 @@ def epoch_rows(cfg: RunConfig) -> int | None:
 
 
 def disk_bytes(cfg: RunConfig) -> float | None:
-    """Exports in fp32, and the kept checkpoints with the optimiser's state."""
+    """Exports, and the checkpoints that are kept."""
     shape = shape_of(cfg.model)
-    state = STATE_BYTES.get(cfg.optimizer["_target_"])
-    if shape is None or state is None:
+    if shape is None or (held := checkpoint_bytes(cfg, shape)) is None:
+        return None
+    kept = cfg.runtime.keep_checkpoints + len(kept_batches(cfg))
+    return export_bytes(cfg, shape) + kept * held
+
+
+def export_bytes(cfg: RunConfig, shape: ShapeConfig) -> float:
+    """Exports in fp32; PiSSA's are plain adapters of twice the rank."""
+    doubled = 2 if cfg.method.init == "pissa" else 1
+    trained = num_trainable_parameters(shape, cfg.method)
+    return (1 + len(cfg.measure_at)) * 4 * trained * doubled
+
+
+def checkpoint_bytes(cfg: RunConfig, shape: ShapeConfig) -> float | None:
+    """One checkpoint with the optimiser's state; None for an optimiser that is not known."""
+    state = STATE_OF.get(cfg.optimizer["_target_"])
+    if state is None:
         return None
     trained = num_trainable_parameters(shape, cfg.method)
-    doubled = (
-        2 if cfg.method.init == "pissa" else 1
-    )  # exported as a plain adapter of twice the rank
-    exports = (1 + len(cfg.measure_at)) * 4 * trained * doubled
     # Composer keeps the frozen base, too, where modules are trained whole.
     weights = num_parameters(shape) + trained if cfg.method.trained_modules else trained
-    checkpoints = cfg.runtime.keep_checkpoints + len(kept_batches(cfg))
-    return exports + checkpoints * (4 * weights + state * trained)
+    return 4 * weights + state * trained
 
 
 def _epoch_tokens(cfg: RunConfig) -> float | None:

@@ -6,6 +6,8 @@ LORA_SHARE = 0.01
 """Share of the parameters that LoRA trains in the paper's tables."""
 STATE_BYTES = {"Adam": 8, "Lion": 4}
 """Optimiser state in fp32 for each trained parameter: two momenta, or one."""
+STATE_OF = {"lion_pytorch.Lion": STATE_BYTES["Lion"], "torch.optim.AdamW": STATE_BYTES["Adam"]}
+"""The same by `optimizer._target_`."""
 TABLES = {
     "Table S14": (7e9, (1, 8, 16, 32, 64)),
     "Table S15": (70e9, (1, 8, 16, 32, 64)),
@@ -14,15 +16,18 @@ TABLES = {
 """Parameters, and numbers of GPUs."""
 
 
+def device_bytes(trained: float, frozen: float, state_bytes: int) -> float:
+    """Memory for what is trained (fp32 weights, gradients, state) and what is frozen (bf16)."""
+    return (4 + 4 + state_bytes) * trained + 2 * frozen
+
+
 def training_bytes(parameters: float, optimizer: str, lora: bool, num_gpus: int) -> float:
     """Memory of each GPU for weights, gradients and optimiser state, sharded evenly (FSDP).
 
     Everything in fp32 but for LoRA's frozen weights, which are in bf16; activations left out.
     """
-    of_trained = 4 + 4 + STATE_BYTES[optimizer]
-    if lora:
-        return parameters * (2 + LORA_SHARE * of_trained) / num_gpus
-    return parameters * of_trained / num_gpus
+    trained, frozen = (LORA_SHARE * parameters, parameters) if lora else (parameters, 0)
+    return device_bytes(trained, frozen, STATE_BYTES[optimizer]) / num_gpus
 
 
 def table_rows(name: str) -> list[tuple[str, list[float]]]:

@@ -66,6 +66,12 @@ def head_dim(shape: ShapeConfig) -> int:
 
 def num_parameters(shape: ShapeConfig) -> int:
     """All parameters; tied embeddings count once."""
+    embeddings = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
+    return num_block_parameters(shape) + shape.hidden_size + embeddings
+
+
+def num_block_parameters(shape: ShapeConfig) -> int:
+    """Those of all blocks: without embeddings and the last norm."""
     maps = sum(d_in * d_out for d_in, d_out in linear_maps(shape).values())
     norms = (
         2 * shape.hidden_size
@@ -75,8 +81,7 @@ def num_parameters(shape: ShapeConfig) -> int:
             "olmo2": sum(_heads(shape)) * head_dim(shape),  # of queries and keys, whole
         }[shape.model_type]
     )
-    embeddings = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size
-    return shape.num_hidden_layers * (maps + norms) + shape.hidden_size + embeddings
+    return shape.num_hidden_layers * (maps + norms)
 
 
 def num_adapter_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
@@ -105,6 +110,13 @@ def train_flops_per_token(shape: ShapeConfig, method: MethodConfig) -> int:
     }
     sizes["lm_head"] = shape.vocab_size * shape.hidden_size
     return product_flops_per_token(sizes, num_adapter_parameters(shape, method), method)
+
+
+def forward_share(shape: ShapeConfig, method: MethodConfig) -> float:
+    """Share of a training token's FLOPs that the forward pass has: full 1/3, LoRA about 1/2."""
+    in_products = train_flops_per_token(shape, MethodConfig(kind="full")) // 6
+    forward = 2 * (in_products + num_adapter_parameters(shape, method))
+    return forward / train_flops_per_token(shape, method)
 
 
 def _targets(shape: ShapeConfig, method: MethodConfig) -> list[tuple[int, int]]:
