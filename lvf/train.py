@@ -19,16 +19,21 @@ def run(cfg: RunConfig) -> None:
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
     from lvf.training.run_folder import TRAINED, open_run_folder, run_folder
-    from lvf.training.trainer import start_of, train
+    from lvf.training.trainer import check_same_shards, start_of, train
 
-    check_allocation(cfg)
-    check_rank(load_model_config(cfg.model), cfg.method)
-    start_of(cfg, run_folder(cfg))  # a branch without its trunk is told before the data are made
-    prepared = prepare(cfg)
-    check_measurable(cfg, prepared)
-    folder = open_run_folder(cfg)
-    with folder.lock():
-        if folder.status().get("state") == TRAINED:
+    folder = run_folder(cfg)
+    with folder.recording_refusal():
+        check_allocation(cfg)
+        check_rank(load_model_config(cfg.model), cfg.method)
+        start_of(cfg, folder)  # a branch without its trunk is told before the data are made
+        prepared = prepare(cfg)
+        check_measurable(cfg, prepared)
+        lock = open_run_folder(cfg).lock()
+        is_trained = folder.status().get("state") == TRAINED
+        if not is_trained:
+            check_same_shards(cfg, prepared, folder)
+    with lock:
+        if is_trained:
             print(f"{folder.path} is trained already: nothing to train")
         elif cfg.runtime.ranks * cfg.runtime.nodes > 1:
             train_on_ranks(cfg, prepared, folder)

@@ -1,6 +1,10 @@
 """Sweeps: every committed one composes, cells are distinct runs, a second start does the rest."""
 
+<<<<<<< HEAD
 import hashlib
+=======
+import json
+>>>>>>> 8955cef (Refused starts are recorded; an export is measured as soon as it is written)
 import re
 import shutil
 import subprocess
@@ -158,6 +162,7 @@ def test_an_impossible_cell_is_named_before_anything_starts() -> None:
         cells_of(one, [])
 
 
+<<<<<<< HEAD
 def test_programs_of_models_need_consent_before_anything_starts(tmp_path: Path) -> None:
     grid = GridConfig(
         scale=ScaleConfig(name="paper"), sweep=sweep("pass_at_k"), launcher="local",
@@ -178,11 +183,16 @@ def test_consent_leads_to_the_same_runs() -> None:
 
 
 TWO_QUICK_RUNS = """
+=======
+A_BRANCH_AND_ITS_TRUNK = """
+>>>>>>> 8955cef (Refused starts are recorded; an export is measured as soon as it is written)
 name: two
 blocks:
-  b: {+experiment: [math_ift], method: [full, lora]}
+  b: {+experiment: [math_cpt], duration: [8192, 16384]}
 overrides:
-  - duration=1
+  - method=lora
+  - trunk.tokens=16384
+  - trunk.budgets=[8192]
   - data.max_documents=48
   - evals.tasks=[nll_target]
   - evals.limit=4
@@ -190,24 +200,39 @@ overrides:
 
 
 @pytest.mark.slow
-def test_a_second_start_runs_only_what_is_missing(tmp_path: Path) -> None:
+def test_a_branch_runs_after_its_trunk_and_a_second_start_runs_only_what_is_missing(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "conf" / "sweep" / "two.yaml"
     file.parent.mkdir(parents=True)
-    file.write_text(TWO_QUICK_RUNS)
+    file.write_text(A_BRANCH_AND_ITS_TRUNK)
 
     def grid(launcher: str) -> str:
-        arguments = [f"hydra.searchpath=[file://{tmp_path}/conf]", "sweep=two", "workers=1"]
+        arguments = [f"hydra.searchpath=[file://{tmp_path}/conf]", "sweep=two", "workers=2"]
         line = [sys.executable, "-m", "lvf.grid", *arguments, f"launcher={launcher}"]
         return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     assert "2 runs, 0 done, 2 to do" in grid("none")
     grid("local")
-    exports = list(tmp_path.glob("runs/*/exports/ba*"))
-    assert len(exports) == 2
-    lost = exports[0].parents[1]
-    shutil.rmtree(lost)
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/exports/ba*")}
+    of_run = {
+        path.parent: json.loads(path.read_text()) for path in tmp_path.glob("runs/*/status.json")
+    }
+    branch, trunk = sorted(of_run, key=lambda folder: of_run[folder]["total_batches"])
+    assert [of_run[run]["total_batches"] for run in (branch, trunk)] == [4, 8]
+    assert of_run[trunk]["started_from"] == "fresh"
+    kept = trunk / "checkpoints" / "ba0000003"  # 80 % of four batches
+    assert (
+        of_run[branch]["started_from"] == f"branched at batch 3 from {kept.relative_to(tmp_path)}"
+    )
+    durations = {
+        (record["run_id"], record["axes"]["duration"])
+        for record in map(json.loads, map(Path.read_text, tmp_path.glob("runs/records/*/*.json")))
+        if record["axes"]["method"] == "lora"
+    }
+    assert durations == {(branch.name, 8192.0), (trunk.name, 16384.0)}
+    shutil.rmtree(branch)
+    written = {path: path.stat().st_mtime_ns for path in trunk.rglob("*") if path.is_file()}
     assert "2 runs, 1 done, 1 to do" in grid("local")
-    assert lost.is_dir()
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert branch.is_dir()
+    assert {path: path.stat().st_mtime_ns for path in written} == written
     assert "2 runs, 2 done, 0 to do" in grid("none")

@@ -15,7 +15,7 @@ from lvf.cells import Cell
 from lvf.errors import UserError
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
-from lvf.launching.status import submissions
+from lvf.launching.status import log_of
 from lvf.training.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
 
 EACH_ITS_OWN = "aftercorr:"
@@ -76,7 +76,7 @@ class Element:
         if self.task.kind == EVALUATE:
             verb, setting = "evaluate", f"runtime.export={self.task.moment!r}"
         python = shlex.join([sys.executable, "-m", f"lvf.{verb}", *self.cell.overrides, setting])
-        log = shlex.quote(str(self.cell.log.resolve()))
+        log = shlex.quote(str(log_of(self.cell, self.task).resolve()))
         start = f"exec {slurm.container or ''} {python}".replace("  ", " ")
         return "; ".join([f"exec >> {log} 2>&1", *slurm.setup, start])
 
@@ -86,12 +86,12 @@ def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
 
     Cells that can start go into one array (one for each number of nodes and ranks), branches into
     one for each trunk, which they wait for. Each export is measured by a job of its own, on one
-    device, which waits for the export's run.
+    device, which waits for the export's run to write it or, at the latest, to end.
 
     Raises:
         UserError: Slurm refuses, or a branch's trunk is missing.
     """
-    root = submissions(cells)
+    root = RunFolder(cells[0].folder).submissions
     queue = queued_tasks(root)
     to_train = [cell for cell in cells if _needs_training(cell, queue)]
     under_way = {task.run for task in queue if task.kind == TRAIN}
@@ -103,10 +103,10 @@ def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
         count += len(elements)
         ids |= _submit_arrays(elements, slurm, root)
     elements = [
-        Element(task, cell, ids.get(task.run), place)
+        element
         for cell in cells
-        for place, task in enumerate(_evaluations(cell, cell.run_id in ids))
-        if task not in queue
+        for element in _evaluations(cell, ids.get(cell.run_id))
+        if element.task not in queue
     ]
     _submit_arrays(elements, slurm, root)
     return count + len(elements)
@@ -117,14 +117,24 @@ def _needs_training(cell: Cell, queue: dict[Task, str]) -> bool:
     return not is_queued and cell.state() in (MISSING, STOPPED, FAILED)
 
 
-def _evaluations(cell: Cell, will_train: bool) -> list[Task]:
-    """Tasks that measure what a run has exported or will export, and is not measured yet."""
+def _evaluations(cell: Cell, run_job: str | None) -> list[Element]:
+    """What measures the exports of a run that are not measured yet.
+
+    Args:
+        cell: The run.
+        run_job: The job that trains it, for which those wait that are not written.
+    """
     folder = RunFolder(cell.folder)
-    if not will_train and cell.state() != TRAINED:
+    if run_job is None and cell.state() != TRAINED:
         return []
-    moments = [*cell.cfg.measure_at, cell.cfg.duration]
-    measured = folder.measured_moments(cell.cfg)
-    return [Task(EVALUATE, cell.run_id, moment) for moment in moments if moment not in measured]
+    written, measured = folder.exported_moments(), folder.measured_moments(cell.cfg)
+    return [
+        Element(
+            Task(EVALUATE, cell.run_id, moment), cell, None if moment in written else run_job, place
+        )
+        for place, moment in enumerate([*cell.cfg.measure_at, cell.cfg.duration])
+        if moment not in measured
+    ]
 
 
 def _submit_arrays(elements: list[Element], slurm: SlurmConfig, root: Path) -> dict[str, str]:

@@ -67,6 +67,16 @@ def queued_tasks(root: Path) -> dict[Task, str]:
     return {job.task: job.id for job in queued_jobs(root)}
 
 
+def start_evaluation(root: Path, run: str, moment: float) -> None:
+    """Let the job that measures an export start, which was to wait for the end of the export's run.
+
+    Where Slurm's commands are not at hand, as in some containers, it does wait.
+    """
+    if job := queued_tasks(root).get(Task(EVALUATE, run, moment)):
+        line = ["scontrol", "update", f"JobId={job}", "Dependency="]
+        subprocess.run(line, capture_output=True, check=False)  # a job that runs needs no more
+
+
 def endings(root: Path) -> dict[Task, str]:
     """How the last job of each task ended, in Slurm's word, such as TIMEOUT or OUT_OF_MEMORY.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvf.cells import Cell
-from lvf.launching.slurm_queue import EVALUATE, Job, Task, endings, queued_jobs
+from lvf.launching.slurm_queue import EVALUATE, TRAIN, Job, Task, endings, queued_jobs
 from lvf.training.run_folder import (
     DIVERGED,
     DONE,
@@ -19,10 +19,12 @@ from lvf.training.run_folder import (
     RunFolder,
 )
 
-QUEUED = "queued"
+QUEUED, REFUSED = "queued", "refused"
 ENDED_WITH = "ended with status"
 """How the last line of a failed run's log begins."""
 LOG_LINES = 3
+GOOD = ("COMPLETED", "REQUEUED", "PENDING", "RUNNING")
+"""Slurm's words for jobs that need no explanation."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class CellStatus:
 
 def statuses(cells: list[Cell]) -> list[CellStatus]:
     """State of every cell; a failed, stopped or diverged one says why."""
-    root = submissions(cells)
+    root = RunFolder(cells[0].folder).submissions
     jobs, ended = queued_jobs(root), endings(root)
     by_run: dict[str, list[Job]] = {}
     for job in jobs:
@@ -46,11 +48,6 @@ def statuses(cells: list[Cell]) -> list[CellStatus]:
     return [
         _status(cell, by_run.get(cell.run_id, []), how_ended.get(cell.run_id, {})) for cell in cells
     ]
-
-
-def submissions(cells: list[Cell]) -> Path:
-    """Folder of what was submitted to Slurm."""
-    return Path(cells[0].cfg.paths.runs) / "slurm"
 
 
 def _status(cell: Cell, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
@@ -68,14 +65,26 @@ def _status(cell: Cell, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
         return CellStatus(word, ", ".join(part for part in (doing, job.id, reason) if part))
     if state == RUNNING:
         return CellStatus(state)
-    last = [how for task, how in ended.items() if state != TRAINED or task.kind == EVALUATE]
-    bad = [how for how in last if how not in ("COMPLETED", "REQUEUED", "PENDING", "RUNNING")]
-    tail = list(log_tail(cell.log))
+    if refusal := RunFolder(cell.folder).refusal():
+        reason = " ".join(refusal["refused"].split())
+        return CellStatus(REFUSED, f"{reason} ({state} before; refused {refusal['at']})")
+    kind = EVALUATE if state == TRAINED else TRAIN
+    bad = [(task, how) for task, how in ended.items() if task.kind == kind and how not in GOOD]
+    task, how = bad[0] if bad else (None, "")
+    tail = list(log_tail(log_of(cell, task)))
     if state in (MISSING, TRAINED):
         if not bad and not any(line.startswith(ENDED_WITH) for line in tail):
             return CellStatus(state)
         state = FAILED
-    return CellStatus(state, " | ".join([*bad[:1], *tail]) if state in (FAILED, STOPPED) else "")
+    explains = state in (FAILED, STOPPED)
+    return CellStatus(state, " | ".join(filter(None, [how, *tail])) if explains else "")
+
+
+def log_of(cell: Cell, task: Task | None) -> Path:
+    """What the job of a task prints; a job that measures an export runs beside the others."""
+    if task is None or task.moment is None:
+        return cell.log
+    return cell.log.with_name(f"{cell.run_id}-at-{task.moment:g}.log")
 
 
 def log_tail(log: Path) -> Iterator[str]:

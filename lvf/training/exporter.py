@@ -13,6 +13,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from lvf.launching.slurm_queue import start_evaluation
 from lvf.models.pissa import to_plain_lora
 from lvf.training.divergence import DivergedError
 from lvf.training.memory import PeakMemory
@@ -78,8 +79,12 @@ class Exporter(Callback):
             peak_bytes = torch.tensor(self._peak_memory_bytes(), device=loss_tokens.device)
             dist.all_reduce(peak_bytes, reduce_operation="MAX")
             weights = _gathered(state)  # every rank takes part
-            if is_first() and not self.folder.export(batch).exists():
-                self._export(state, weights, batch, int(peak_bytes))
+            if is_first():
+                if not self.folder.export(batch).exists():
+                    self._export(state, weights, batch, int(peak_bytes))
+                # After a kill just here, the batch and this come again.
+                run = self.folder.path.name
+                start_evaluation(self.folder.submissions, run, self.batches[batch])
 
     def _export(
         self, state: State, weights: dict[str, Tensor], batch: int, peak_bytes: int

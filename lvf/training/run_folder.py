@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,11 @@ class RunFolder:
         """Measured models, one folder each."""
         return self.path / "exports"
 
+    @property
+    def submissions(self) -> Path:
+        """What was submitted to Slurm, of this run and those beside it."""
+        return self.path.parent / "slurm"
+
     def export(self, batch: int) -> Path:
         """Folder of the model after `batch` optimiser steps."""
         return self.exports / f"ba{batch:06d}"
@@ -51,6 +59,30 @@ class RunFolder:
         """Replace the state, keeping earlier facts that are not given again."""
         merged = {**self.status(), "state": state, **facts}
         write_json(self.path / "status.json", merged)
+
+    @contextmanager
+    def recording_refusal(self) -> Iterator[None]:
+        """Record why a start is refused, until the next one is not.
+
+        The status of earlier starts stays: another process may be at work on the run.
+        """
+        try:
+            yield
+        except UserError as error:
+            with suppress(OSError):  # it may be the reason that nothing can be written here
+                self.path.mkdir(parents=True, exist_ok=True)
+                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                write_json(self._refusal, {"refused": str(error), "at": now})
+            raise UserError(f"{self.path.name} refused: {error}") from error
+        self._refusal.unlink(missing_ok=True)
+
+    def refusal(self) -> dict[str, str] | None:
+        """Why (`refused`) and when (`at`) the last start was refused, if it was."""
+        return json.loads(self._refusal.read_text()) if self._refusal.is_file() else None
+
+    @property
+    def _refusal(self) -> Path:
+        return self.path / "refused.json"
 
     def state(self, cfg: RunConfig) -> str:
         """`missing`, `running`, `stopped`, `failed`, `diverged`, `trained`, or `done`.
@@ -82,6 +114,10 @@ class RunFolder:
             mark = self._mark(cfg, export)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
+
+    def exported_moments(self) -> set[float]:
+        """Durations whose exports are written."""
+        return {_moment(export) for export in self.finished_exports()}
 
     def measured_moments(self, cfg: RunConfig) -> set[float]:
         """Durations whose exports are measured as this configuration asks."""

@@ -59,7 +59,6 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
         UserError: the run diverged, or the disk is full.
         SystemExit: a signal stopped it (status `TRY_AGAIN`); the same command continues it.
     """
-    _check_same_shards(cfg, prepared, folder)
     batches = export_batches(cfg, prepared)
     checkpoint, started_from = start_of(cfg, folder)
     if is_first():
@@ -124,8 +123,12 @@ def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
     return None, "fresh"
 
 
-def _check_same_shards(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
-    """Refuse to go on with other data than the run, or its trunk, began with."""
+def check_same_shards(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
+    """Refuse to go on with other data than the run, or its trunk, began with.
+
+    Raises:
+        UserError: names what they were and what they are.
+    """
     trunk = trunk_of(cfg)
     for earlier in [folder, *([run_folder(trunk)] if trunk else [])]:
         before = earlier.status().get("shards", prepared.folder.name)

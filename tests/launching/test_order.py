@@ -79,6 +79,24 @@ def test_each_cell_says_what_became_of_it_and_why(cells: list[Cell]) -> None:
     assert found[1].why == "training loss is nan at batch 3"
 
 
+def test_a_refused_start_is_shown_until_one_goes_well_and_leaves_the_state_before(
+    cells: list[Cell],
+) -> None:
+    branch = cells[0]
+    folder = open_run_folder(branch.cfg)
+    folder.write_status("stopped", batch=7, started_from="fresh")
+    before = folder.status()
+    with pytest.raises(UserError, match="refused: the trunk"), folder.recording_refusal():
+        raise UserError("the trunk\n is gone")
+    assert folder.status() == before and branch.state() == "stopped"
+    (shown, *_) = statuses(cells)
+    assert shown.state == "refused"
+    assert shown.why.startswith("the trunk is gone (stopped before; refused 20")
+    with folder.recording_refusal():
+        pass
+    assert statuses(cells)[0].state == "stopped"
+
+
 def test_a_task_is_read_as_it_was_written() -> None:
     for task in (Task("train", "run-1"), Task("evaluate", "run-1", 0.25)):
         assert Task.of(str(task)) == task

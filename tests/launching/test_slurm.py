@@ -18,8 +18,9 @@ import pytest
 from lvf.cells import Cell, SweepConfig, cells_of
 from lvf.errors import UserError
 from lvf.launching.slurm import JOB_SCRIPT, SlurmConfig, submit
-from lvf.launching.slurm_queue import TRAIN, Task, endings, queued_jobs
+from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, endings, queued_jobs, start_evaluation
 from lvf.launching.status import statuses
+from lvf.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,6 +231,38 @@ def test_every_export_is_measured_by_a_job_of_its_own(tmp_path: Path, later: Slu
         " 0.5",
         " 1.0",
     ]
+
+
+def test_a_written_export_is_measured_at_once_and_the_others_wait_for_their_runs(
+    tmp_path: Path, later: SlurmConfig
+) -> None:
+    two = [*cells(tmp_path, "measure_at=[0.5]", cpt=False)]
+    two += cells(tmp_path, "measure_at=[0.5]", "seed=1", cpt=False)
+    assert submit(two, later) == 6
+    root = tmp_path / "runs" / "slurm"
+    start_evaluation(root, two[1].run_id, 0.5)
+
+    def waiting() -> set[tuple[str, float | None]]:
+        rows = (
+            row.split() for row in ask("squeue", "--array", "-h", "-o", "%F_%K %E").splitlines()
+        )
+        on = {job for job, awaited in rows if awaited != "(null)"}
+        return {(job.task.run, job.task.moment) for job in queued_jobs(root) if job.id in on}
+
+    still = {(two[0].run_id, 0.5), (two[0].run_id, 1.0), (two[1].run_id, 1.0)}
+    assert waiting() == still
+    assert submit(two, later) == 0
+    # Of a run that goes on after its first export, a lost evaluation starts at once, too.
+    export = RunFolder(two[0].folder).export(3)
+    export.mkdir(parents=True)
+    (export / "export.json").write_text('{"duration": 0.5}')
+    (lost,) = (
+        job.id for job in queued_jobs(root) if job.task == Task(EVALUATE, two[0].run_id, 0.5)
+    )
+    ask("scancel", lost)
+    until(lambda: lost not in {job.id for job in queued_jobs(root)})
+    assert submit(two, later) == 1
+    assert waiting() == still - {(two[0].run_id, 0.5)}
 
 
 def test_a_grid_can_be_started_within_a_job_and_a_bad_partition_is_told(

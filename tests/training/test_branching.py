@@ -13,6 +13,7 @@ from lvf.data.recipe import num_token_batches
 from lvf.errors import UserError
 from lvf.train import run
 from lvf.training.branching import branch_batch, kept_batches, trunk_of
+from lvf.training.run_folder import run_folder
 from lvf.training.schedules import cooldown_batches, trapezoid, warmup_batches
 from tests.training.conftest import trained
 
@@ -128,7 +129,10 @@ def test_a_branch_without_its_trunk_is_refused_before_any_data_are_made(
     cfg = composed(f"duration={BUDGETS[0]}", f"paths.shards={tmp_path}/none")
     with pytest.raises(UserError, match=r"Train the trunk first:\n  python -m lvf.train .*=49152"):
         run(cfg)
-    assert list(tmp_path.iterdir()) == []
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.name == "refused.json"
+    refusal = run_folder(cfg).refusal()
+    assert refusal is not None and "Train the trunk first" in refusal["refused"]
 
 
 def test_a_budget_that_the_trunk_does_not_keep_is_refused_with_those_it_keeps(
