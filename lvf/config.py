@@ -68,6 +68,9 @@ class ModelConfig:
     """Branch, tag or commit on the hub."""
     shape: ShapeConfig | None = None
     """For the planner, where the model is not on this machine. Not part of a run's identity."""
+    random_weights: bool = False
+    """Take the model's shape alone, from its folder or from `shape`, and draw its weights; the hub
+    is not asked. Where its tokenizer is not on this machine, the packaged base's stands in."""
 
 
 @dataclass(kw_only=True)
@@ -327,6 +330,26 @@ class RuntimeConfig:
 
 
 @dataclass(kw_only=True)
+class BenchConfig:
+    """A benchmark instead of a run: steps are timed, and nothing is kept but their record."""
+
+    steps: int | None = None
+    """Optimiser steps that are timed; null where the run is one. `lvf.bench` takes 10."""
+    warmup_steps: int = 3
+    """Steps before them, in which memory is claimed and kernels are compiled."""
+    data: str = "real"
+    """`real`: the run's own shards; `synthetic`: rows of random tokens."""
+    documents_per_row: int = 1
+    """Of synthetic rows: the segments of a row, cut at random places."""
+    padding: float = 0.0
+    """Of synthetic rows: the share of each that is padding."""
+
+    def row_tokens(self, seq_len: int) -> int:
+        """Real tokens of a synthetic row."""
+        return round(seq_len * (1 - self.padding))
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """A whole run. Everything but `UNIDENTIFYING` takes part in its name."""
 
@@ -351,6 +374,7 @@ class RunConfig:
     """Name to `_target_` of a Composer logger and its arguments."""
     paths: PathsConfig = field(default_factory=PathsConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
     released: str | None = None
     """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
     domain, regime and scale=paper follow from it unless they are given."""
@@ -376,6 +400,11 @@ def identity(resolved: dict[str, Any]) -> dict[str, Any]:
         "exclude_overlap"
     ]:  # what was run before there was the switch keeps its name
         del tree["data"]["exclude_overlap"]
+    bench = tree.pop("bench", None)  # runs were named before there were benchmarks
+    if bench and bench["steps"] is not None:
+        tree["bench"] = bench
+    if not tree["model"].get("random_weights"):
+        tree["model"].pop("random_weights", None)
     tree["scale"] = tree["scale"]["name"]  # its ranks are for methods to refer to
     # The budgets of a trunk change what it keeps, not what it gives.
     tree["trunk"] = tree["trunk"]["tokens"] if tree["trunk"]["branch"] else None

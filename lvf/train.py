@@ -1,5 +1,6 @@
 """`python -m lvf.train`: prepare what is missing, train, measure every export."""
 
+from lvf.bench import benchmark
 from lvf.compose import entry_point
 from lvf.config import RunConfig
 from lvf.validate import require_consent
@@ -8,9 +9,14 @@ from lvf.validate import require_consent
 def run(cfg: RunConfig) -> None:
     """One run from corpus to records; started again it does only what is missing.
 
+    An experiment that sets `bench.steps` is a benchmark, which is timed and not kept.
+
     Raises:
         UserError: bad input; raised before any work where it can be known before.
     """
+    if cfg.bench.steps is not None:
+        benchmark(cfg)
+        return
     require_consent(cfg)
     print("loading libraries ...", flush=True)
     from lvf.data.shards import prepare

@@ -30,6 +30,9 @@ def validate(cfg: RunConfig) -> None:
         ("runtime.nodes", cfg.runtime.nodes),
         ("runtime.checkpoint_every_batches", cfg.runtime.checkpoint_every_batches),
         ("runtime.keep_checkpoints", cfg.runtime.keep_checkpoints),
+        ("bench.steps", cfg.bench.steps),
+        ("bench.warmup_steps", cfg.bench.warmup_steps),
+        ("bench.documents_per_row", cfg.bench.documents_per_row),
     ):
         if value is not None and value <= 0:
             raise UserError(f"{key}={value} must be above 0")
@@ -50,6 +53,7 @@ def validate(cfg: RunConfig) -> None:
             f"among {ranks} ranks (runtime.ranks times runtime.nodes)"
         )
     _validate_trunk(cfg)
+    _validate_bench(cfg)
     has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)
     if has_pair == bool(cfg.data.text_column):
         raise UserError(
@@ -91,6 +95,24 @@ def _validate_trunk(cfg: RunConfig) -> None:
         raise UserError(
             f"duration={cfg.duration:g} and trunk.budgets={cfg.trunk.budgets} must not exceed "
             f"trunk.tokens={trunk:g}: raise it, or set trunk.branch=false"
+        )
+
+
+def _validate_bench(cfg: RunConfig) -> None:
+    bench = cfg.bench
+    _one_of("bench.data", bench.data, ("real", "synthetic"))
+    if bench.data == "real" and (bench.documents_per_row, bench.padding) != (1, 0):
+        raise UserError(
+            "bench.documents_per_row and bench.padding describe synthetic rows: set "
+            "bench.data=synthetic, or leave them out"
+        )
+    if not 0 <= bench.padding < 1:
+        raise UserError(f"bench.padding={bench.padding} not in [0, 1)")
+    most = bench.row_tokens(cfg.training.seq_len) // 2  # a token to predict, and one before it
+    if bench.documents_per_row > most:
+        raise UserError(
+            f"bench.documents_per_row={bench.documents_per_row}: a row of training.seq_len="
+            f"{cfg.training.seq_len} with bench.padding={bench.padding} holds at most {most}"
         )
 
 

@@ -109,7 +109,11 @@ def make_part(part: Part, work: Work) -> Tally:
     try:
         hits: list[Any] = []
         pairs = _to_train(part, work, tally, hits)
-        _write_rows(partial, _packed(pairs, work, tally), work, tally)
+        seq_len, largest_id = work.cfg.training.seq_len, largest_token_id(work.tokenizer)
+        row_tokens = write_rows(partial, _packed(pairs, work, tally), seq_len, largest_id)
+        np.save(partial / ROW_TOKENS, row_tokens)
+        tally.num_rows = len(row_tokens)
+        tally.num_tokens, tally.num_loss_tokens = map(int, row_tokens.sum(0, np.int64))
         write_jsonl(partial / OVERLAPS, hits)
         (partial / TALLY).write_text(json.dumps(tally.to_json()))
         if work.remote:
@@ -194,22 +198,19 @@ def _some(items: Iterator[Item]) -> Iterator[list[Item]]:
         yield group
 
 
-def _write_rows(folder: Path, rows: Iterable[Row], work: Work, tally: Tally) -> None:
-    """Write rows as MDS; count rows and tokens as they are written."""
+def write_rows(folder: Path, rows: Iterable[Row], seq_len: int, largest_id: int) -> np.ndarray:
+    """Write rows as MDS; returns of each its tokens and those in the loss, (num_rows, 2)."""
     from streaming import MDSWriter
 
-    ids_dtype = "uint16" if largest_token_id(work.tokenizer) < 1 << 16 else "uint32"
+    ids_dtype = "uint16" if largest_id < 1 << 16 else "uint32"
     dtypes = {"input_ids": ids_dtype, "loss_mask": "uint8", "segment_ids": "uint16"}
-    columns = {name: f"ndarray:{one}:{work.cfg.training.seq_len}" for name, one in dtypes.items()}
+    columns = {name: f"ndarray:{one}:{seq_len}" for name, one in dtypes.items()}
     counts = []
     with MDSWriter(out=str(folder), columns=columns, hashes=["sha1"]) as writer:
         for row in rows:
             writer.write({name: getattr(row, name).astype(one) for name, one in dtypes.items()})
             counts.append((row.num_tokens, int(row.loss_mask.sum())))
-    row_tokens = np.array(counts, np.int32).reshape(-1, 2)
-    np.save(folder / ROW_TOKENS, row_tokens)
-    tally.num_rows = len(counts)
-    tally.num_tokens, tally.num_loss_tokens = map(int, row_tokens.sum(0, np.int64))
+    return np.array(counts, np.int32).reshape(-1, 2)
 
 
 def _sync(folder: Path) -> None:

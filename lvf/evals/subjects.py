@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,8 @@ def export_subjects(cfg: RunConfig, folder: RunFolder) -> list[Subject]:
 
 def _export_subject(cfg: RunConfig, folder: RunFolder, export: Path, trainable: int) -> Subject:
     facts = read_export_facts(export)
-    axes = Axes(
-        **_shared_axes(cfg),
-        method=cfg.method.kind,
-        method_name=cfg.method.name,
-        rank=cfg.method.rank,
-        alpha=cfg.method.alpha,
-        targets=cfg.method.targets,
-        optimizer=cfg.optimizer["_target_"],
-        lr_peak=cfg.training.lr_peak,
-        seed=cfg.seed,
+    axes = replace(
+        run_axes(cfg),
         run_duration=cfg.duration,
         duration=facts["duration"],
         duration_unit=cfg.regime.duration_unit,
@@ -106,6 +98,21 @@ def _export_subject(cfg: RunConfig, folder: RunFolder, export: Path, trainable: 
         load=lambda: load_export(export, cfg.model),
         load_base=lambda: load_base(cfg.model),
         folder=folder.path / "evals" / export.name,
+    )
+
+
+def run_axes(cfg: RunConfig) -> Axes:
+    """Where a run stands, without how long it is."""
+    return Axes(
+        **_shared_axes(cfg),
+        method=cfg.method.kind,
+        method_name=cfg.method.name,
+        rank=cfg.method.rank,
+        alpha=cfg.method.alpha,
+        targets=cfg.method.targets,
+        optimizer=cfg.optimizer["_target_"],
+        lr_peak=cfg.training.lr_peak,
+        seed=cfg.seed,
     )
 
 

@@ -16,7 +16,7 @@ from lvf.training.stopping import TRY_AGAIN
 
 
 def main(config: str, shards: str) -> None:
-    """Train with the others of `WORLD_SIZE`.
+    """Train, or time the training, with the others of `WORLD_SIZE`.
 
     Args:
         config: JSON file of a resolved `RunConfig`.
@@ -26,6 +26,7 @@ def main(config: str, shards: str) -> None:
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # rank 0 says it; errors go elsewhere
         warnings.simplefilter("ignore")
+    from lvf.benchmarking.throughput import time_steps
     from lvf.data.shards import load_prepared
     from lvf.training.trainer import train
 
@@ -34,7 +35,8 @@ def main(config: str, shards: str) -> None:
     cfg = to_schema(composed, RunConfig)
     with speaking_to_the_user():
         try:
-            train(cfg, load_prepared(Path(shards)), run_folder(cfg))
+            work = train if cfg.bench.steps is None else time_steps
+            work(cfg, load_prepared(Path(shards)), run_folder(cfg))
         except SystemExit as end:
             if end.code != TRY_AGAIN:  # the status file tells; torchrun would tell of a failure
                 raise

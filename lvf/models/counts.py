@@ -64,3 +64,15 @@ def product_flops_per_token(sizes: dict[str, int], adapters: int, method: Method
         return 6 * in_products
     whole = sum(sizes.get(name, 0) for name in method.trained_modules)
     return 4 * in_products + 6 * adapters + 2 * whole
+
+
+def attention_flops_per_pair(config: PretrainedConfig) -> int:
+    """FLOPs of training for one pair of a token and one that it sees, in all layers and heads.
+
+    A score and its part of the sum are 2 FLOPs each for every place of a head; each is
+    differentiated by both of its factors. A token sees itself and those before it in its segment:
+    there are sum(position + 1) pairs. What a kernel computes again in the backward pass, or for
+    pairs that are masked, does not count.
+    """
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 3 * 2 * 2 * config.num_hidden_layers * config.num_attention_heads * head_dim

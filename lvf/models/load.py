@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvf.config import ModelConfig
+from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+RANDOM_WEIGHTS_SEED = 0
+ANY_POSITION = 1 << 20
 
 
 def model_folder_or_id(model: ModelConfig) -> str:
@@ -20,8 +25,6 @@ def model_folder_or_id(model: ModelConfig) -> str:
         UserError: a path that looks local holds no model.
     """
     if model.path == "embedded":
-        from lvf.embedded.corpora import base_dir
-
         return str(base_dir())
     return _checked_path("model.path", model.path, "config.json")
 
@@ -43,16 +46,23 @@ def load_model_config(model: ModelConfig) -> PretrainedConfig:
     """Shape of the base model, without its weights.
 
     Raises:
-        UserError: neither the folder nor the hub has it.
+        UserError: neither the folder nor the hub has it; or, of random weights, this machine.
     """
     from transformers import AutoConfig
 
     path = model_folder_or_id(model)
-    return _or_user_error(AutoConfig, "model.path", path, revision=model.revision)
+    if model.random_weights and model.shape and not Path(path).is_dir():
+        shape = {name: value for name, value in asdict(model.shape).items() if value is not None}
+        # The shape does not say for how many positions; rotary embeddings have any.
+        return AutoConfig.for_model(**shape, max_position_embeddings=ANY_POSITION)
+    on_hub = {"revision": model.revision, "local_files_only": model.random_weights}
+    return _or_user_error(AutoConfig, "model.path", path, **on_hub)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Tokenizer of the run: `model.tokenizer` where it is set, else the base model's own.
+
+    Random weights whose model is not on this machine have the packaged base's.
 
     Raises:
         UserError: it cannot be loaded, or has no end-of-text token.
@@ -61,6 +71,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
     if model.tokenizer is None:
         key, path, revision = "model.path", model_folder_or_id(model), model.revision
+        if model.random_weights and not Path(path).is_dir():
+            path, revision = str(base_dir()), None
     else:
         path = _checked_path("model.tokenizer", model.tokenizer, "tokenizer_config.json")
         key, revision = "model.tokenizer", None
@@ -81,13 +93,30 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     import torch
     from transformers import AutoModelForCausalLM
 
-    path = model_folder_or_id(model)
-    kwargs: dict[str, Any] = {"revision": model.revision, "torch_dtype": torch.float32}
+    kwargs: dict[str, Any] = {"torch_dtype": torch.float32}
     if attention_dropout:  # not every architecture knows it
         kwargs["attention_dropout"] = attention_dropout
-    base = _or_user_error(AutoModelForCausalLM, "model.path", path, **kwargs)
+    if model.random_weights:
+        base = _random_model(load_model_config(model), **kwargs)
+    else:
+        path = model_folder_or_id(model)
+        kwargs["revision"] = model.revision
+        base = _or_user_error(AutoModelForCausalLM, "model.path", path, **kwargs)
     base.config.use_cache = False  # with a cache, transformers lets packed examples see each other
     return base
+
+
+def _random_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
+    """A model that transformers has initialised, the same each time; on the GPU where there is one.
+
+    There 7 B parameters take seconds, on a CPU minutes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        return AutoModelForCausalLM.from_config(config, **kwargs)
 
 
 def load_export(

@@ -72,7 +72,7 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
         )
     began = time.perf_counter()
     stop = StopRequest()
-    with _outcome_in_status(folder):
+    with outcome_in_status(folder):
         trainer = make_trainer(cfg, prepared, folder, batches, checkpoint, stop)
         try:
             if trainer.state.timestamp.batch.value < max(batches):
@@ -85,7 +85,7 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _outcome_in_status(folder: RunFolder) -> Iterator[None]:
+def outcome_in_status(folder: RunFolder) -> Iterator[None]:
     """Write how a training ended before its time, and tell the user."""
     from lvf.training.divergence import DivergedError
 

@@ -1,0 +1,71 @@
+"""`python -m lvf.bench`: how fast a method trains, and in how much memory, on this device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lvf.compose import entry_point
+from lvf.config import RunConfig
+
+if TYPE_CHECKING:
+    from lvf.data.shards import Prepared
+    from lvf.training.run_folder import RunFolder
+
+DEFAULT_STEPS = 10
+
+
+def run(cfg: RunConfig) -> None:
+    """Time the steps of a run, keep nothing of it, write one record and print it.
+
+    Raises:
+        UserError: bad input, before any work starts; or the device's memory is too small.
+    """
+    if cfg.bench.steps is None:
+        cfg.bench.steps = DEFAULT_STEPS
+    benchmark(cfg)
+
+
+def benchmark(cfg: RunConfig) -> Path:
+    """Measure, unless a record of just this is there; returns the record's path."""
+    print("loading libraries ...", flush=True)
+    from lvf.benchmarking.figures import table
+    from lvf.benchmarking.throughput import benchmark_path, several_ranks, time_steps
+    from lvf.launching.ranks import check_allocation, train_on_ranks
+    from lvf.models.load import load_model_config
+    from lvf.models.lora import check_rank
+    from lvf.results.records import read_record
+    from lvf.results.tables import console
+    from lvf.training.run_folder import open_run_folder
+
+    check_allocation(cfg)
+    check_rank(load_model_config(cfg.model), cfg.method)
+    path = benchmark_path(cfg)
+    if path.exists():
+        print(f"measured already; to measure again delete {path}")
+    else:
+        folder = open_run_folder(cfg)
+        with folder.lock(), _rows(cfg, folder) as prepared:
+            work = train_on_ranks if several_ranks(cfg) else time_steps
+            work(cfg, prepared, folder)
+    console().print(table(read_record(path)))
+    print(f"record   {path}")
+    return path
+
+
+def _rows(cfg: RunConfig, folder: RunFolder) -> AbstractContextManager[Prepared]:
+    """The run's shards, or random ones of as many rows as are used."""
+    from lvf.benchmarking.synthetic import synthetic_shards
+    from lvf.benchmarking.throughput import num_steps
+    from lvf.data.shards import prepare
+
+    if cfg.bench.data == "real":
+        return nullcontext(prepare(cfg))
+    return synthetic_shards(cfg, folder.path / "synthetic", num_steps(cfg))
+
+
+main = entry_point(run)
+
+if __name__ == "__main__":
+    main()

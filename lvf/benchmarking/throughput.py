@@ -1,0 +1,191 @@
+"""Times the steps of the trainer that a run would use, and writes what it found as a record."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvf.benchmarking.figures import BASIS, metrics_of, utilisation
+from lvf.config import RunConfig, TrunkConfig, run_id, stable_hash
+from lvf.data.shards import Prepared
+from lvf.errors import UserError
+from lvf.evals.subjects import run_axes
+from lvf.results.records import Metric, Record, record_path, write_record
+from lvf.training.run_folder import RUNNING, TRAINED, RunFolder, is_first
+
+if TYPE_CHECKING:
+    from composer import Trainer
+
+TASK = "throughput"
+PACKAGES = ("lvf", "torch", "mosaicml", "transformers", "peft", "mosaicml-streaming")
+
+
+def several_ranks(cfg: RunConfig) -> bool:
+    """Whether there is any communication."""
+    return cfg.runtime.ranks * cfg.runtime.nodes > 1
+
+
+def num_steps(cfg: RunConfig) -> int:
+    """Steps of a benchmark; on several ranks a last one, in which collectives are timed."""
+    assert cfg.bench.steps is not None
+    return cfg.bench.warmup_steps + cfg.bench.steps + several_ranks(cfg)
+
+
+def inputs_of(cfg: RunConfig) -> dict[str, Any]:
+    """What the figures depend on, beyond what the run's name stands for; known before."""
+    import torch
+
+    training, runtime = cfg.training, cfg.runtime
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "threads": None if several_ranks(cfg) else torch.get_num_threads(),  # ranks share the cores
+        "ranks": runtime.ranks * runtime.nodes,
+        "shard_base": runtime.shard_base,
+        "precision": training.precision,
+        "seq_len": training.seq_len,
+        "global_batch_rows": training.global_batch_rows,
+        "microbatch_rows": runtime.microbatch_rows,
+        "packing_ratio": training.packing_ratio,
+        "attend_across_examples": training.attend_across_examples,
+        "fast_lora": training.fast_lora,
+        "random_weights": cfg.model.random_weights,
+        "num_workers": runtime.num_workers,
+        "flops_basis": BASIS[cfg.method.kind],
+        **vars(cfg.bench),
+    }
+
+
+def _cpu_name() -> str:
+    """Name of the processor as Linux has it, else the kind of machine."""
+    if (file := Path("/proc/cpuinfo")).is_file():
+        for line in file.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.machine()
+
+
+def benchmark_path(cfg: RunConfig) -> Path:
+    """File of the record."""
+    name, hash_ = f"ba{num_steps(cfg):06d}", stable_hash(inputs_of(cfg))
+    return record_path(Path(cfg.paths.records), run_id(cfg), name, TASK, hash_)
+
+
+def time_steps(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
+    """Train for the steps of a benchmark and write its record; every rank calls this.
+
+    Raises:
+        UserError: the run diverged, or the device's memory is too small.
+    """
+    import torch
+
+    from lvf.training.trainer import outcome_in_status
+
+    if is_first():
+        folder.write_status(RUNNING, error=None, total_batches=num_steps(cfg))
+    try:
+        with outcome_in_status(folder):
+            metrics, costs = _measure(cfg, prepared, folder)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{folder.path.name} does not fit on the device: {str(error).splitlines()[0]} Set a "
+            "smaller runtime.microbatch_rows or training.seq_len, or share it among runtime.ranks."
+        ) from error
+    if is_first():
+        metrics |= _of_ceilings(cfg.training.precision, metrics["flops_per_second"])
+        write_record(benchmark_path(cfg), _record(cfg, metrics, costs))
+        folder.write_status(TRAINED)
+
+
+def _measure(
+    cfg: RunConfig, prepared: Prepared, folder: RunFolder
+) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Metrics and costs of the steps.
+
+    The trainer is that of a run one step longer, whose end it does not see: nothing is saved.
+    """
+    from lvf.benchmarking.clock import StepClock
+    from lvf.benchmarking.collectives import CollectiveTime
+    from lvf.models.counts import (
+        attention_flops_per_pair,
+        num_trainable_parameters,
+        train_flops_per_token,
+    )
+    from lvf.models.load import load_model_config
+    from lvf.training.stopping import StopRequest
+    from lvf.training.trainer import make_trainer
+
+    steps = num_steps(cfg)
+    runtime = replace(cfg.runtime, checkpoint_every_batches=steps + 1)
+    timed = replace(cfg, trunk=TrunkConfig(), measure_at=[], runtime=runtime)
+    end = {steps + 1: cfg.duration}
+    trainer = make_trainer(timed, prepared, folder, end, None, StopRequest())
+    clock, collectives = StepClock(), CollectiveTime(steps)
+    trainer.state.callbacks += [collectives, clock] if several_ranks(cfg) else [clock]
+    try:
+        trainer.fit(duration=f"{steps}ba")
+        costs = {
+            "batch": steps,
+            "tokens": trainer.state.timestamp.token.value,
+            "peak_memory_bytes": _peak_memory_bytes(trainer),
+        }
+    finally:
+        trainer.close()
+    shape, bench = load_model_config(cfg.model), cfg.bench
+    assert bench.steps is not None
+    flops = train_flops_per_token(shape, cfg.method), attention_flops_per_pair(shape)
+    metrics = metrics_of(clock.steps, bench.warmup_steps, bench.steps, *flops)
+    if several_ranks(cfg):
+        metrics["communication_seconds"] = Metric(value=collectives.seconds)
+    if costs["peak_memory_bytes"]:  # else the system does not tell
+        metrics["peak_memory_gb"] = Metric(value=costs["peak_memory_bytes"] / 1e9)
+    return metrics, costs | {"trainable_parameters": num_trainable_parameters(shape, cfg.method)}
+
+
+def _peak_memory_bytes(trainer: Trainer) -> int:
+    """Of the device that used most."""
+    import torch
+    from composer.utils import dist
+
+    from lvf.training.exporter import Exporter
+
+    (memory,) = (one.memory for one in trainer.state.callbacks if isinstance(one, Exporter))
+    peak_bytes = trainer.state.device.tensor_to_device(torch.tensor(memory.bytes()))
+    dist.all_reduce(peak_bytes, reduce_operation="MAX")
+    return int(peak_bytes)
+
+
+def _of_ceilings(precision: str, speed: Metric) -> dict[str, Metric]:
+    """What the device can do, measured now that the model is gone, and the share that was used."""
+    import torch
+
+    from lvf.benchmarking.ceiling import datasheet_flops_per_second, product_flops_per_second
+
+    gc.collect()  # Composer's objects refer to each other
+    torch.cuda.empty_cache()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float32
+    ceilings = {"product": product_flops_per_second(device, dtype)}
+    if datasheet := datasheet_flops_per_second(precision):
+        ceilings["datasheet"] = datasheet
+    return utilisation(speed, ceilings)
+
+
+def _record(cfg: RunConfig, metrics: dict[str, Metric], costs: dict[str, Any]) -> Record:
+    import torch
+
+    path = benchmark_path(cfg)
+    return Record(
+        source="lvf",
+        run_id=path.parent.name,
+        checkpoint=path.name.split("--")[0],
+        task=TASK,
+        axes=run_axes(cfg),
+        metrics=metrics,
+        settings=inputs_of(cfg) | {"threads": torch.get_num_threads()},
+        training=costs,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+    )
