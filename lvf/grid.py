@@ -1,4 +1,4 @@
-"""`python -m lvf.grid`: list the cells of a sweep, start what is missing, tell how they went."""
+"""`python -m lvf.grid`: list a sweep's cells, start what is missing, tell how it went, analyse."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from lvf.launching.local import default_workers, run_local
 from lvf.launching.slurm import SlurmConfig, submit
 from lvf.launching.status import QUEUED, CellStatus, statuses
 from lvf.planning.listing import show
-from lvf.training.run_folder import DIVERGED, DONE, RUNNING
+from lvf.training.run_folder import DIVERGED, DONE, RUNNING, TRAINED
 from lvf.validate import require_consent
 
 LAUNCHERS = ("none", "local", "slurm")
 FINISHED = (DONE, DIVERGED)
+WORDS = {"status": "launcher=none", "analyze": "analyze=true"}
 
 
 @dataclass(kw_only=True)
@@ -33,13 +34,15 @@ class GridConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     launcher: str = "none"
     """`none` only lists; `local` runs the missing cells on this machine, `slurm` queues them."""
+    analyze: bool = False
+    """Only analyse what is trained; `python -m lvf.grid analyze` sets it."""
     workers: int | None = None
     """Cells at a time on this machine; null takes one where there is a GPU, else one a core."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     execute_code: bool = False
     """Agree that HumanEval runs programs which the models wrote (`evals.execute_code`)."""
     overrides: list[str] = field(default_factory=list)
-    """Further settings of every cell, such as [paths.runs=/scratch/runs]."""
+    """Further settings of every cell, such as ["paths.runs=/scratch/runs"]."""
 
 
 def explain(cells: list[Cell], found: list[CellStatus]) -> None:
@@ -53,6 +56,19 @@ def explain(cells: list[Cell], found: list[CellStatus]) -> None:
     print(f"{len(cells)} runs, {states.count(DONE)} done, {len(to_do)} to do")
     if counts:
         print(f"not done: {counts}")
+
+
+def analyse(cells: list[Cell], found: list[CellStatus]) -> None:
+    """`lvf.analyze` of every trained cell, one after the other in this process."""
+    from lvf.analyze import run as analyse_run
+
+    trained = [
+        cell for cell, status in zip(cells, found, strict=True) if status.state in (DONE, TRAINED)
+    ]
+    for number, cell in enumerate(trained, start=1):
+        print(f"{number} of {len(trained)}: {cell.run_id}", flush=True)
+        analyse_run(cell.cfg)
+    print(f"{len(trained)} of {len(cells)} runs are trained and analysed")
 
 
 def run(grid: GridConfig) -> None:
@@ -70,6 +86,9 @@ def run(grid: GridConfig) -> None:
         for cell in cells:
             require_consent(cell.cfg, "execute_code=true")
     found = statuses(cells)
+    if grid.analyze:
+        analyse(cells, found)
+        return
     show(cells, [status.state for status in found])
     explain(cells, found)
     if grid.launcher == "none":
@@ -98,6 +117,5 @@ def main(composed: DictConfig) -> None:
 ConfigStore.instance().store(name="grid_schema", node=GridConfig)
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["status"]:
-        sys.argv[1] = "launcher=none"
+    sys.argv[1:2] = [WORDS.get(word, word) for word in sys.argv[1:2]]
     main()

@@ -37,6 +37,7 @@ CELLS = {
     "optimizers": 2 * 2 * 7,
     "alpha_lr": 3 * 7 + 2,
     "pass_at_k": 4,
+    "diversity": 2 * 3,
     "throughput": 6 * 5,
     "beyond": 2 * 7 * 3,
     "without_regret": 2 * 4 * 5,

@@ -36,12 +36,12 @@ def analyse_samples(subjects: list[Subject], base: Subject, records: Path) -> li
 
 
 def read_generations(file: Path) -> dict[str, Generations] | None:
-    """Counts of a file of samples; None if it is missing, not yet judged, or has one a problem."""
+    """Counts of a file of samples; None if it is missing, unfinished, or has one a problem."""
     if not file.exists():
         return None
     samples = [json.loads(line) for line in file.read_text().splitlines()]
-    if any("passed" not in sample for sample in samples):
-        return None
+    if not samples or any("passed" not in sample for sample in samples):
+        return None  # verdicts come when all samples are there
     found = generations(samples)
     several = all(sum(one.counts("unique")) > 1 for one in found.values())
     return found if several else None

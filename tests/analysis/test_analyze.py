@@ -8,10 +8,14 @@ import pytest
 
 from lvf.analysis.table import matrices
 from lvf.analyze import analyse_released, run
+from lvf.cells import SweepConfig, cells_of
 from lvf.compose import compose
+from lvf.config import ScaleConfig
 from lvf.embedded.corpora import base_dir as packaged_base
+from lvf.grid import GridConfig
+from lvf.grid import run as grid
 from lvf.results.records import read_record
-from lvf.training.run_folder import run_folder, write_json
+from lvf.training.run_folder import TRAINED, open_run_folder, run_folder, write_json
 from tests.analysis.conftest import save_adapter
 
 FACTS = {
@@ -44,6 +48,24 @@ def test_every_export_of_a_run_gets_a_record_with_the_axes_of_the_run(
     assert second == pytest.approx(2 * first)  # the same B, twice as large
     assert (matrices(paths[0]).singular_values.map(len) == 2).all()
     assert "q_proj" in capsys.readouterr().out
+
+
+def test_one_line_analyses_what_is_trained_of_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axes = {"+experiment": ["math_ift"], "method": ["lora_r2"], "seed": [0, 1, 2]}
+    paths = [f"paths.runs={tmp_path}/runs", f"paths.records={tmp_path}/records"]
+    sweep = SweepConfig(name="three", blocks={"seeds": axes}, overrides=paths)
+    for cell in cells_of(sweep, [])[:2]:  # the third is not trained
+        folder = open_run_folder(cell.cfg)
+        export = save_adapter(packaged_base(), folder.export(8), r=2, lora_alpha=4)
+        facts = FACTS | {"batch": 8, "tokens": 100, "duration": 1}
+        write_json(export / "export.json", facts)
+        folder.write_status(TRAINED)
+    grid(GridConfig(scale=ScaleConfig(name="embedded"), sweep=sweep, analyze=True))
+    records = [read_record(path) for path in (tmp_path / "records").rglob("*.json")]
+    assert {(one.task, one.axes.seed) for one in records} == {("weights", 0), ("weights", 1)}
+    assert "2 of 3 runs are trained and analysed" in capsys.readouterr().out
 
 
 def test_the_line_takes_a_base_and_a_tuned_model(

@@ -129,6 +129,7 @@ def test_stored_samples_become_records_beside_their_problem_tables(tmp_path: Pat
         {k: v for k, v in one.items() if k != "passed"} for one in random_samples(4, 2, 2)
     ]
     write_samples(tuned, not_judged, "cccc")
+    write_samples(tuned, [], "dddd")  # whose sampling has just begun
     paths = analyse_samples([tuned], base, tmp_path / "records")
     of_base, compared, alone = (read_record(path) for path in paths)
     assert (of_base.run_id, of_base.task) == ("base", "diversity")

@@ -97,6 +97,22 @@ def test_a_refused_start_is_shown_until_one_goes_well_and_leaves_the_state_befor
     assert statuses(cells)[0].state == "stopped"
 
 
+def test_sweeps_that_measure_the_same_run_do_not_undo_each_other(tmp_path: Path) -> None:
+    grid, curve = (
+        cells_of(SweepConfig(name="x", blocks={"b": {"+experiment": [experiment]}}),
+                 ["duration=4", f"paths.runs={tmp_path}/runs"])
+        for experiment in ("code_ift", "pass_at_k")
+    )  # fmt: skip
+    assert grid[0].run_id == curve[0].run_id
+    folder = open_run_folder(grid[0].cfg)
+    folder.export(9).mkdir(parents=True)
+    (folder.export(9) / "export.json").write_text(json.dumps({"duration": 4}))
+    folder.write_status("trained")
+    for cells, states in ((grid, ["done", "trained"]), (curve, ["done", "done"])):
+        folder.mark_measured(cells[0].cfg)
+        assert [one.state for one in statuses([*grid, *curve])] == states
+
+
 def test_a_task_is_read_as_it_was_written() -> None:
     for task in (Task("train", "run-1"), Task("evaluate", "run-1", 0.25)):
         assert Task.of(str(task)) == task
