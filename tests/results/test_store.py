@@ -9,7 +9,9 @@ import pytest
 
 from lvf.results.store import RecordWarning, items, load, load_paper
 
-from .conftest import Write, axes
+from .conftest import METRICS, Write, axes
+
+GSM8K = METRICS["gsm8k"]
 
 
 def test_a_missing_or_empty_folder_gives_an_empty_table_with_typed_columns(tmp_path: Path) -> None:
@@ -33,7 +35,7 @@ def test_each_metric_is_a_row_with_its_axes(write: Write) -> None:
 def test_broken_and_alien_files_are_named_and_the_rest_is_read(write: Write) -> None:
     folder = write(axes(), run_id="good", gsm8k=0.5)
     good = json.loads(next(folder.rglob("*.json")).read_text())
-    no_number = {"metrics": {"acc": {"value": "much"}}}
+    no_number = {"metrics": {"acc": {"value": "much", "stderr": None, "n": 9, "items": None}}}
     bad = {
         "half.json": '{"source": "lvf", ',
         "list.json": "[1, 2]",
@@ -43,10 +45,27 @@ def test_broken_and_alien_files_are_named_and_the_rest_is_read(write: Write) -> 
     }
     for name, text in bad.items():
         (folder / name).write_text(text)
+    (folder / "latin.json").write_bytes(b'{"source": "l\xe4f"}')
+    (folder / "gone.json").symlink_to(folder / "nowhere")
     with pytest.warns(RecordWarning) as caught:
         found = load(folder)
     assert list(found.run_id) == ["good"]
-    assert all(name in str(caught[0].message) for name in bad)
+    told = str(caught[0].message)
+    assert all(name in told for name in (*bad, "latin.json", "gone.json"))
+    assert all(why in told for why in ("schema 99", "'axes'", '"much"', "No such file", "utf-8"))
+
+
+def test_an_older_record_takes_the_defaults_of_what_it_lacks(write: Write) -> None:
+    folder = write(axes("lora", rank=8), run_id="old", gsm8k=0.5)
+    (file,) = folder.rglob("*.json")
+    tree = json.loads(file.read_text())
+    del tree["axes"]["cooled_down"], tree["training"], tree["metrics"][GSM8K]["items"]
+    file.write_text(json.dumps(tree))
+    write(axes("lora", rank=8), run_id="new", gsm8k=0.25)
+    found = load(folder).set_index("run_id")
+    assert found.cooled_down.tolist() == [True, True] and not found.has_items.any()
+    assert found.value.to_dict() == {"old": 0.5, "new": 0.25}
+    assert found.dtypes["rank"] == "Int64" and found.tokens.isna().all()
 
 
 def test_items_are_in_the_order_of_the_record(write: Write) -> None:
