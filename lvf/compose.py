@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import hydra
+import hydra.version
 import omegaconf.base
 from hydra import initialize_config_dir
 from hydra._internal.config_repository import ConfigRepository
@@ -153,8 +154,10 @@ def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
 # Hydra deep-copies the whole store, its own schemas included, for each group that --help lists
 # (140 times, 2 s) and for each composition; the store is a singleton whose load() copies anyway.
 ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
-# OmegaConf parses the text of an interpolation whenever it resolves it, half of what that takes.
+# OmegaConf parses the text of an interpolation whenever it resolves it, half of what that takes;
+# Hydra parses its own version 280 times a composition.
 omegaconf.base.parse = functools.cache(omegaconf.base.parse)  # type: ignore[attr-defined]
+hydra.version._get_version = functools.cache(hydra.version._get_version)
 ConfigStore.instance().store(name="run_schema", node=RunConfig)
 OmegaConf.register_new_resolver("lvf.lr", lr_of_method, replace=True)
 OmegaConf.register_new_resolver("lvf.times", times, replace=True)
