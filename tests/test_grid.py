@@ -1,10 +1,7 @@
 """Sweeps: every committed one composes, cells are distinct runs, a second start does the rest."""
 
-<<<<<<< HEAD
 import hashlib
-=======
 import json
->>>>>>> 8955cef (Refused starts are recorded; an export is measured as soon as it is written)
 import re
 import shutil
 import subprocess
@@ -163,7 +160,6 @@ def test_an_impossible_cell_is_named_before_anything_starts() -> None:
         cells_of(one, [])
 
 
-<<<<<<< HEAD
 def test_programs_of_models_need_consent_before_anything_starts(tmp_path: Path) -> None:
     grid = GridConfig(
         scale=ScaleConfig(name="paper"), sweep=sweep("pass_at_k"), launcher="local",
@@ -183,10 +179,7 @@ def test_consent_leads_to_the_same_runs() -> None:
     assert [cell.run_id for cell in silent] == [cell.run_id for cell in agreed]
 
 
-TWO_QUICK_RUNS = """
-=======
 A_BRANCH_AND_ITS_TRUNK = """
->>>>>>> 8955cef (Refused starts are recorded; an export is measured as soon as it is written)
 name: two
 blocks:
   b: {+experiment: [math_cpt], duration: [8192, 16384]}
