@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from lvf.config import SourceConfig
 from lvf.data.sources import local_files
 from lvf.embedded.corpora import base_dir
-from lvf.evals.completion import Sampling
+from lvf.evals.completion import Request, Sampling
 from lvf.evals.generate import generate
 from lvf.evals.humaneval import STOP_STRINGS, load_problems
 
@@ -54,7 +54,11 @@ def ours(model: Any, tokenizer: Any, prompts: list[str], batch_rows: int) -> int
     )
     named = {str(number): prompt for number, prompt in enumerate(prompts)}
     wanted = [(name, sample) for name in named for sample in range(SAMPLES)]
-    return len(list(generate(model, tokenizer, named, wanted, sampling, batch_rows)))
+    request = Request(
+        model=model, tokenizer=tokenizer, prompts=named, wanted=wanted, sampling=sampling,
+        batch_rows=batch_rows,
+    )  # fmt: skip
+    return len(list(generate(request)))
 
 
 def rate(what: str, work: Callable[[], int]) -> float:

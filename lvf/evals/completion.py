@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,19 +26,24 @@ class Sampling:
     stop_strings: Sequence[str]
 
 
-class Backend(Protocol):
-    """Anything that can sample."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a backend is asked for."""
 
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Mapping[str, str],
-        wanted: Sequence[Key],
-        sampling: Sampling,
-        batch_rows: int,
-    ) -> Iterator[tuple[Key, str]]:
-        """Yield each wanted sample, cut before its first stop string, in any order."""
+    model: PreTrainedModel
+    """Causal language model in eval mode."""
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Mapping[str, str]
+    """Name to text."""
+    wanted: Sequence[Key]
+    """Samples to make; those of one prompt stand together."""
+    sampling: Sampling
+    batch_rows: int
+    """Samples that are written at once."""
+
+
+Backend = Callable[[Request], Iterator[tuple[Key, str]]]
+"""Yields each wanted sample, cut before its first stop string, in any order."""
 
 
 def seed_of(key: Key) -> int:

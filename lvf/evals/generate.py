@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from lvf.evals.completion import Key, Sampling, StopWatch, completion_text, seed_of
+from lvf.evals.completion import Key, Request, Sampling, StopWatch, completion_text, seed_of
 from lvf.evals.slots import Prompt, SlotCache, read_prompts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPTS_AT_ONCE = 8
 """Prompts that are read in one pass."""
@@ -34,51 +30,31 @@ class Row:
     new: list[int] = field(default_factory=list)
 
 
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Mapping[str, str],
-    wanted: Sequence[Key],
-    sampling: Sampling,
-    batch_rows: int,
-) -> Iterator[tuple[Key, str]]:
+def generate(request: Request) -> Iterator[tuple[Key, str]]:
     """Yield each wanted sample as it is finished, cut before its first stop string.
 
     A sample's random numbers follow from its key alone, so neither the batch size, the order nor an
     interruption changes it, as far as rounding lets two batches agree.
-
-    Args:
-        model: Causal language model in eval mode.
-        tokenizer: Its tokenizer.
-        prompts: Name to text.
-        wanted: Samples to make; those of one prompt stand together.
-        sampling: How.
-        batch_rows: Samples that are written at once.
     """
-    if wanted:
-        yield from _Batch(model, tokenizer, prompts, wanted, sampling, batch_rows).run()
+    if request.wanted:
+        yield from _Batch(request).run()
 
 
 class _Batch:
     """The rows in work, and those that wait."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Mapping[str, str],
-        wanted: Sequence[Key],
-        sampling: Sampling,
-        batch_rows: int,
-    ) -> None:
+    def __init__(self, request: Request) -> None:
+        model, tokenizer, sampling = request.model, request.tokenizer, request.sampling
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
-        self.num_samples = Counter(name for name, _ in wanted)
-        self.ids = {name: tokenizer(prompts[name])["input_ids"] for name in self.num_samples}
-        self.waiting = deque(wanted)
+        self.num_samples = Counter(name for name, _ in request.wanted)
+        self.ids = {
+            name: tokenizer(request.prompts[name])["input_ids"] for name in self.num_samples
+        }
+        self.waiting = deque(request.wanted)
         self.unread = deque(name for name in self.ids if self._room(name) > 0)
         self.read: dict[str, Prompt] = {}
         self.watch = StopWatch(tokenizer, sampling.stop_strings)
-        num_rows = min(batch_rows, len(wanted))
+        num_rows = min(request.batch_rows, len(request.wanted))
         self.rows: list[Row | None] = [None] * num_rows
         self.cache = SlotCache(model, num_rows, sampling.max_length_tokens)
         self.logits = torch.zeros(

@@ -3,65 +3,49 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import torch
 from vllm import LLM, SamplingParams, TokensPrompt
 
-from lvf.evals.completion import Key, Sampling, completion_text, seed_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from lvf.evals.completion import Key, Request, completion_text, seed_of
 
 BATCHES_AT_ONCE = 8
 """vLLM keeps its batch full within a call: a call takes several batches, and ends in a save."""
 
 
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Mapping[str, str],
-    wanted: Sequence[Key],
-    sampling: Sampling,
-    batch_rows: int,
-) -> Iterator[tuple[Key, str]]:
+def generate(request: Request) -> Iterator[tuple[Key, str]]:
     """`lvf.evals.completion.Backend`; a sample's seed follows from its key.
 
     The model leaves the GPU while vLLM, which loads its own copy from disk, is there.
     """
+    model, wanted, rows = request.model, request.wanted, request.batch_rows
     if not wanted:
         return
     device = model.device
     module: torch.nn.Module = model  # whose `to` has types
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        request.tokenizer.save_pretrained(folder)
         module.to("cpu")
         torch.cuda.empty_cache()
         engine = LLM(
             model=folder,
             dtype=str(model.dtype).removeprefix("torch."),
-            max_model_len=sampling.max_length_tokens,
-            max_num_seqs=batch_rows,
+            max_model_len=request.sampling.max_length_tokens,
+            max_num_seqs=rows,
             enable_prefix_caching=True,
         )
-        for start in range(0, len(wanted), BATCHES_AT_ONCE * batch_rows):
-            keys = wanted[start : start + BATCHES_AT_ONCE * batch_rows]
-            yield from _call(engine, tokenizer, prompts, keys, sampling)
+        for start in range(0, len(wanted), BATCHES_AT_ONCE * rows):
+            yield from _call(engine, request, wanted[start : start + BATCHES_AT_ONCE * rows])
     del engine
     module.to(device)
 
 
-def _call(
-    engine: LLM,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Mapping[str, str],
-    keys: Sequence[Key],
-    sampling: Sampling,
-) -> Iterator[tuple[Key, str]]:
+def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[Key, str]]:
+    tokenizer, sampling = request.tokenizer, request.sampling
     names = dict.fromkeys(name for name, _ in keys)
-    ids = {name: tokenizer(prompts[name])["input_ids"] for name in names}
+    ids = {name: tokenizer(request.prompts[name])["input_ids"] for name in names}
     room = {name: sampling.max_length_tokens - len(row) for name, row in ids.items()}
     yield from ((key, "") for key in keys if room[key[0]] <= 0)
     keys = [key for key in keys if room[key[0]] > 0]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lvf.config import EvalsConfig, HumanEvalConfig
 from lvf.errors import UserError
-from lvf.evals.completion import Backend, Sampling
+from lvf.evals.completion import Backend, Request, Sampling
 from lvf.results.records import Metric
 from lvf.sandbox.supervisor import require_isolation, score_completions
 
@@ -118,8 +118,15 @@ def sample_completions(
         max_length_tokens=settings.max_length_tokens,
         stop_strings=STOP_STRINGS,
     )
-    backend = load_backend(settings.backend)
-    finished = backend(model, tokenizer, prompts, missing, sampling, settings.batch_rows)
+    request = Request(
+        model=model,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        wanted=missing,
+        sampling=sampling,
+        batch_rows=settings.batch_rows,
+    )
+    finished = load_backend(settings.backend)(request)
     with samples_file.open("a") as file:
         for key, completion in tqdm(
             finished, desc="Sampling HumanEval", unit="sample", total=len(missing)

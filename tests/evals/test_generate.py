@@ -1,5 +1,6 @@
 """Samples are those of transformers' own loop, and do not depend on what is sampled beside them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, TopPLogitsWarper
 
-from lvf.evals.completion import Key, Sampling, cut
+from lvf.evals.completion import Key, Request, Sampling, cut
 from lvf.evals.generate import SHARED_FROM, choose, generate, nucleus
 from lvf.evals.humaneval import STOP_STRINGS
 
@@ -19,6 +20,21 @@ PROMPTS = {
 }
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_length_tokens=60, stop_strings=["\n\n\n"])
 SAMPLED = replace(GREEDY, temperature=0.9, top_p=0.95, stop_strings=STOP_STRINGS)
+
+
+def sampled(
+    model: Any,
+    tokenizer: Any,
+    prompts: dict[str, str],
+    keys: list[Key],
+    sampling: Sampling,
+    batch_rows: int,
+) -> Iterator[tuple[Key, str]]:
+    request = Request(
+        model=model, tokenizer=tokenizer, prompts=prompts, wanted=keys, sampling=sampling,
+        batch_rows=batch_rows,
+    )  # fmt: skip
+    return generate(request)
 
 
 def wanted(samples: int) -> list[Key]:
@@ -48,7 +64,7 @@ def llama(request: pytest.FixtureRequest, model: Any, tokenizer: Any) -> Any:
 def test_greedy_tokens_are_those_of_transformers_generate(
     llama: Any, tokenizer: Any, samples: int
 ) -> None:
-    ours = dict(generate(llama, tokenizer, PROMPTS, wanted(samples), GREEDY, 3))
+    ours = dict(sampled(llama, tokenizer, PROMPTS, wanted(samples), GREEDY, 3))
     assert set(ours) == set(wanted(samples))
     for name, prompt in PROMPTS.items():
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -71,7 +87,7 @@ def test_greedy_tokens_are_those_of_transformers_generate(
 @pytest.mark.parametrize("samples", [2, 8])
 def test_batch_size_does_not_change_a_sample(llama: Any, tokenizer: Any, samples: int) -> None:
     small, large = (
-        dict(generate(llama, tokenizer, PROMPTS, wanted(samples), SAMPLED, batch_rows))
+        dict(sampled(llama, tokenizer, PROMPTS, wanted(samples), SAMPLED, batch_rows))
         for batch_rows in (4, 64)
     )
     assert small == large
@@ -81,36 +97,36 @@ def test_batch_size_does_not_change_a_sample(llama: Any, tokenizer: Any, samples
 def test_a_sample_is_the_same_without_the_others_and_whatever_was_drawn_before(
     model: Any, tokenizer: Any
 ) -> None:
-    everything = dict(generate(model, tokenizer, PROMPTS, wanted(8), SAMPLED, 5))
+    everything = dict(sampled(model, tokenizer, PROMPTS, wanted(8), SAMPLED, 5))
     torch.manual_seed(5)
     some = [("first", 6), ("third", 1), ("third", 2)]
-    alone = dict(generate(model, tokenizer, PROMPTS, some, SAMPLED, 2))
+    alone = dict(sampled(model, tokenizer, PROMPTS, some, SAMPLED, 2))
     assert alone == {key: everything[key] for key in some}
 
 
 def test_the_model_attends_afterwards_as_before(model: Any, tokenizer: Any) -> None:
     before = model.config._attn_implementation
-    list(generate(model, tokenizer, PROMPTS, wanted(1), GREEDY, 4))
+    list(sampled(model, tokenizer, PROMPTS, wanted(1), GREEDY, 4))
     assert model.config._attn_implementation == before
 
 
 def test_a_prompt_beyond_the_limit_gets_an_empty_completion(model: Any, tokenizer: Any) -> None:
     prompts = {"short": "x", "long": "the red cup " * 30}
     limited = replace(GREEDY, max_length_tokens=12)
-    both = dict(generate(model, tokenizer, prompts, [("long", 0), ("short", 0)], limited, 2))
+    both = dict(sampled(model, tokenizer, prompts, [("long", 0), ("short", 0)], limited, 2))
     assert both["long", 0] == ""
     assert both["short", 0]
-    (alone,) = generate(model, tokenizer, prompts, [("short", 0)], limited, 2)
+    (alone,) = sampled(model, tokenizer, prompts, [("short", 0)], limited, 2)
     assert alone == (("short", 0), both["short", 0])
 
 
 def test_completions_end_before_the_first_stop_string(model: Any, tokenizer: Any) -> None:
     assert cut("    return 1\n\ndef g():\n    pass\nclass A", STOP_STRINGS) == "    return 1\n"
     assert cut("    return 1", STOP_STRINGS) == "    return 1"
-    free = dict(generate(model, tokenizer, PROMPTS, wanted(1), GREEDY, 4))
+    free = dict(sampled(model, tokenizer, PROMPTS, wanted(1), GREEDY, 4))
     stop = free["first", 0][9:12]
     stopped = dict(
-        generate(model, tokenizer, PROMPTS, wanted(1), replace(GREEDY, stop_strings=[stop]), 4)
+        sampled(model, tokenizer, PROMPTS, wanted(1), replace(GREEDY, stop_strings=[stop]), 4)
     )
     assert stopped == {key: text.split(stop)[0] for key, text in free.items()}
 
