@@ -403,8 +403,8 @@ def identity(resolved: dict[str, Any]) -> dict[str, Any]:
     bench = tree.pop("bench", None)  # runs were named before there were benchmarks
     if bench and bench["steps"] is not None:
         tree["bench"] = bench
-    if not tree["model"].get("random_weights"):
-        tree["model"].pop("random_weights", None)
+    if tree["model"].pop("random_weights", False):
+        tree["model"] |= {"random_weights": True, "shape": resolved["model"]["shape"]}
     tree["scale"] = tree["scale"]["name"]  # its ranks are for methods to refer to
     # The budgets of a trunk change what it keeps, not what it gives.
     tree["trunk"] = tree["trunk"]["tokens"] if tree["trunk"]["branch"] else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.metadata
 import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +120,7 @@ def _measure(
     from lvf.training.stopping import StopRequest
     from lvf.training.trainer import make_trainer
 
+    _give_memory_back()
     steps = num_steps(cfg)
     runtime = replace(cfg.runtime, checkpoint_every_batches=steps + 1)
     timed = replace(cfg, trunk=TrunkConfig(), measure_at=[], runtime=runtime)
@@ -158,14 +161,23 @@ def _peak_memory_bytes(trainer: Trainer) -> int:
     return int(peak_bytes)
 
 
+def _give_memory_back() -> None:
+    """Let no earlier model count for, or make room for, what is measured next."""
+    import torch
+
+    gc.collect()  # Composer's objects refer to each other
+    torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _of_ceilings(precision: str, speed: Metric) -> dict[str, Metric]:
     """What the device can do, measured now that the model is gone, and the share that was used."""
     import torch
 
     from lvf.benchmarking.ceiling import datasheet_flops_per_second, product_flops_per_second
 
-    gc.collect()  # Composer's objects refer to each other
-    torch.cuda.empty_cache()
+    _give_memory_back()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float32
     ceilings = {"product": product_flops_per_second(device, dtype)}

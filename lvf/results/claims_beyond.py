@@ -1,5 +1,6 @@
 """The paper's claims on samples, weights and cost (its sections 4.1, 4.5, 4.6 and App. F, I)."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,12 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from lvf.config import stable_hash
 from lvf.results.claim import claim
 from lvf.results.contrasts import contrast, evenly
 from lvf.results.evidence import Evidence, Part, part
 from lvf.results.statistics import Estimate, over_seeds
 from lvf.results.store import items
-from lvf.results.variants import common, longest, slope_weights
+from lvf.results.variants import (
+    as_variants,
+    common,
+    in_few_blocks,
+    longest,
+    main_methods,
+    slope_weights,
+)
 
 ATTENTION_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MAPS = ("gate_proj", "up_proj", "down_proj")
@@ -119,11 +128,14 @@ def outer_layers_have_lower_rank(evidence: Evidence) -> Iterator[Part]:
 @claim(
     "14a", "App. I", "LoRA trains more slowly than full finetuning at equal batch (the paper: by "
     "15 %)",
-    needs="several seeds of LoRA and full finetuning with their training time", measures=(),
-    unit="share of full's tokens a second",
+    needs="several seeds of LoRA and full finetuning with their training time, or of "
+    "sweep=throughput", measures=(), unit="share of full's tokens a second",
 )  # fmt: skip
 def lora_trains_more_slowly(evidence: Evidence) -> Iterator[Part]:
-    """1 minus LoRA's tokens a second over full's (delta method over seeds), longest duration."""
+    """1 minus LoRA's tokens a second over full's (delta method over seeds).
+
+    Of trained models at the longest duration, and of benchmarks on one device at each batch.
+    """
     for domain, regime in evidence.conditions():
         for label in evidence.lora_labels(domain, regime):
             full, lora = longest(*evidence.sides(domain, regime, label))
@@ -133,6 +145,42 @@ def lora_trains_more_slowly(evidence: Evidence) -> Iterator[Part]:
             theirs, ours = (over_seeds(list(one)) for one in speeds)
             found = _one_minus_ratio(ours, theirs)
             yield part(f"{domain} {regime}, {label}", found, pd.concat([full, lora]))
+    yield from _benchmarked(evidence, "tokens_per_second")
+
+
+@claim(
+    "14b", "App. I", "LoRA needs less peak memory than full finetuning at equal batch (the paper: "
+    "by 40 % at small batches, by 15 % at large ones)",
+    needs="several seeds of sweep=throughput", measures=(), unit="share of full's peak memory",
+)  # fmt: skip
+def lora_needs_less_memory(evidence: Evidence) -> Iterator[Part]:
+    """1 minus LoRA's peak memory over full's (delta method over seeds) at each batch."""
+    yield from _benchmarked(evidence, "peak_memory_gb")
+
+
+def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Part]:
+    """1 minus LoRA's figure over full's, of benchmarks that differ in the method alone."""
+    corpus, scores = evidence.models.iloc[0], evidence.scores
+    rows = scores[(scores.task == "throughput") & (scores.metric == metric)]
+    for axis in ("source", "scale", "model"):
+        rows = rows[rows[axis] == corpus[axis]]
+    if rows.empty:
+        return
+    settings = [json.loads(one) for one in rows.settings]
+    rows = in_few_blocks(rows).assign(
+        batch=[one["global_batch_rows"] for one in settings],
+        circumstances=[stable_hash(one | {"flops_basis": None}) for one in settings],
+    )
+    rows = main_methods(as_variants(rows))
+    same = ["domain", "regime", "dataset", "batch", "circumstances"]
+    for (domain, regime, _, batch, _), group in rows.groupby(same):
+        full = group[group.label == "full"]
+        for rank, lora in group[group.label != "full"].groupby("rank"):
+            if len(full):
+                theirs, ours = (over_seeds(list(one.value)) for one in (full, lora))
+                both = pd.concat([full, lora])
+                name = f"benchmark, {domain} {regime}, {batch} rows, LoRA r={rank}"
+                yield part(name, _one_minus_ratio(ours, theirs), both.assign(cell=both.label))
 
 
 def _one_minus_ratio(above: Estimate, below: Estimate) -> Estimate:
@@ -188,4 +236,5 @@ CLAIMS = (
     mlp_updates_have_higher_rank,
     outer_layers_have_lower_rank,
     lora_trains_more_slowly,
+    lora_needs_less_memory,
 )

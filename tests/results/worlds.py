@@ -57,6 +57,7 @@ def put(
     scores: dict[str, float | dict[str, Metric]],
     stderr: float = SHARP,
     training: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> None:
     """Write one record a task: a score of this error, or whole metrics."""
     run_id = f"{axes.domain}-{axes.regime}-{stable_hash(vars(axes))}"
@@ -66,7 +67,7 @@ def put(
             metrics = {METRICS[task]: Metric(value=score, stderr=stderr, n=100)}
         record = Record(
             source="lvf", run_id=run_id, checkpoint="end", task=task, axes=axes,
-            metrics=metrics, training=training or {},  # type: ignore[arg-type]
+            metrics=metrics, training=training or {}, settings=settings or {},  # type: ignore[arg-type]
         )  # fmt: skip
         path = folder / run_id / f"end--{task}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
