@@ -1,13 +1,11 @@
 """Cells of the comparison: runs that differ in their seed alone, as one point with a spread."""
 
-import math
 from collections.abc import Iterator
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lvf.results.measured import CELL, GROUP, measures
-from lvf.results.statistics import over_seeds
 
 ENDS = ("", "_se", "_low", "_high")
 
@@ -39,31 +37,40 @@ def cells(models: pd.DataFrame) -> pd.DataFrame:
     item noise is the mean of the seeds' own standard errors, as they all answer the same items.
     With one seed it is item noise alone.
     """
-    rows: list[dict[str, Any]] = []
-    for key, group in models.groupby(CELL, dropna=False, sort=False):
-        row = dict(zip(CELL, key, strict=True)) | {"seeds": len(group), "models": list(group.index)}
-        for name in measures():
-            for value in (name, f"{name}_delta"):
-                told = _over_seeds(group[value], group[f"{value}_se"])
-                row |= {value + end: number for end, number in told.items()}
-        rows.append(row)
-    columns = [name + of + end for name in measures() for of in ("", "_delta") for end in ENDS]
-    frame = pd.DataFrame(rows, columns=pd.Index([*CELL, "seeds", "models", *columns]))
-    frame = frame.astype({"rank": "Int64", **dict.fromkeys(columns, "float64")})
-    order = frame.method.map({"base": 0, "lora": 1, "full": 3}).fillna(2)
-    frame = frame.assign(order=order).sort_values(
-        ["order", "rank", "label", "duration", "run_duration", "lr_peak"], ignore_index=True
+    cell = models.groupby(CELL, dropna=False, sort=False).ngroup().to_numpy()
+    members = [np.flatnonzero(cell == one) for one in range(cell.max(initial=-1) + 1)]
+    values = [name + of for name in measures() for of in ("", "_delta")]
+    scores = models[values].to_numpy(dtype=float)
+    errors = models[[f"{name}_se" for name in values]].to_numpy(dtype=float)
+    told = [_over_seeds(scores[rows], errors[rows]) for rows in members]
+    columns = [name + end for end in ENDS for name in values]
+    frame = models.iloc[[rows[0] for rows in members]][CELL].reset_index(drop=True)
+    frame = frame.assign(
+        seeds=[len(rows) for rows in members], models=[list(models.index[rows]) for rows in members]
     )
-    return frame.drop(columns="order")
+    numbers = pd.DataFrame(np.array(told).reshape(-1, len(columns)), columns=pd.Index(columns))
+    frame = pd.concat([frame, numbers], axis=1).astype({"rank": "Int64"})
+    order = frame.method.map({"base": 0, "lora": 1, "full": 3}).fillna(2)
+    return (
+        frame.assign(order=order)
+        .sort_values(
+            ["order", "rank", "label", "duration", "run_duration", "lr_peak"], ignore_index=True
+        )
+        .drop(columns="order")
+    )
 
 
-def _over_seeds(values: pd.Series, errors: pd.Series) -> dict[str, float]:
-    """Mean, standard error and range over seeds; nothing where a seed is not measured."""
-    if values.isna().any():
-        return dict.fromkeys(ENDS, math.nan)
-    seeds = over_seeds(list(values))
-    stderr = math.hypot(seeds.stderr or 0.0, errors.mean())  # all seeds answer the same items
-    return dict(zip(ENDS, (seeds.value, stderr, values.min(), values.max()), strict=True))
+def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Mean, standard error, smallest and largest, each (num_scores,), of (num_seeds, num_scores).
+
+    NaN where a seed is not measured. All seeds answer the same items: their noise is the mean.
+    """
+    num_seeds = len(scores)
+    spread = scores.var(axis=0, ddof=1) / num_seeds if num_seeds > 1 else 0.0
+    stderr = np.sqrt(errors.mean(axis=0) ** 2 + spread)
+    measured = ~np.isnan(scores).any(axis=0)
+    told = [scores.mean(axis=0), stderr, scores.min(axis=0), scores.max(axis=0)]
+    return np.concatenate([np.where(measured, one, np.nan) for one in told])
 
 
 def chosen_rate(rows: pd.DataFrame) -> float | None:

@@ -14,7 +14,6 @@ from lvf.results.statistics import Estimate
 from lvf.results.variants import (
     as_variants,
     at_chosen_rates,
-    in_few_blocks,
     main_methods,
     with_score,
 )
@@ -164,7 +163,7 @@ class Evidence:
 
 def corpora(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
     """The evidence of each source, scale and base model that has trained models."""
-    sides = in_few_blocks(models).groupby(["source", "scale", "model"], sort=True)
+    sides = models.groupby(["source", "scale", "model"], sort=True)
     for (source, scale, model), rows in sides:
         if (rows.method != "base").any():
             ours = scale if scale == model else f"{scale} {model}"

@@ -12,7 +12,6 @@ from lvf.results.statistics import Estimate
 from lvf.results.variants import (
     as_variants,
     at_chosen_rates,
-    in_few_blocks,
     main_methods,
     with_score,
 )
@@ -71,7 +70,6 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
     mean over seeds at the rate of the lowest validation loss. Tülu's rows are measured hot, as the
     paper's.
     """
-    models = in_few_blocks(models)
     rows = models[(models.domain == spec.domain) & (models.regime == spec.regime)]
     hot = spec.domain == "chat"  # App. C: one run, measured before its end
     rows = rows[(rows.method != "base") & (rows.cooled_down | hot)]

@@ -16,7 +16,12 @@ from lvf.config import stable_hash
 from lvf.results.records import SCHEMA_VERSION, Axes, read_record
 
 PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
-NLL_METRIC = "nll_per_token"
+TOKENS_OF = {
+    "nll_per_token": "tokens",
+    "kl_per_token": "tokens",
+    "kl_response_per_token": "response_tokens",
+}
+"""Ratios of sums over documents: the metric that counts each one's tokens."""
 AXES = [one.name for one in fields(Axes)]
 COSTS = ["tokens", "train_flops", "train_seconds", "peak_memory_bytes"]
 """Of the training so far: tokens without padding, operations, seconds on its devices, and the most
@@ -106,16 +111,17 @@ def load(source: Path | Iterable[Path]) -> pd.DataFrame:
 def items(path: str, metric: str) -> np.ndarray | None:
     """Per-item scores (num_items,) of one metric of one record file, read when asked for.
 
-    Their mean is the metric's value. A likelihood is a ratio, nats over tokens, of sums over
-    documents; its items are the linearised R + (nats_i - R tokens_i) / mean(tokens), whose standard
-    error is the ratio's (Cochran, Sampling Techniques, 1977, section 6.4), also of differences.
+    Their mean is the metric's value. A likelihood or divergence is a ratio, nats over tokens, of
+    sums over documents; its items are the linearised R + (nats_i - R tokens_i) / mean(tokens),
+    whose standard error is the ratio's (Cochran, Sampling Techniques, 1977, section 6.4), also of
+    differences.
     """
     metrics = json.loads(Path(path).read_text())["metrics"]
     if metrics[metric]["items"] is None:
         return None
     scores = np.asarray(metrics[metric]["items"], dtype=np.float64)
-    if metric == NLL_METRIC:
-        value, tokens = metrics[metric]["value"], np.asarray(metrics["tokens"]["items"])
+    if metric in TOKENS_OF:
+        value, tokens = metrics[metric]["value"], np.asarray(metrics[TOKENS_OF[metric]]["items"])
         scores = value + (scores - value) * tokens / tokens.mean()
     return scores
 

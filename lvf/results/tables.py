@@ -16,6 +16,7 @@ from lvf.results.store import load
 HEADINGS = {
     "target": "target ↑", "forgetting": "forgetting\naverage ↑", "nll_target": "target\nNLL ↓",
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
+    "kl_base": "KL from\nbase",
     "hellaswag": "HellaSwag ↑", "arc_challenge": "ARC-C ↑", "winogrande": "WinoGrande ↑",
 }  # fmt: skip
 TABLE_WIDTH = 170
@@ -117,6 +118,7 @@ def _measures_of(rows: pd.DataFrame, parts: bool) -> list[str]:
     if parts:
         wanted[3:3] = names().forgetting
         wanted.insert(2, "nll_validation")
+        wanted.append("kl_base")
     assert set(wanted) <= set(measures())
     return [name for name in wanted if rows[name].notna().any()]
 

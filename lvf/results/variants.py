@@ -15,12 +15,6 @@ MODEL = ["run_id", "checkpoint"]
 VARIANT = ["method_name", "rank", "alpha", "maps", "algorithm"]
 
 
-def in_few_blocks(models: pd.DataFrame) -> pd.DataFrame:
-    """The same table with texts as objects, from which rows are chosen several times as fast."""
-    texts = {name: "object" for name, kind in models.dtypes.items() if kind == "string"}
-    return models.astype(texts).copy()
-
-
 def common(*sides: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of each side at the durations that all have."""
     shared = set.intersection(*(set(rows.duration) for rows in sides))
