@@ -19,6 +19,8 @@ from lvf.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lvf.results.answers import Answers
+
 WHERE = "where="
 
 
@@ -51,6 +53,7 @@ def report(cfg: ReportConfig) -> None:
     """
     import pandas as pd
 
+    from lvf.results.answers import Answers
     from lvf.results.cells import groups
     from lvf.results.condition import models_where
     from lvf.results.paper_tables_text import write_tables
@@ -67,7 +70,8 @@ def report(cfg: ReportConfig) -> None:
         measured = models_where(measured, cfg.where)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    written = _claims(measured, scores, out)
+    answers = Answers(measured, scores)
+    written = _claims(answers, out)
     if cfg.export:
         written += [*export(scores, out / "scores"), *export(measured, out / "models")]
     if cfg.claims:
@@ -78,22 +82,22 @@ def report(cfg: ReportConfig) -> None:
     if len(found):
         written.append(out / "troubles.csv")
         found.to_csv(written[-1], index=False)
-    sections, tables, boards = [], [], []
+    sections, tables = [], []
     for name, group in groups(measured):
         section, table, paths = _show(name, group, out)
         sections.append(section)
         tables.append(table)
-        boards.append(_rank(name, group))
+        _print_ranks(answers.boards[name])
         written += paths
     written.append(out / "leaderboard.csv")
-    pd.concat(boards).to_csv(written[-1], index=False)
+    pd.concat(answers.boards.values()).drop(columns="models").to_csv(written[-1], index=False)
     if cfg.paper:
-        written += write_tables(measured, scores, out / "tables")
+        written += write_tables(answers, out / "tables")
     written += _write_summaries(out, sections, tables)
     if cfg.page:
         from lvf.page.write import write_page
 
-        written.append(write_page(measured, scores, out / "index.html"))
+        written.append(write_page(answers, out / "index.html"))
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
 
@@ -120,13 +124,13 @@ def _measured(records: Path, paper: bool) -> tuple[pd.DataFrame, pd.DataFrame, p
     return scores, found, wrong
 
 
-def _claims(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> list[Path]:
-    """Judge and print the claims; returns the paths of the table as CSV and Markdown."""
-    from lvf.results.claims import as_table, judge
+def _claims(answers: Answers, out: Path) -> list[Path]:
+    """Print the verdicts on the claims; returns the paths of the table as CSV and Markdown."""
+    from lvf.results.claims import as_table
     from lvf.results.claims_table import claims_markdown, claims_table
     from lvf.results.tables import console
 
-    verdicts = judge(models, scores)
+    verdicts = answers.verdicts
     console().print(claims_table(verdicts))
     paths = [out / "claims.csv", out / "claims.md"]
     as_table(verdicts).to_csv(paths[0], index=False)
@@ -157,15 +161,13 @@ def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame,
     return f"{section}\n{pictures}\n", csv(group, name), paths
 
 
-def _rank(name: str, group: pd.DataFrame) -> pd.DataFrame:
-    """Print and return the leaderboard of a group; nothing is printed of a single method."""
-    from lvf.results.leaderboard import leaderboard, leaderboard_table
+def _print_ranks(board: pd.DataFrame) -> None:
+    """Print the leaderboard of a group; nothing of a single method."""
+    from lvf.results.leaderboard import leaderboard_table
     from lvf.results.tables import console
 
-    board = leaderboard(group, name)
     if len(board) > 1:
         console().print(leaderboard_table(board))
-    return board
 
 
 def _title(group: pd.DataFrame) -> str:

@@ -9,16 +9,17 @@ from matplotlib.colors import to_hex
 
 from lvf.figures import style
 from lvf.page.provenance import Provenance
+from lvf.results.answers import Answers
 from lvf.results.cells import cells, duration_text, groups, rate_text
 from lvf.results.claims import CONTRADICTED, SUPPORTED, Verdict
-from lvf.results.leaderboard import leaderboard
 
 Row = dict[Any, Any]
 """One row of `lvf.results.cells.cells`."""
-SHOWN = ("target", "nll_target", "forgetting", "nll_source", "nll_validation")
+SHOWN = ("target", "nll_target", "forgetting", "nll_source", "nll_validation", "kl_base")
 HEADINGS = {
     "forgetting": "forgetting average ↑", "nll_target": "target NLL ↓",
     "nll_source": "source NLL ↓", "nll_validation": "validation NLL ↓",
+    "kl_base": "KL from base",
 }  # fmt: skip
 MARKS = {SUPPORTED: "✓", CONTRADICTED: "✗"}
 SHAPES = {"s": "square", "o": "circle", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
@@ -83,27 +84,32 @@ def _result_table(name: str, group: pd.DataFrame, provenance: Provenance) -> dic
     }
 
 
-def leaderboards(models: pd.DataFrame) -> list[dict[str, Any]]:
+def leaderboards(answers: Answers, provenance: Provenance) -> list[dict[str, Any]]:
     """Ranks of the methods at equal learning, of every group with several."""
-    boards = [(name, leaderboard(group, name)) for name, group in _ours_first(models)]
+    boards = [(name, answers.boards[name]) for name, _ in _ours_first(answers.models)]
     return [
         {
             "name": name,
             "measure": HEADINGS[board.measure.iloc[0]],
-            "rows": [_rank(row) for row in _dicts(board)],
+            "rows": [_rank(row, answers.models, provenance) for row in _dicts(board)],
         }
         for name, board in boards
         if len(board) > 1
     ]
 
 
-def _rank(row: Row) -> dict[str, Any]:
+def _rank(row: Row, models: pd.DataFrame, provenance: Provenance) -> dict[str, Any]:
     ends = [row["best"], row["worst"]]
     p_text = "–" if math.isnan(row["p"]) else f"{row['p']:.3f}" if row["p"] >= 0.001 else "< 0.001"
+    gap: dict[str, Any] = {"value": None, "records": []}
+    if not math.isnan(row["gap"]):
+        behind = models.loc[row["models"]]
+        records = [key for x in ("target", row["measure"]) for key in provenance.of(behind, x)]
+        gap = {"value": row["gap"], "records": records}
     return {
         "rank": (row["best"] + row["worst"] / 100, "–".join(map(str, dict.fromkeys(ends)))),
         "method": row["method"],
-        "gap": (row["gap"], interval_text(row["gap"], row["low"], row["high"])),
+        "gap": gap | {"text": interval_text(row["gap"], row["low"], row["high"])},
         "p": (row["p"], p_text),
     }
 

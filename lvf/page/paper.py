@@ -6,49 +6,60 @@ import pandas as pd
 
 from lvf.page.content import Row, interval_text
 from lvf.page.provenance import Provenance
+from lvf.results.answers import Answers
 from lvf.results.cells import duration_text
-from lvf.results.evidence import as_variants, at_chosen_rates, with_score
-from lvf.results.paper_tables import TABLES, PaperTable, paper_table
+from lvf.results.paper_tables import PaperTable
+from lvf.results.paper_tables_text import plain_tables
+from lvf.results.variants import with_score
+
+HEADINGS = ["method", "records", "duration", "paper", "ours", "ours − paper"]
+Cell = dict[str, Any]
+"""Its `text`, the `value` that it is sorted by, and the ids of its `records`."""
 
 
-def paper_tables(
-    models: pd.DataFrame, scores: pd.DataFrame, provenance: Provenance
-) -> list[dict[str, Any]]:
-    """Every table of appendix D: its numbers, ours, and their difference, with 95 % intervals."""
-    found = []
-    for spec in TABLES:
-        told = paper_table(spec, models, scores)
-        behind = _behind(spec, models, scores)
-        rows = [_row(spec, row, behind, provenance) for row in told.to_dict("records")]
-        found.append({"number": spec.number, "title": spec.title, "rows": rows})
-    return found
-
-
-def _behind(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """The models that a table's numbers are made of, as `paper_table` chooses them."""
-    rows = models[(models.domain == spec.domain) & (models.regime == spec.regime)]
-    rows = rows[rows.method != "base"]
-    if spec.score is not None:
-        rows = with_score(rows, scores, spec.measure, *spec.score)
-    return at_chosen_rates(as_variants(rows[rows[spec.measure].notna()]))
-
-
-def _row(
-    spec: PaperTable, row: Row, behind: pd.DataFrame, provenance: Provenance
-) -> dict[str, Any]:
-    corpus = behind.scale.where(behind.scale == behind.model, behind.scale + " " + behind.model)
-    here = behind[
-        (behind.label == row["method"]) & (behind.duration == row["duration"])
-        & (corpus == row["corpus"])
+def paper_tables(answers: Answers, provenance: Provenance) -> list[dict[str, Any]]:
+    """Every table of the paper; of appendix D its numbers, ours, and their difference."""
+    first, *rest = [
+        _table(
+            one.number,
+            one.title,
+            one.lines[0],
+            [[{"text": x} for x in row] for row in one.lines[1:]],
+        )
+        for one in plain_tables(answers.models)
+    ]
+    scored = [
+        _table(
+            spec.number, spec.title, HEADINGS,
+            [_cells(spec, row, answers, provenance) for row in table.to_dict("records")],
+        )
+        for spec, table in answers.tables
     ]  # fmt: skip
-    sides = {"paper": here[here.source == "paper"], "ours": here[here.source != "paper"]}
-    sides["difference"] = here
-    numbers: list[dict[str, Any]] = []
-    for kind, rows in sides.items():
-        number: dict[str, Any] = {"value": None, "records": []}
-        if not pd.isna(row[kind]):
-            number = {"value": row[kind], "records": provenance.of(rows, spec.measure)}
-        text = interval_text(row[kind], row[f"{kind}_low"], row[f"{kind}_high"])
-        numbers.append(number | {"text": text})
-    length = (row["duration"], f"{duration_text(row['duration'], True)} {row['unit']}")
-    return {"corpus": row["corpus"], "method": row["method"], "length": length, "numbers": numbers}
+    return [first, *scored, *rest]
+
+
+def _table(number: str, title: str, headings: list[str], rows: list[list[Cell]]) -> dict[str, Any]:
+    return {"number": number, "title": title, "headings": headings, "rows": rows}
+
+
+def _cells(spec: PaperTable, row: Row, answers: Answers, provenance: Provenance) -> list[Cell]:
+    behind = answers.models.loc[row["models"]]
+    if spec.score is not None:
+        behind = with_score(behind, answers.scores, spec.measure, *spec.score)
+    numbers = [
+        _number(spec, row, kind, behind, provenance) for kind in ("paper", "ours", "difference")
+    ]
+    length = f"{duration_text(row['duration'], True)} {row['unit']}"
+    texts = [{"text": row["method"]}, {"text": row["corpus"]}]
+    return [*texts, {"text": length, "value": row["duration"]}, *numbers]
+
+
+def _number(
+    spec: PaperTable, row: Row, kind: str, behind: pd.DataFrame, provenance: Provenance
+) -> Cell:
+    text = interval_text(row[kind], row[f"{kind}_low"], row[f"{kind}_high"])
+    if pd.isna(row[kind]):
+        return {"value": None, "text": text, "records": []}
+    published = behind.source == "paper"
+    rows = {"paper": behind[published], "ours": behind[~published], "difference": behind}[kind]
+    return {"value": row[kind], "text": text, "records": provenance.of(rows, spec.measure)}

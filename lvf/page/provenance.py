@@ -36,14 +36,15 @@ class Provenance:
         A measure is one of `lvf.results.measured.measures`, or a task that is none of them.
         """
         found: list[str | None] = []
-        for row in rows.to_dict("records"):
+        places = [f"{name}_path" for name in parts_of(measure)]
+        needed = rows[["run_id", "checkpoint", "source", "domain", *places]]
+        for row in needed.to_dict("records"):
             model = f"{row['run_id']}/{row['checkpoint']}"
             if row["source"] == "paper":
                 task = names().target[row["domain"]][0] if measure == "target" else measure
                 found.append(self._ids.get((model, task)))
             else:
-                paths = [row[f"{name}_path"] for name in parts_of(measure)]
-                found += [self._ids.get((model, str(path))) for path in paths]
+                found += [self._ids.get((model, str(row[path]))) for path in places]
         return [key for key in found if key is not None]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -17,28 +16,22 @@ from lvf.figures.style import STYLE
 from lvf.page.content import claims_table, leaderboards, plot_rows, result_tables
 from lvf.page.paper import paper_tables
 from lvf.page.provenance import Provenance
-from lvf.results.claims import judge
+from lvf.results.answers import Answers
 
 CLAIMS_FIRST = ("published",)
 """Corpora whose verdicts stand first."""
 
 
-def write_page(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> Path:
-    """Write `out` (an .html file): claims, tables, the interactive plot, figures, provenance.
-
-    Args:
-        models: rows as of `lvf.results.measured.models`.
-        scores: rows as of `lvf.results.store.load`, of which the models were made.
-        out: where the page goes.
-    """
+def write_page(answers: Answers, out: Path) -> Path:
+    """Write `out` (an .html file): claims, tables, the interactive plot, figures, provenance."""
+    models, scores = answers.models, answers.scores
     data = Data(models, scores)
     provenance = Provenance(scores)
-    verdicts = judge(models, scores)
     content = {
-        "claims": claims_table(verdicts, CLAIMS_FIRST),
+        "claims": claims_table(answers.verdicts, CLAIMS_FIRST),
         "tables": result_tables(models, provenance),
-        "boards": leaderboards(models),
-        "paper_tables": paper_tables(models, scores, provenance),
+        "boards": leaderboards(answers, provenance),
+        "paper_tables": paper_tables(answers, provenance),
         "figures": [_figure(name, data) for name in CATALOGUE],
         "num_records": scores.path[scores.source != "paper"].nunique(),
         "num_published": int((scores.source == "paper").sum()),
@@ -46,7 +39,7 @@ def write_page(models: pd.DataFrame, scores: pd.DataFrame, out: Path) -> Path:
     embedded = {
         "records": provenance.records,
         "models": provenance.models,
-        "verdicts": [_plain(one) for one in verdicts],
+        "verdicts": [_plain(one) for one in answers.verdicts],
         "plot": plot_rows(models, provenance),
     }
     page = Environment(loader=PackageLoader("lvf", "page"), autoescape=True)

@@ -9,7 +9,9 @@ from lvf.results.comparisons import MORE_IS_BETTER, Matched, matched_learning
 from lvf.results.statistics import Estimate, holm
 
 LEVEL = 0.05
-COLUMNS = ["group", "measure", "method", "against", "gap", "low", "high", "p", "best", "worst"]
+COLUMNS = [
+    "group", "measure", "method", "against", "gap", "low", "high", "p", "best", "worst", "models",
+]  # fmt: skip
 
 
 def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -19,7 +21,8 @@ def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
     NLL where all have it, else in the forgetting average; p values come from the bootstrap's
     interval by the normal approximation, corrected by Holm over the pairs. A method's rank lies
     between `best` (1 + methods that are significantly better) and `worst` (all methods less those
-    that are significantly worse). `gap` is to full finetuning (the method minus full).
+    that are significantly worse). `gap` is to full finetuning (the method minus full);
+    `models` are the index labels of the models of both.
 
     Args:
         group: models as of `lvf.results.cells.groups`.
@@ -45,7 +48,9 @@ def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
     for label in methods:
         below = sum(label in better for better in above.values())
         row = {"group": name, "measure": measure, "method": label, "best": 1 + len(above[label])}
+        sides = [methods[one] for one in dict.fromkeys([label, "full"]) if one in methods]
         row |= {"worst": len(methods) - below, "against": "full"}
+        row |= {"models": [name for side in sides for name in side.index]}
         board.append(row | _against_full(label, pairs, adjusted))
     frame = pd.DataFrame(board, columns=pd.Index(COLUMNS))
     return frame.sort_values(["best", "worst"], kind="stable", ignore_index=True)

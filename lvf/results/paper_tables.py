@@ -64,11 +64,11 @@ DATASETS = pd.DataFrame(
 def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """One row per (corpus, method, duration), in the paper's order.
 
-    Columns: `table`, `corpus` (scale and model), `method`, `duration`, `unit`, `seeds`, and for
-    each of paper, ours and difference (ours minus paper): the value, `_low` and `_high`, the ends
-    of its 95 % interval. The difference is there for the same base model and data set. Ours is the
-    mean over seeds at the rate of the lowest validation loss. Tülu's rows are measured hot, as the
-    paper's.
+    Columns: `table`, `corpus` (scale and model), `method`, `duration`, `unit`, `seeds`, for each of
+    paper, ours and difference (ours minus paper): the value, `_low` and `_high`, the ends of its
+    95 % interval; and `models`, the index labels of those that took part. The difference is there
+    for the same base model and data set. Ours is the mean over seeds at the rate of the lowest
+    validation loss. Tülu's rows are measured hot, as the paper's.
     """
     rows = models[(models.domain == spec.domain) & (models.regime == spec.regime)]
     hot = spec.domain == "chat"  # App. C: one run, measured before its end
@@ -83,10 +83,11 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
         corpus = str(scale) if scale == model else f"{scale} {model}"
         row = {"table": spec.number, "corpus": corpus, "method": label, "duration": duration}
         row |= {"unit": one.duration_unit.iloc[0], "order": one["rank"].iloc[0]}
+        row |= {"models": list(one.index)}
         found.append(row | _numbers(one, spec.measure))
     columns = ["table", "corpus", "method", "duration", "unit", "seeds"]
     numbers = [kind + end for kind in KINDS for end in ("", "_low", "_high")]
-    frame = pd.DataFrame(found, columns=pd.Index([*columns, *numbers, "order"]))
+    frame = pd.DataFrame(found, columns=pd.Index([*columns, *numbers, "models", "order"]))
     return frame.sort_values(["corpus", "order", "duration"], ignore_index=True).drop(
         columns="order"
     )

@@ -1,18 +1,18 @@
 """The paper's tables as Markdown and LaTeX, one line a method for the paper's numbers and ours."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from lvf.results.answers import Answers
 from lvf.results.cells import duration_text
 from lvf.results.paper_tables import (
     KINDS,
     MEMORY_TABLES,
-    TABLES,
     dataset_table,
     memory_table,
-    paper_table,
 )
 
 NOTE = "± is half the width of the 95 % interval; a dash where no number or no error is known."
@@ -22,34 +22,52 @@ Blocks = dict[str, list[list[str]]]
 NAMES = {"paper": "paper", "ours": "ours", "difference": "ours − paper"}
 
 
-def write_tables(models: pd.DataFrame, scores: pd.DataFrame, folder: Path) -> list[Path]:
+def write_tables(answers: Answers, folder: Path) -> list[Path]:
     """Write every table as `table_<number>` .csv, .md and .tex; returns the paths.
 
     Args:
-        models: rows as of `lvf.results.measured.models`, ours and the paper's.
-        scores: rows as of `lvf.results.store.load`, likewise.
+        answers: of our records and the paper's.
         folder: made where it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    datasets = dataset_table(models)
-    found = [("1", "data sets and their tokens", datasets, {"": _dataset_lines(datasets)})]
-    for spec in TABLES:
-        table = paper_table(spec, models, scores)
-        found.append((spec.number, spec.title, table, _by_corpus(table)))
-    for name, (parameters, _) in MEMORY_TABLES.items():
-        title = f"{parameters / 1e9:g} B parameters, GB a GPU by the paper's formulas"
-        memory = memory_table(name)
-        found.append((name.removeprefix("Table "), title, memory, {"": _memory_lines(memory)}))
+    first, *rest = [(one, {"": one.lines}) for one in plain_tables(answers.models)]
+    scored = [
+        (PlainTable(spec.number, spec.title, table.drop(columns="models"), []), _by_corpus(table))
+        for spec, table in answers.tables
+    ]
     paths = []
-    for number, title, table, blocks in found:
-        stem = folder / f"table_{number}"
-        texts = {".csv": table.to_csv(index=False, float_format="%.6g"),
-                 ".md": _markdown(number, title, blocks),
-                 ".tex": _latex(number, title, blocks)}  # fmt: skip
+    for one, blocks in (first, *scored, *rest):
+        stem = folder / f"table_{one.number}"
+        texts = {".csv": one.table.to_csv(index=False, float_format="%.6g"),
+                 ".md": _markdown(one.number, one.title, blocks),
+                 ".tex": _latex(one.number, one.title, blocks)}  # fmt: skip
         for ending, text in texts.items():
             paths.append(stem.with_suffix(ending))
             paths[-1].write_text(text)
     return paths
+
+
+@dataclass(frozen=True)
+class PlainTable:
+    """A table whose numbers have no uncertainty."""
+
+    number: str
+    title: str
+    table: pd.DataFrame
+    lines: list[list[str]]
+    """Cells as text, the heading first."""
+
+
+def plain_tables(models: pd.DataFrame) -> list[PlainTable]:
+    """Table 1, and S14 to S16."""
+    datasets = dataset_table(models)
+    found = [PlainTable("1", "data sets and their tokens", datasets, _dataset_lines(datasets))]
+    for name, (parameters, _) in MEMORY_TABLES.items():
+        title = f"{parameters / 1e9:g} B parameters, GB a GPU by the paper's formulas"
+        memory = memory_table(name)
+        number = name.removeprefix("Table ")
+        found.append(PlainTable(number, title, memory, _memory_lines(memory)))
+    return found
 
 
 def _by_corpus(table: pd.DataFrame) -> Blocks:

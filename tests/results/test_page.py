@@ -16,6 +16,7 @@ from lvf.figures import catalogue
 from lvf.figures.catalogue import Data
 from lvf.page import write
 from lvf.page.write import write_page
+from lvf.results.answers import Answers
 from lvf.results.measured import models
 
 pytestmark = pytest.mark.slow  # the page takes 20 s to write
@@ -43,7 +44,8 @@ def page_file(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = {name: catalogue.CATALOGUE[name] for name in SHOWN}
     with pytest.MonkeyPatch.context() as patch:  # the others have tests of their own
         patch.setattr(write, "CATALOGUE", few)
-        return write_page(data.models, data.scores, tmp_path_factory.mktemp("page") / "index.html")
+        answers = Answers(data.models, data.scores)
+        return write_page(answers, tmp_path_factory.mktemp("page") / "index.html")
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +165,25 @@ def test_a_number_leads_to_its_record(page: Page) -> None:
     assert not page.locator("#details").is_visible()
 
 
+def test_the_gap_behind_a_rank_leads_to_the_records_of_both_methods(page: Page) -> None:
+    gap = page.locator("#ranks tbody tr", has_text="LoRA").locator("[data-records]").first
+    keys = (gap.get_attribute("data-records") or "").split()
+    assert {next(name for name in ("full", "lora") if name in key) for key in keys} == {
+        "full", "lora",
+    }  # fmt: skip
+    gap.click()
+    assert page.locator("#details details").count() == len(keys) > 2
+
+
+def test_tables_without_measurements_are_on_the_page_in_the_papers_order(page: Page) -> None:
+    told = page.locator("#tables summary").all_inner_texts()
+    numbers = [re.match(r"Table (S?\d+)", text)[1] for text in told]
+    assert numbers == ["1", *(f"S{n}" for n in (*range(1, 9), *range(10, 17)))]
+    memory = page.locator("#tables details", has_text="Table S14").last
+    memory.locator("summary").click()
+    assert all(number in memory.inner_text() for number in ("15.12", "1.3125"))
+
+
 def test_verdicts_are_filtered_and_tell_what_they_rest_on(page: Page) -> None:
     every = page.locator("table.claims tbody tr:visible").count()
     page.click("[data-filter=contradicted]")
@@ -190,7 +211,7 @@ def test_a_page_without_records_still_opens(tmp_path: Path, browser: Browser) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "CATALOGUE", {})
         none: pd.DataFrame = nothing.models.iloc[:0]
-        path = write_page(none, nothing.scores.iloc[:0], tmp_path / "empty.html")
+        path = write_page(Answers(none, nothing.scores.iloc[:0]), tmp_path / "empty.html")
     opened = browser.new_page()
     opened.goto(path.as_uri())
     assert "No model has both" in opened.inner_text("#plot-view")

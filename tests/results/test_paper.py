@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
+from lvf.results.answers import Answers
 from lvf.results.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Verdict, judge
 from lvf.results.claims_table import claims_markdown
 from lvf.results.measured import models
@@ -181,7 +182,7 @@ def test_table_1_has_the_tokens_of_both(write: Write) -> None:
 def test_the_command_writes_the_committed_tables_as_csv_markdown_and_latex(
     published: pd.DataFrame, scores: pd.DataFrame, tmp_path: Path
 ) -> None:
-    paths = write_tables(published, scores, tmp_path)
+    paths = write_tables(Answers(published, scores), tmp_path)
     numbers = ["1", *(f"S{i}" for i in (*range(1, 9), *range(10, 17)))]
     assert sorted(path.name for path in paths) == sorted(
         f"table_{number}.{ending}" for number in numbers for ending in ("csv", "md", "tex")
