@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ ConfigStore.instance().store(name="figures_schema", node=FiguresConfig)
 
 
 def figures(cfg: FiguresConfig) -> None:
-    """Execute the notebooks in order; they are not written back.
+    """Execute the notebooks, one a core at a time; they are not written back.
 
     Raises:
         UserError: there are no notebooks, or a cell of one fails.
@@ -49,10 +50,10 @@ def figures(cfg: FiguresConfig) -> None:
     os.environ["LVF_RECORDS"] = str(Path(cfg.records).resolve())
     os.environ["LVF_FIGURES"] = str(Path(cfg.out).resolve())
     books = {path: nbformat.read(path, as_version=4) for path in paths}
-    with tqdm(total=sum(len(book.cells) for book in books.values()), unit="cell") as bar:
-        for path, book in books.items():
-            bar.set_description(path.stem)
-            _execute(path, book, bar)
+    cells = sum(len(book.cells) for book in books.values())
+    with tqdm(total=cells, unit="cell") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(_execute, path, book, bar) for path, book in books.items()]:
+            done.result()
     print(f"figures of {len(paths)} notebooks in {cfg.out}")
 
 

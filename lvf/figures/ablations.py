@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -173,6 +174,9 @@ def _panel(
 
 
 def _at_chosen_rates(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Of each series and duration the rate of the lowest validation NLL, else the best score."""
-    key = rows.nll_validation.fillna(-rows.target)
+    """Of each series and duration the rate of the lowest validation NLL, else the best score.
+
+    Where a rate has neither, the others go before it.
+    """
+    key = rows.nll_validation.fillna(-rows.target).fillna(np.inf)
     return rows.loc[key.groupby([rows[by], rows.duration]).idxmin()]

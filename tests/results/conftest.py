@@ -20,6 +20,7 @@ METRICS = {
     "nll_target": "nll_per_token",
     "nll_validation": "nll_per_token",
     "nll_source": "nll_per_token",
+    "kl_base": "kl_per_token",
 }
 
 

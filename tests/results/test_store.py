@@ -75,11 +75,14 @@ def test_items_are_in_the_order_of_the_record(write: Write) -> None:
     assert scores is not None and scores.tolist() == [1, 0, 0, 1]
 
 
-def test_items_of_a_likelihood_have_the_ratio_as_mean_and_its_standard_error(write: Write) -> None:
+@pytest.mark.parametrize("task", ["nll_source", "kl_base"])
+def test_items_on_text_have_the_ratio_as_mean_and_its_standard_error(
+    write: Write, task: str
+) -> None:
     nats, tokens = np.array([4.0, 9.0, 2.5, 12.0]), np.array([2.0, 5.0, 1.0, 8.0])
-    folder = write(axes(), nll_source=(nats, tokens))
-    row = load(folder).set_index("metric").loc["nll_per_token"]
-    scores = items(row.path, "nll_per_token")
+    folder = write(axes(), **{task: (nats, tokens)})
+    row = load(folder).set_index("metric").loc[METRICS[task]]
+    scores = items(row.path, METRICS[task])
     assert scores is not None
     ratio = nats.sum() / tokens.sum()
     residuals = nats - ratio * tokens
