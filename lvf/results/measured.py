@@ -93,11 +93,11 @@ def models(scores: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=pd.Index([*columns, *numbers, *places]))
     kinds = {name: scores.dtypes[name] for name in columns}
     frame = frame.astype({**kinds, **dict.fromkeys(numbers, "float64")})
-    frame = _in_few_blocks(_labelled(frame))
+    frame = in_few_blocks(_labelled(frame))
     return frame.assign(cell=frame.groupby([*GROUP, *CELL], dropna=False).ngroup())
 
 
-def _in_few_blocks(models: pd.DataFrame) -> pd.DataFrame:
+def in_few_blocks(models: pd.DataFrame) -> pd.DataFrame:
     """The same table with texts as objects, from which rows are chosen several times as fast."""
     texts = {name: "object" for name, kind in models.dtypes.items() if kind == "string"}
     return models.astype(texts).copy()
