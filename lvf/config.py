@@ -314,6 +314,15 @@ class RuntimeConfig:
     """Whether LoRA shards its frozen base over the ranks, where it does not fit on a device."""
     microbatch_rows: int | None = None
     """Rows a device takes at once; null takes the whole share of the batch."""
+    loss_chunk_tokens: int = 1024
+    """Predicted tokens whose logits are held at once: 4 bytes each for every token of the
+    vocabulary. No chunk is larger than the microbatch, so a small one costs nothing."""
+    recompute_activations: bool = False
+    """Whether the backward pass computes each block's activations again instead of keeping them:
+    less memory for a third more arithmetic (activation checkpointing)."""
+    bf16_base: bool = True
+    """Whether LoRA holds its frozen matrices in bf16 where they are multiplied in it in any case
+    (training.precision=amp_bf16; DoRA needs them in fp32): 2 bytes a parameter instead of 6."""
     num_workers: int = 0
     prepare_processes: int | None = None
     """Processes that prepare data; null takes one for each core."""

@@ -33,6 +33,7 @@ def validate(cfg: RunConfig) -> None:
         ("bench.steps", cfg.bench.steps),
         ("bench.warmup_steps", cfg.bench.warmup_steps),
         ("bench.documents_per_row", cfg.bench.documents_per_row),
+        ("runtime.loss_chunk_tokens", cfg.runtime.loss_chunk_tokens),
     ):
         if value is not None and value <= 0:
             raise UserError(f"{key}={value} must be above 0")

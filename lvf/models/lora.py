@@ -104,3 +104,21 @@ def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
     if method.init == "pissa":
         remember_start(model)
     return model
+
+
+def hold_base_in_bf16(model: PeftModel) -> None:
+    """Round the frozen matrices that autocast would round at each product; no output changes.
+
+    Embeddings, and a head tied to them, stay in fp32, which the hidden states are in, too; so do
+    the matrices of DoRA, which takes their norm.
+    """
+    import torch
+
+    modules = list(model.modules())
+    embeddings = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}
+    of_dora = {m.base_layer for m in modules if getattr(m, "lora_variant", None)}
+    for module in modules:
+        if not isinstance(module, torch.nn.Linear) or module in of_dora:
+            continue
+        if not module.weight.requires_grad and id(module.weight) not in embeddings:
+            module.to(torch.bfloat16)

@@ -8,6 +8,7 @@ import composer.models.huggingface
 from composer.models import HuggingFaceModel
 
 from lvf.models.packed import end_to_end
+from lvf.models.token_loss import mean_loss
 
 # Composer finds out whether a model is causal by importing every causal model of transformers (130
 # modules, and through them torch's compiler: a quarter of a start); load_base loads no other.
@@ -18,5 +19,5 @@ class PackedModel(HuggingFaceModel):
     """Composer's wrapper for batches of `lvf.data.loader.collate`."""
 
     def forward(self, batch: dict[str, Any]) -> Any:
-        """Outputs of the model, its loss among them, without a thought for padding."""
-        return self.model(**end_to_end(batch))
+        """The loss, as Composer looks for it, without a thought for padding."""
+        return {"loss": mean_loss(self.model, end_to_end(batch))}

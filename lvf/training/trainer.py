@@ -20,7 +20,7 @@ from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
 from lvf.models.load import load_base, load_tokenizer
-from lvf.models.lora import add_adapters
+from lvf.models.lora import add_adapters, hold_base_in_bf16
 from lvf.training.branching import branch_point, kept_batches, trunk_of
 from lvf.training.checkpoints import batch_of, newest_whole, state_file
 from lvf.training.parameter_groups import parameter_groups
@@ -251,6 +251,7 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
     """Base model in Composer's wrapper, with adapters for LoRA."""
     from lvf.models.fast_lora import speed_up
     from lvf.models.packed import attend_within_segments
+    from lvf.models.token_loss import give_loss_in_chunks
     from lvf.training.packed_model import PackedModel
 
     model: Any = load_base(cfg.model, cfg.training.attention_dropout)
@@ -259,6 +260,11 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
         model = add_adapters(model, cfg.method)
         if cfg.training.fast_lora:
             speed_up(model)
+        if cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16":
+            hold_base_in_bf16(model)
+    give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
+    if cfg.runtime.recompute_activations:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
     only_adapters = not cfg.method.trained_modules

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lvf.compose import compose
 from lvf.config import MethodConfig
 from lvf.errors import UserError
-from lvf.models.lora import add_adapters, check_rank
+from lvf.models.lora import add_adapters, check_rank, hold_base_in_bf16
 
 CONFIG = LlamaConfig(
     hidden_size=32,
@@ -61,3 +62,34 @@ def test_a_fresh_adapter_changes_nothing_and_alpha_over_rank_scales_its_update()
         expected = layer.base_layer.weight + 2.0 * b @ a  # the paper's alpha = 2 rank
         merged = model.merge_and_unload().model.layers[0].self_attn.q_proj.weight
     torch.testing.assert_close(merged, expected)
+
+
+def step_under_autocast(name: str, in_bf16: bool) -> tuple[PeftModel, dict[str, torch.Tensor]]:
+    """A model of the method of that name with the loss and its adapters' gradients."""
+    torch.manual_seed(0)
+    method = compose(f"method={name}", "method.rank=4", "method.dropout=0.0").method
+    model = add_adapters(LlamaForCausalLM(CONFIG), method)
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter, std=0.1)
+    if in_bf16:
+        hold_base_in_bf16(model)
+    ids = torch.arange(24).reshape(2, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.train()(input_ids=ids, labels=ids).loss
+    loss.backward()
+    found = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    return model, found | {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize("name", ["lora", "pissa", "lora_embeddings", "dora"])
+def test_a_base_in_bf16_changes_no_bit_of_a_loss_or_gradient_under_autocast(name: str) -> None:
+    _, expected = step_under_autocast(name, in_bf16=False)
+    model, found = step_under_autocast(name, in_bf16=True)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    held = {key for key, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    if name == "lora":  # 7 matrices a block and the head
+        assert len(held) == 7 * CONFIG.num_hidden_layers + 1
+        assert all(key.endswith(("base_layer.weight", "lm_head.weight")) for key in held)

@@ -135,6 +135,38 @@ def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_recomputed_activations_give_the_run_that_keeps_them_across_a_resume(
+    composed: Any, tmp_path: Path
+) -> None:
+    settings = ("method=lora", "runtime.checkpoint_every_batches=2")
+    whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
+    recomputed = composed(*settings, "runtime.recompute_activations=true")
+    with pytest.raises(ConnectionError):
+        trained(add_logger(recomputed, CrashAt, batch=3))
+    continued = trained(composed(*settings, "runtime.recompute_activations=true"))
+    expected, found = last_weights(whole), last_weights(continued)
+    for name, weight in expected.items():  # masks of dropout are the same, the order of sums is not
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_holds_the_base_of_a_run_in_bf16_and_changes_no_gradient(composed: Any) -> None:
+    cfg = composed("method=lora", "training.precision=amp_bf16")
+    batch = next(iter(make_loader(prepare(cfg), cfg)))
+
+    def gradients(narrow: bool) -> list[torch.Tensor]:
+        cfg.runtime.bf16_base = narrow
+        torch.manual_seed(0)
+        model = make_model(cfg).train()
+        assert any(p.dtype == torch.bfloat16 for p in model.parameters()) == narrow
+        with torch.autocast("cpu", torch.bfloat16):
+            model.loss(model(batch), batch).backward()
+        return [p.grad for p in model.parameters() if p.requires_grad]
+
+    pairs = list(zip(gradients(False), gradients(True), strict=True))
+    assert all(torch.equal(wide, narrow) for wide, narrow in pairs)
+    assert any(narrow.any() for _, narrow in pairs)
+
+
 def test_a_spoilt_checkpoint_is_passed_over_and_replaced(composed: Any, tmp_path: Path) -> None:
     settings = ("method=lora", "runtime.checkpoint_every_batches=2")
     whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
