@@ -18,8 +18,6 @@ from lvf.planning.shapes import (
 WHOLE, SHARDED, SHARDED_BASE = "whole", "sharded", "sharded base"
 """How a model lies on devices: whole on each, sharded by FSDP2, or LoRA's adapters whole on each
 and its base sharded."""
-FROZEN_BYTES = 4
-"""A frozen parameter: `lvf.models.load.load_base` loads every base in fp32."""
 SUM_BYTES = 4
 """A gradient that travels: `lvf.training.sharding` sums in fp32."""
 
@@ -76,11 +74,17 @@ def layout(cfg: RunConfig, shape: ShapeConfig, num_devices: int, memory_bytes: f
         if held / num_devices > memory_bytes:
             return None
         return WHOLE if num_devices == 1 else SHARDED
-    adapters, base = device_bytes(trained, 0, state), FROZEN_BYTES * total
+    adapters, base = device_bytes(trained, 0, state), _frozen_bytes(cfg) * total
     if adapters + base <= memory_bytes and not cfg.runtime.shard_base:
         return WHOLE
     fits = adapters + base / num_devices <= memory_bytes
     return SHARDED_BASE if fits and num_devices > 1 else None
+
+
+def _frozen_bytes(cfg: RunConfig) -> int:
+    """Of a frozen parameter; embeddings, which stay in fp32, count as the matrices do."""
+    low = cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16" and not cfg.method.dora
+    return 2 if low else 4
 
 
 def traffic(cfg: RunConfig, shape: ShapeConfig, how: str) -> Traffic:

@@ -84,8 +84,8 @@ def basis() -> str:
 TRAVELS = """Llama-2-7B, batches of 192 rows, 6 at once. Sizes of the tensors that a microbatch
 gathers (forward, backward) and scatters, and of the gradients that a step sums; then what each GPU
 sends in a step, and receives as much. LoRA is replicated where it fits in memory (weights,
-gradients, optimiser state as in the paper's App. H, but with the base in fp32 as it is loaded
-here), which 7 B parameters do; `runtime.shard_base=true` shards the base.
+gradients, optimiser state as in the paper's App. H: the base in bf16 where training multiplies in
+it), which 7 B parameters do; `runtime.shard_base=true` shards the base.
 """
 
 

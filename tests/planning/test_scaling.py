@@ -86,10 +86,13 @@ def test_memory_decides_how_a_model_lies_on_devices(full: Cell, lora: Cell) -> N
     # 12 bytes a parameter with Lion: 80.9 GB (paper App. H)
     assert layout(full.cfg, llama, 1, 80e9) is None and layout(full.cfg, llama, 1, 81e9) == WHOLE
     assert layout(full.cfg, llama, 8, 80e9) == SHARDED
-    # the base in fp32 and 12 bytes an adapter parameter: 27.4 GB
-    assert layout(lora.cfg, llama, 8, 28e9) == WHOLE
-    assert layout(lora.cfg, llama, 8, 27e9) == SHARDED_BASE
-    assert layout(lora.cfg, llama, 1, 27e9) is None
+    # the base in bf16 and 12 bytes an adapter parameter: 13.96 GB; 27.4 GB with the base in fp32
+    assert layout(lora.cfg, llama, 8, 14e9) == WHOLE
+    assert layout(lora.cfg, llama, 8, 13.9e9) == SHARDED_BASE
+    assert layout(lora.cfg, llama, 1, 13.9e9) is None
+    wide = replace(lora.cfg, runtime=replace(lora.cfg.runtime, bf16_base=False))
+    assert layout(wide, llama, 8, 28e9) == WHOLE
+    assert layout(wide, llama, 8, 27e9) == SHARDED_BASE
     asked = replace(lora.cfg, runtime=replace(lora.cfg.runtime, shard_base=True))
     assert layout(asked, llama, 8, 80e9) == SHARDED_BASE
 
