@@ -161,7 +161,7 @@ def lora_needs_less_memory(evidence: Evidence) -> Iterator[Part]:
 
 
 def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Part]:
-    """1 minus LoRA's figure over full's, of benchmarks that differ in the method alone."""
+    """1 minus LoRA's figure over full's, of several benchmarks that differ in the method alone."""
     corpus, scores = evidence.models.iloc[0], evidence.scores
     rows = scores[(scores.task == "throughput") & (scores.metric == metric)]
     for axis in ("source", "scale", "model"):
@@ -178,7 +178,7 @@ def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Part]:
     for (domain, regime, _, batch, _), group in rows.groupby(same):
         full = group[group.label == "full"]
         for rank, lora in group[group.label != "full"].groupby("rank"):
-            if len(full):
+            if min(len(full), len(lora)) > 1:
                 theirs, ours = (over_seeds(list(one.value)) for one in (full, lora))
                 both = pd.concat([full, lora])
                 name = f"benchmark, {domain} {regime}, {batch} rows, LoRA r={rank}"
