@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lvf.models.load import load_base, load_model_config, load_tokenizer
 from lvf.results.records import Record, read_record
 from lvf.results.store import load
 from lvf.training.run_folder import open_run_folder
+from tests.results.drawn import curves
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -129,9 +131,10 @@ def test_a_figure_draws_the_speed_and_memory_of_the_records(
 ) -> None:
     figure = throughput(load(folder / "records"), "")
     for axes, metric in zip(figure.axes, ("tokens_per_second", "peak_memory_gb"), strict=False):
-        drawn = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
-        assert drawn["full"] == measured[0].metrics[metric].value
-        assert drawn["LoRA r=2"] == lora.metrics[metric].value
+        told = {"full": measured[0], "LoRA r=2": lora}
+        assert curves(axes) == {
+            name: [(4, record.metrics[metric].value)] for name, record in told.items()
+        }
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
@@ -191,13 +194,19 @@ def test_pairs_are_those_that_a_token_sees(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("documents", "padding"), [(1, 0.0), (3, 0.25), (5, 0.9), (51, 0.0)])
 def test_random_rows_have_the_asked_documents_and_padding(documents: int, padding: float) -> None:
     bench = BenchConfig(documents_per_row=documents, padding=padding)
-    rows = list(random_rows(bench, 50, 103, 1000, seed=0))
-    assert len({tuple(row.segment_ids) for row in rows}) == (1 if documents == 1 else 50)
-    for row in rows:
+    for row in random_rows(bench, 50, 103, 1000, seed=0):
         assert row.num_tokens == round(103 * (1 - padding))
         lengths = np.bincount(row.segment_ids)[1:]
         assert len(lengths) == documents and lengths.min() >= 2
         assert row.input_ids.max() < 1000
+
+
+def test_every_way_to_cut_a_row_is_as_likely() -> None:
+    ways = [one for one in itertools.product(range(2, 9), repeat=3) if sum(one) == 9]
+    rows = random_rows(BenchConfig(documents_per_row=3), 10_000, 9, 1000, seed=0)
+    found = Counter(tuple(np.bincount(row.segment_ids)[1:].tolist()) for row in rows)
+    assert sorted(found) == sorted(ways)  # 10 ways; 1000 each, give or take 4.5 deviations of 30
+    assert all(abs(number - 1000) < 135 for number in found.values())
 
 
 def test_random_weights_ask_no_hub_and_are_the_same_each_time(
