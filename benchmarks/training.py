@@ -1,21 +1,29 @@
-"""Training side by side: a bare PyTorch loop, Hugging Face's Trainer with PEFT, and lvf.
+"""Training side by side: a bare PyTorch loop, lvf, and the trainers that people use today.
 
     python benchmarks/training.py --shape embedded --rounds 5
+    python benchmarks/training.py --trl TRL_VENV/bin/python --foundry FOUNDRY_VENV/bin/python
 
 All train one Llama, in fp32, on the same batches of packed maths examples, with the same Lion.
-`bare loop` and `Trainer` see packed rows with restarting positions, as users of transformers do,
-masked by transformers; `Trainer, padded` sees the same examples one a row, padded to the longest of
-their batch. The rounds alternate; a figure is the median over rounds of a round's median step, in
-real tokens a second, padding apart. The first two steps of a round do not count.
+`bare loop`, `Trainer` and TRL see packed rows with restarting positions, masked by transformers;
+llm-foundry sees them too, but its transformers lets the examples of a row see each other.
+`Trainer, padded` sees the same examples one a row, padded to the longest of their batch. The rounds
+alternate; a figure is the median over rounds of a round's median step, in real tokens a second,
+padding apart. The first steps of a round (`--warmup`) do not count.
+
+A measurement can be taken in pieces: `--results FILE` adds each round to a file, and the table is
+of all that are in it. The other environments are those of their projects (`uv venv TRL_VENV`,
+`uv pip install --python TRL_VENV/bin/python trl peft lion-pytorch`; llm-foundry with peft).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,7 +41,7 @@ from lvf.compose import compose
 from lvf.config import RunConfig
 from lvf.data.loader import make_loader
 from lvf.data.shards import Prepared, prepare
-from lvf.models.load import load_base, load_tokenizer
+from lvf.models.load import load_base, load_tokenizer, model_folder_or_id
 from lvf.models.lora import add_adapters
 from lvf.training.run_folder import open_run_folder
 from lvf.training.stopping import StopRequest
@@ -44,7 +52,9 @@ SHAPES = {
     "100m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
              "num_attention_heads": 12},
 }  # fmt: skip
-WARMUP_STEPS = 2
+TRANSFORMERS_INPUTS = ("input_ids", "labels", "position_ids")
+BETAS = (0.9, 0.99)
+"""Lion's; speed does not depend on them."""
 Batch = dict[str, Tensor]
 
 
@@ -54,8 +64,13 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="embedded")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=2, help="first steps that do not count")
     parser.add_argument("--rows", type=int, default=8, help="packed rows of 256 tokens in a batch")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--padded", action="store_true", help="add Trainer on padded examples")
+    parser.add_argument("--trl", help="Python of an environment with TRL")
+    parser.add_argument("--foundry", help="Python of an environment with llm-foundry and peft")
+    parser.add_argument("--results", type=Path, help="file to which the rounds are added")
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _compare(settings, Path(folder))
@@ -63,7 +78,15 @@ def main() -> None:
 
 def _compare(settings: argparse.Namespace, folder: Path) -> None:
     path = _model_folder(settings.shape, folder)
-    speeds: dict[tuple[str, str], list[float]] = {}
+    peers = {
+        label: _start_peer(python, name)
+        for label, name, python in (
+            ("TRL", "trl", settings.trl),
+            ("llm-foundry", "foundry", settings.foundry),
+        )
+        if python
+    }
+    results = settings.results or folder / "results.jsonl"
     for round_, method in itertools.product(range(settings.rounds), ("full", "lora")):
         overrides = [] if method == "full" else [f"method.rank={settings.rank}"]
         cfg = compose(
@@ -74,24 +97,68 @@ def _compare(settings: argparse.Namespace, folder: Path) -> None:
         prepared = prepare(cfg)
         batches = list(itertools.islice(make_loader(prepared, cfg), settings.steps))
         tokens = statistics.mean(int(batch["num_tokens"].sum()) for batch in batches)
-        for name, steps in _contend(cfg, prepared, batches, folder):
-            speed = tokens / statistics.median(steps[WARMUP_STEPS:])
-            speeds.setdefault((method, name), []).append(speed)
+        for name, steps in _contend(cfg, prepared, batches, folder, peers, settings.padded):
+            speed = tokens / statistics.median(steps[settings.warmup :])
             print(f"round {round_} {method:5} {name:16} {speed:9,.0f} tokens/s", flush=True)
-    _print_table(settings, speeds)
+            with results.open("a") as file:
+                file.write(json.dumps([method, name, speed]) + "\n")
+    for peer in peers.values():
+        peer.stdin.close()
+    _print_table(settings, results)
 
 
 def _contend(
-    cfg: RunConfig, prepared: Prepared, batches: list[Batch], folder: Path
+    cfg: RunConfig,
+    prepared: Prepared,
+    batches: list[Batch],
+    folder: Path,
+    peers: dict[str, subprocess.Popen[str]],
+    padded: bool,
 ) -> Iterator[tuple[str, list[float]]]:
     """Each trainer's name, and the seconds of its steps."""
     yield "bare loop", _bare(cfg, batches)
     yield "Trainer", _hf_trainer(cfg, batches, folder)
-    yield "Trainer, padded", _hf_trainer(cfg, [_unpacked(batch) for batch in batches], folder)
+    if padded:
+        yield "Trainer, padded", _hf_trainer(cfg, [_unpacked(batch) for batch in batches], folder)
+    for name, peer in peers.items():
+        yield name, _peer(peer, cfg, batches, folder)
     yield "lvf", _lvf(cfg, prepared, len(batches))
 
 
-def _print_table(settings: argparse.Namespace, speeds: dict[tuple[str, str], list[float]]) -> None:
+def _start_peer(python: str, name: str) -> subprocess.Popen[str]:
+    script = Path(__file__).with_name("training_peers.py")
+    return subprocess.Popen(
+        [python, str(script), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _peer(
+    peer: subprocess.Popen[str], cfg: RunConfig, batches: list[Batch], folder: Path
+) -> list[float]:
+    """Seconds of the steps of a trainer in another environment, which has started already."""
+    method, job = cfg.method, folder / "job.pt"
+    lora = {
+        "r": method.rank, "lora_alpha": method.alpha, "lora_dropout": method.dropout,
+        "target_modules": method.targets, "task_type": "CAUSAL_LM",
+    }  # fmt: skip
+    inputs = [{name: batch[name] for name in TRANSFORMERS_INPUTS} for batch in batches]
+    torch.save(
+        {
+            "model": model_folder_or_id(cfg.model), "batches": inputs,
+            "lr_peak": cfg.training.lr_peak, "betas": BETAS,
+            "lora": lora if method.kind == "lora" else None,
+        },
+        job,
+    )  # fmt: skip
+    peer.stdin.write(f"{job}\n")
+    peer.stdin.flush()
+    return json.loads(peer.stdout.readline())
+
+
+def _print_table(settings: argparse.Namespace, results: Path) -> None:
+    speeds: dict[tuple[str, str], list[float]] = {}
+    for method, name, speed in map(json.loads, results.read_text().splitlines()):
+        speeds.setdefault((method, name), []).append(speed)
     medians = {key: statistics.median(values) for key, values in speeds.items()}
     print(f"\n{settings}, {torch.get_num_threads()} threads, {platform.processor()}, ", end="")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}")
@@ -130,7 +197,7 @@ def _bare(cfg: RunConfig, batches: list[Batch]) -> list[float]:
     optimizer = _lion(model, cfg)
     ends = [time.perf_counter()]
     for batch in batches:
-        inputs = {name: batch[name] for name in ("input_ids", "labels", "position_ids")}
+        inputs = {name: batch[name] for name in TRANSFORMERS_INPUTS}
         model(**inputs).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
