@@ -82,7 +82,7 @@ def test_the_curve_of_pass_at_k_is_sampled_from_the_run(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_throughput_takes_twenty_steps_and_measures_nothing(folder: Path) -> None:
+def test_throughput_times_twenty_steps_of_real_rows_and_keeps_no_weights(folder: Path) -> None:
     cfg = compose(
         "+experiment=throughput",
         "training.global_batch_rows=2",
@@ -90,12 +90,15 @@ def test_throughput_takes_twenty_steps_and_measures_nothing(folder: Path) -> Non
         "method.rank=2",
         f"paths.runs={folder}/runs",
         f"paths.shards={folder}/shards",
-        f"paths.records={folder}/none",
+        f"paths.records={folder}/timed",
     )
     run(cfg)
-    (export,) = (folder / "runs").glob("embedded-code_cpt-lora_r2*/exports/ba*")
-    assert export.name == "ba000020"
-    assert not list((folder / "none").rglob("*code_cpt-lora*/*.json"))
+    (path,) = (folder / "timed").rglob("*.json")
+    record = read_record(path)
+    assert record.task == "throughput" and record.training["batch"] == 20
+    assert record.metrics["tokens_per_second"].n == 16
+    assert record.settings["data"] == "real"
+    assert not list((folder / "runs" / record.run_id).rglob("*.safetensors"))
 
 
 @pytest.mark.slow
