@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --out FOLDER
     python benchmarks/gpu.py --out FOLDER --tiny    # the same path with a tiny model, on a CPU
 
-This has not been run on a GPU yet; its path has, with `--tiny` on a CPU. Weights are random, bf16
+It has been run neither on a GPU nor, yet, with `--tiny`: do that first. Weights are random, bf16
 arithmetic, full rows of 4096 tokens, Lion on fp32 weights: full finetuning needs about 81 GB. What
 fails, as where memory is too small, is told, and the rest goes on; what has no time left is left
 out. Records of the trainings go to FOLDER/records.
@@ -25,11 +25,12 @@ from lvf.analysis.spectra import singular_values
 from lvf.bench import benchmark
 from lvf.compose import compose
 from lvf.errors import UserError
-from lvf.evals.completion import Sampling
+from lvf.evals.completion import Request, Sampling
 from lvf.evals.generate import generate
 from lvf.evals.humaneval import STOP_STRINGS
 from lvf.models.load import load_base, load_tokenizer
 from lvf.models.packed import attend_within_segments, end_to_end
+from lvf.models.token_loss import mean_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TINY = [
@@ -117,7 +118,7 @@ def numerics(shape: list[str]) -> None:
             model.load_state_dict(found[0][2])
         model.to(device)
         inputs = end_to_end({name: one.to(device) for name, one in batch.items()})
-        loss = model(**inputs).loss
+        loss = mean_loss(model, inputs)
         loss.backward()
         gradients = torch.cat([p.grad.flatten().cpu() for p in model.parameters()])
         state = {name: one.detach().cpu() for name, one in model.state_dict().items()}
@@ -141,10 +142,12 @@ def sampling(tiny: bool) -> None:
     wanted = [(name, sample) for name in prompts for sample in range(2 if tiny else 50)]
     length = 32 if tiny else 256
     how = Sampling(temperature=0.8, top_p=0.95, max_length_tokens=length, stop_strings=STOP_STRINGS)
+    request = Request(
+        model=model, tokenizer=tokenizer, prompts=prompts, wanted=wanted, sampling=how,
+        batch_rows=256,
+    )  # fmt: skip
     with torch.inference_mode():
-        samples, seconds, _ = timed(
-            lambda: list(generate(model, tokenizer, prompts, wanted, how, 256))
-        )
+        samples, seconds, _ = timed(lambda: list(generate(request)))
     print(f"{len(samples)} samples of at most {length} tokens in {seconds:.1f} s")
 
 
