@@ -283,16 +283,20 @@ def test_the_grid_leads_to_the_records_of_its_throughput_sweep(tmp_path: Path) -
         *TINY, "bench.data=synthetic", "bench.steps=1", "bench.warmup_steps=1",
         "training.seq_len=32", f"paths.runs={tmp_path}/runs", f"paths.records={tmp_path}/records",
     ]  # fmt: skip
-    command = [
-        sys.executable, "-m", "lvf.grid", "sweep=throughput", "launcher=local", "workers=1",
-        "sweep.blocks.full.method=[full]", "~sweep.blocks.lora",
-        "sweep.blocks.full={'+experiment':[throughput],method:[full],'training.global_batch_rows':[8]}",
-        f"overrides=[{','.join(words)}]",
-    ]  # fmt: skip
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    block = {"+experiment": ["throughput"], "method": ["full"], "training.global_batch_rows": [8]}
+    file = tmp_path / "conf" / "sweep" / "one.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"name": "one", "blocks": {"full": block}, "overrides": words}))
+
+    def grid(launcher: str) -> str:
+        arguments = [f"hydra.searchpath=[file://{tmp_path}/conf]", "sweep=one", "workers=1"]
+        line = [sys.executable, "-m", "lvf.grid", *arguments, f"launcher={launcher}"]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            line, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+        ).stdout
+
+    grid("local")
     (path,) = (tmp_path / "records").rglob("*--throughput--*.json")
     assert read_record(path).settings["global_batch_rows"] == 8
-    told = subprocess.run([*command[:-6], "launcher=none", *command[-3:]], capture_output=True,
-                          text=True, cwd=ROOT, check=True)  # fmt: skip
-    assert "1 runs, 1 done, 0 to do" in told.stdout
+    assert "1 runs, 1 done, 0 to do" in grid("none")
