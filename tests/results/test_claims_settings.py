@@ -246,7 +246,7 @@ def test_one_benchmark_a_method_settles_nothing(tmp_path: Path) -> None:
         if json.loads(path.read_text())["axes"]["seed"] != 0:
             path.unlink()
     found = told(tmp_path, claims_beyond.lora_needs_less_memory)["lora_needs_less_memory"]
-    assert found.verdict == UNDECIDED and found.effect == pytest.approx(0.4, abs=0.02)
+    assert found.verdict == UNDECIDED and "no records of several seeds" in found.reason
 
 
 def test_every_claim_of_the_list_is_tested() -> None:
