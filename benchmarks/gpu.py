@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --out FOLDER
     python benchmarks/gpu.py --out FOLDER --tiny    # the same path with a tiny model, on a CPU
 
-It has been run neither on a GPU nor, yet, with `--tiny`: do that first. Weights are random, bf16
+No GPU has run it yet; with `--tiny`, in fp32, a CPU has. Weights are random, bf16
 arithmetic, full rows of 4096 tokens, Lion on fp32 weights: full finetuning needs about 81 GB. What
 fails, as where memory is too small, is told, and the rest goes on; what has no time left is left
 out. Records of the trainings go to FOLDER/records.
@@ -97,7 +97,7 @@ def _composed(*words: str) -> Any:
 def _row_words(rows: int, tiny: bool) -> list[str]:
     """Two microbatches a step."""
     words = [f"runtime.microbatch_rows={rows}", f"training.global_batch_rows={2 * rows}"]
-    return [*words, "training.seq_len=64", *TINY] if tiny else words
+    return [*words, "training.seq_len=64", "training.precision=fp32", *TINY] if tiny else words
 
 
 def numerics(shape: list[str]) -> None:
