@@ -31,7 +31,7 @@ def benchmark(cfg: RunConfig) -> Path:
     """Measure, unless a record of just this is there; returns the record's path."""
     print("loading libraries ...", flush=True)
     from lvf.benchmarking.figures import table
-    from lvf.benchmarking.throughput import benchmark_path, several_ranks, time_steps
+    from lvf.benchmarking.throughput import benchmark_path, time_steps
     from lvf.launching.ranks import check_allocation, train_on_ranks
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
@@ -47,7 +47,7 @@ def benchmark(cfg: RunConfig) -> Path:
     else:
         folder = open_run_folder(cfg)
         with folder.lock(), _rows(cfg, folder) as prepared:
-            work = train_on_ranks if several_ranks(cfg) else time_steps
+            work = train_on_ranks if cfg.runtime.num_ranks > 1 else time_steps
             work(cfg, prepared, folder)
     console().print(table(read_record(path)))
     print(f"record   {path}")

@@ -15,8 +15,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lvf.compose import compose, compose_tree, files_read_once, to_run_config
-from lvf.config import RunConfig, run_id
+from lvf.config import RunConfig
 from lvf.errors import UserError
+from lvf.identity import run_id
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -315,11 +315,9 @@ class RuntimeConfig:
     microbatch_rows: int | None = None
     """Rows a device takes at once; null takes the whole share of the batch."""
     loss_chunk_tokens: int = 1024
-    """Predicted tokens whose logits are held at once: 4 bytes each for every token of the
-    vocabulary. No chunk is larger than the microbatch, so a small one costs nothing."""
+    """Predicted tokens whose logits, 4 bytes for each token of the vocabulary, are held at once."""
     recompute_activations: bool = False
-    """Whether the backward pass computes each block's activations again instead of keeping them:
-    less memory for a third more arithmetic (activation checkpointing)."""
+    """Activation checkpointing: less memory, since each block's forward pass is made twice."""
     bf16_base: bool = True
     """Whether LoRA holds its frozen matrices in bf16 where they are multiplied in it in any case
     (training.precision=amp_bf16; DoRA needs them in fp32): 2 bytes a parameter instead of 6."""
@@ -336,6 +334,11 @@ class RuntimeConfig:
     """Whether `lvf.train` measures, too; if not, `lvf.evaluate` does, on a device of its own."""
     export: float | None = None
     """Duration of the one export that `lvf.evaluate` is to measure; null takes all."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of all nodes."""
+        return self.nodes * self.ranks
 
 
 @dataclass(kw_only=True)
@@ -360,7 +363,7 @@ class BenchConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """A whole run. Everything but `UNIDENTIFYING` takes part in its name."""
+    """A whole run; `lvf.identity` says what of it takes part in its name."""
 
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -392,40 +395,6 @@ class RunConfig:
     the run's exports."""
 
 
-UNIDENTIFYING = ("evals", "logger", "paths", "runtime", "released", "tuned")
-SILENT = {
-    "training": ("lr_by_method", "lr_multiplier", "lora_lr_ratio"),  # what led to lr_peak
-    "model": ("shape",),  # this and the following are for the planner
-    "data": ("documents", "tokens", "strict"),  # strict decides whether there is a run at all
-}
-
-
-def identity(resolved: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration (`asdict`) that decides what a run gives."""
-    tree = {key: value for key, value in resolved.items() if key not in UNIDENTIFYING}
-    for group, silent in SILENT.items():
-        tree[group] = {key: value for key, value in tree[group].items() if key not in silent}
-    if not tree["data"][
-        "exclude_overlap"
-    ]:  # what was run before there was the switch keeps its name
-        del tree["data"]["exclude_overlap"]
-    bench = tree.pop("bench", None)  # runs were named before there were benchmarks
-    if bench and bench["steps"] is not None:
-        tree["bench"] = bench
-    if tree["model"].pop("random_weights", False):
-        tree["model"] |= {"random_weights": True, "shape": resolved["model"]["shape"]}
-    tree["scale"] = tree["scale"]["name"]  # its ranks are for methods to refer to
-    # The budgets of a trunk change what it keeps, not what it gives.
-    tree["trunk"] = tree["trunk"]["tokens"] if tree["trunk"]["branch"] else None
-    return tree
-
-
 def stable_hash(tree: Any) -> str:
     """First 12 hex digits of the SHA-256 of a JSON-able tree, independent of key order."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def run_id(cfg: RunConfig) -> str:
-    """Readable prefix and identity hash; names the run's folder and its records."""
-    prefix = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}-{cfg.method.name}"
-    return f"{prefix}-{stable_hash(identity(asdict(cfg)))}"

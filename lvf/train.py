@@ -41,7 +41,7 @@ def run(cfg: RunConfig) -> None:
     with lock:
         if is_trained:
             print(f"{folder.path} is trained already: nothing to train")
-        elif cfg.runtime.ranks * cfg.runtime.nodes > 1:
+        elif cfg.runtime.num_ranks > 1:
             train_on_ranks(cfg, prepared, folder)
         else:
             train(cfg, prepared, folder)

@@ -47,7 +47,7 @@ def validate(cfg: RunConfig) -> None:
             f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
             "always measured, so list only moments before it"
         )
-    ranks = cfg.runtime.ranks * cfg.runtime.nodes
+    ranks = cfg.runtime.num_ranks
     if cfg.training.global_batch_rows % ranks:
         raise UserError(
             f"training.global_batch_rows={cfg.training.global_batch_rows} cannot be shared evenly "

@@ -23,10 +23,11 @@ from lvf.benchmarking.figures import metrics_of, utilisation
 from lvf.benchmarking.synthetic import random_rows, synthetic_shards
 from lvf.benchmarking.throughput import inputs_of, time_steps
 from lvf.compose import compose
-from lvf.config import BenchConfig, MethodConfig, RunConfig, run_id
+from lvf.config import BenchConfig, MethodConfig, RunConfig
 from lvf.data.loader import make_loader
 from lvf.errors import UserError
 from lvf.figures.cost import throughput
+from lvf.identity import run_id
 from lvf.models.counts import attention_flops_per_pair, train_flops_per_token
 from lvf.models.load import load_base, load_model_config, load_tokenizer
 from lvf.results.records import Record, read_record

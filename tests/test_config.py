@@ -8,8 +8,9 @@ import pytest
 from hydra.errors import HydraException
 
 from lvf.compose import compose, lr_of_method
-from lvf.config import CONF_DIR, run_id
+from lvf.config import CONF_DIR
 from lvf.errors import UserError
+from lvf.identity import run_id
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 GROUPS = ("optimizer", "logger", "schedule", "packing", "model")

@@ -9,32 +9,25 @@ import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lvf.benchmarking.figures import BASIS, metrics_of, utilisation
-from lvf.config import RunConfig, TrunkConfig, run_id, stable_hash
+from lvf.config import RunConfig, TrunkConfig, stable_hash
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.evals.subjects import run_axes
+from lvf.identity import run_id
 from lvf.results.records import Metric, Record, record_path, write_record
 from lvf.training.run_folder import RUNNING, TRAINED, RunFolder, is_first
-
-if TYPE_CHECKING:
-    from composer import Trainer
 
 TASK = "throughput"
 PACKAGES = ("lvf", "torch", "mosaicml", "transformers", "peft", "mosaicml-streaming")
 
 
-def several_ranks(cfg: RunConfig) -> bool:
-    """Whether there is any communication."""
-    return cfg.runtime.ranks * cfg.runtime.nodes > 1
-
-
 def num_steps(cfg: RunConfig) -> int:
     """Steps of a benchmark; on several ranks a last one, in which collectives are timed."""
     assert cfg.bench.steps is not None
-    return cfg.bench.warmup_steps + cfg.bench.steps + several_ranks(cfg)
+    return cfg.bench.warmup_steps + cfg.bench.steps + (cfg.runtime.num_ranks > 1)
 
 
 def inputs_of(cfg: RunConfig) -> dict[str, Any]:
@@ -44,8 +37,9 @@ def inputs_of(cfg: RunConfig) -> dict[str, Any]:
     training, runtime = cfg.training, cfg.runtime
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
-        "threads": None if several_ranks(cfg) else torch.get_num_threads(),  # ranks share the cores
-        "ranks": runtime.ranks * runtime.nodes,
+        # Ranks share the cores.
+        "threads": None if runtime.num_ranks > 1 else torch.get_num_threads(),
+        "ranks": runtime.num_ranks,
         "shard_base": runtime.shard_base,
         "precision": training.precision,
         "seq_len": training.seq_len,
@@ -120,6 +114,7 @@ def _measure(
         train_flops_per_token,
     )
     from lvf.models.load import load_model_config
+    from lvf.training.exporter import Exporter
     from lvf.training.stopping import StopRequest
     from lvf.training.trainer import make_trainer
 
@@ -129,14 +124,15 @@ def _measure(
     timed = replace(cfg, trunk=TrunkConfig(), measure_at=[], runtime=runtime)
     end = {steps + 1: cfg.duration}
     trainer = make_trainer(timed, prepared, folder, end, None, StopRequest())
+    (exporter,) = (one for one in trainer.state.callbacks if isinstance(one, Exporter))
     clock, collectives = StepClock(), CollectiveTime(steps)
-    trainer.state.callbacks += [collectives, clock] if several_ranks(cfg) else [clock]
+    trainer.state.callbacks += [collectives, clock] if cfg.runtime.num_ranks > 1 else [clock]
     try:
         trainer.fit(duration=f"{steps}ba")
         costs = {
             "batch": steps,
             "tokens": trainer.state.timestamp.token.value,
-            "peak_memory_bytes": _peak_memory_bytes(trainer),
+            "peak_memory_bytes": exporter.peak_memory_bytes(trainer.state),
         }
     finally:
         trainer.close()
@@ -144,24 +140,11 @@ def _measure(
     assert bench.steps is not None
     flops = train_flops_per_token(shape, cfg.method), attention_flops_per_pair(shape)
     metrics = metrics_of(clock.steps, bench.warmup_steps, bench.steps, *flops)
-    if several_ranks(cfg):
+    if cfg.runtime.num_ranks > 1:
         metrics["communication_seconds"] = Metric(value=collectives.seconds)
     if costs["peak_memory_bytes"]:  # else the system does not tell
         metrics["peak_memory_gb"] = Metric(value=costs["peak_memory_bytes"] / 1e9)
     return metrics, costs | {"trainable_parameters": num_trainable_parameters(shape, cfg.method)}
-
-
-def _peak_memory_bytes(trainer: Trainer) -> int:
-    """Of the device that used most."""
-    import torch
-    from composer.utils import dist
-
-    from lvf.training.exporter import Exporter
-
-    (memory,) = (one.memory for one in trainer.state.callbacks if isinstance(one, Exporter))
-    peak_bytes = trainer.state.device.tensor_to_device(torch.tensor(memory.bytes()))
-    dist.all_reduce(peak_bytes, reduce_operation="MAX")
-    return int(peak_bytes)
 
 
 def _give_memory_back() -> None:

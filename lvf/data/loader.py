@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvf.config import RunConfig, run_id
+from lvf.config import RunConfig
 from lvf.data.recipe import num_token_batches
 from lvf.data.shards import Prepared
 from lvf.data.shared_memory import open_dataset
 from lvf.errors import UserError
+from lvf.identity import run_id
 
 if TYPE_CHECKING:
     from streaming import StreamingDataLoader

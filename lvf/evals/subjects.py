@@ -8,9 +8,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from lvf.config import RunConfig, identity, stable_hash
+from lvf.config import RunConfig, stable_hash
 from lvf.data.shards import Prepared
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
+from lvf.identity import identity
 from lvf.models.counts import num_parameters, num_trainable_parameters
 from lvf.models.load import (
     load_base,

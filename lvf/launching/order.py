@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lvf.cells import Cell
-from lvf.config import run_id
 from lvf.errors import UserError
+from lvf.identity import run_id
 from lvf.training.branching import branch_point, trunk_of
 
 

@@ -65,7 +65,7 @@ def plan(cell: Cell, fresh: bool = False, num_devices: int | None = None) -> Pla
     new = None if batches is None else batches - shared
     tokens = cfg.duration if cfg.regime.duration_unit == "tokens" else _epoch_tokens(cfg)
     shape = shape_of(cfg.model)
-    devices = num_devices or cfg.runtime.nodes * cfg.runtime.ranks
+    devices = num_devices or cfg.runtime.num_ranks
     flops = compute = seconds = None
     one: Step | None = None
     if shape and new is not None and batches is not None:

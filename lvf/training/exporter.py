@@ -52,7 +52,7 @@ class Exporter(Callback):
         return {
             "loss_tokens": self.loss_tokens,
             "seconds": self.seconds,
-            "peak_memory_bytes": self._peak_memory_bytes(),
+            "peak_memory_bytes": self._own_peak_bytes(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -60,9 +60,15 @@ class Exporter(Callback):
         self.loss_tokens, self.seconds = state["loss_tokens"], state["seconds"]
         self._earlier_peak_bytes = state["peak_memory_bytes"]
 
-    def _peak_memory_bytes(self) -> int:
-        """Of all lives of the run."""
+    def _own_peak_bytes(self) -> int:
+        """Of this rank, in all lives of the run."""
         return max(self._earlier_peak_bytes, self.memory.bytes())
+
+    def peak_memory_bytes(self, state: State) -> int:
+        """Of the device that used most; every rank calls this."""
+        peak_bytes = state.device.tensor_to_device(torch.tensor(self._own_peak_bytes()))
+        dist.all_reduce(peak_bytes, reduce_operation="MAX")
+        return int(peak_bytes)
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Start the clock of a step."""
@@ -76,12 +82,11 @@ class Exporter(Callback):
         self.seconds += time.perf_counter() - self._batch_started
         batch = state.timestamp.batch.value
         if batch in self.batches:
-            peak_bytes = torch.tensor(self._peak_memory_bytes(), device=loss_tokens.device)
-            dist.all_reduce(peak_bytes, reduce_operation="MAX")
+            peak_bytes = self.peak_memory_bytes(state)
             weights = _gathered(state)  # every rank takes part
             if is_first():
                 if not self.folder.export(batch).exists():
-                    self._export(state, weights, batch, int(peak_bytes))
+                    self._export(state, weights, batch, peak_bytes)
                 # After a kill just here, the batch and this come again.
                 run = self.folder.path.name
                 start_evaluation(self.folder.submissions, run, self.batches[batch])

@@ -13,8 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lvf.config import RunConfig, identity, run_id, stable_hash
+from lvf.config import RunConfig, stable_hash
 from lvf.errors import UserError
+from lvf.identity import identity, run_id
 
 RUNNING, STOPPED, TRAINED, FAILED, DIVERGED = "running", "stopped", "trained", "failed", "diverged"
 """What a status file says; the following are concluded from it."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def is_sharded(cfg: RunConfig) -> bool:
     """Full finetuning on several ranks shards; LoRA only its base, and only if asked to."""
-    several = cfg.runtime.nodes * cfg.runtime.ranks > 1
+    several = cfg.runtime.num_ranks > 1
     return several and (cfg.method.kind == "full" or cfg.runtime.shard_base)
 
 

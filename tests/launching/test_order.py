@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lvf.cells import Cell, SweepConfig, cells_of
-from lvf.config import run_id
 from lvf.errors import UserError
+from lvf.identity import run_id
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import Task
 from lvf.launching.status import ENDED_WITH, statuses

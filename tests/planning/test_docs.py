@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from lvf.compose import compose
-from lvf.config import CONF_DIR, run_id
+from lvf.config import CONF_DIR
+from lvf.identity import run_id
 
 SWITCHES = [
     one.switch for one in OmegaConf.load(CONF_DIR / "departures.yaml") if one.switch is not None

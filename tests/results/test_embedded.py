@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "results" / "embedded"
+METHODS = ("LoRA r=8", "full")
 
 
 @pytest.mark.slow
@@ -19,3 +21,16 @@ def test_claims_of_the_records_are_those_of_the_results_and_of_the_readme(tmp_pa
     assert claims == (COMMITTED / "claims.md").read_text()
     side_by_side = claims.split("## Side by side\n")[1].split("\n## ")[0].strip()
     assert side_by_side in (ROOT / "README.md").read_text()
+
+
+def test_the_numbers_of_the_readme_are_means_over_the_seeds_of_the_committed_models() -> None:
+    told = (ROOT / "README.md").read_text().split("## Two commands")[0]
+    models = pd.read_csv(COMMITTED / "models.csv")
+    base = models[models.method == "base"].set_index(["domain", "regime"])
+    last = models[(models.regime == "ift") & (models.duration == 8)]
+    means = last.groupby(["domain", "label"])[["target", "forgetting"]].mean()
+    shown = [base.loc[("math", "ift")]]
+    shown += [means.loc[key] for key in ((d, m) for d in ("math", "code") for m in METHODS)]
+    for one in shown:
+        for score in (one.target, one.forgetting):
+            assert f"{score:.3f}".removeprefix("0") in told

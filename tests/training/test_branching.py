@@ -8,9 +8,10 @@ import torch
 
 from benchmarks.kill_storm import last_weights
 from lvf.compose import compose
-from lvf.config import RunConfig, run_id
+from lvf.config import RunConfig
 from lvf.data.recipe import num_token_batches
 from lvf.errors import UserError
+from lvf.identity import run_id
 from lvf.train import run
 from lvf.training.branching import branch_batch, kept_batches, trunk_of
 from lvf.training.run_folder import run_folder
