@@ -3,15 +3,16 @@
 PEFT gives each of a block's seven linear maps a dropout and two small products of its own, and
 keeps what all of them need for their gradients. Here maps with one input share its dropout and the
 product with their stacked A; the products with B add into the base's output; and one autograd node
-keeps the dropped input and the small hidden states. Without dropout the update is PEFT's to
-rounding; with it q, k and v (gate and up) see one mask instead of independent ones, each with
-PEFT's distribution.
+keeps the thinned input, what was dropped and the small hidden states. Without dropout the update is
+PEFT's to rounding; with it q, k and v (gate and up) see one mask instead of independent ones, each
+with PEFT's distribution.
 
-Sizes: T tokens, I inputs, O outputs of a map, R its rank, S the sum of ranks.
+Sizes: T tokens, I inputs, O outputs of a map, R its rank, S the sum of ranks, D dropped elements.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,8 +23,6 @@ from torch.nn.functional import linear
 
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Maps of a block that transformers gives one and the same tensor, in the order of their calls."""
-DRAW_BITS = 16
-"""Random bits a mask element on CPU: the dropout probability is rounded to multiples of 2^-16."""
 
 
 def speed_up(model: PeftModel) -> None:
@@ -83,67 +82,82 @@ def adapted(members: list[Linear], x: Tensor) -> list[Tensor]:
         base, down, up = one.base_layer, one.lora_A[adapter], one.lora_B[adapter]
         maps += [base.weight, base.bias, down.weight, up.weight]
     casts = [None if parameter is None else parameter.to(dtype) for parameter in maps]
-    noise_TI = draw_noise(x_TI, getattr(members[0].lora_dropout[adapter], "p", 0.0))
-    outputs = Adapters.apply(x_TI, noise_TI, [one.scaling[adapter] for one in members], *casts)
+    p = getattr(members[0].lora_dropout[adapter], "p", 0.0)
+    scales = [one.scaling[adapter] / (1 - p) for one in members]
+    outputs = Adapters.apply(x_TI, draw_dropped(x_TI, p), scales, *casts)
     return [y_TO.view(*x.shape[:-1], -1) for y_TO in outputs]
 
 
 @torch.no_grad()
-def draw_noise(x: Tensor, p: float) -> Tensor | None:
-    """Dropout's factors, shaped as x: 0 with probability p, else 1 / (1 - p); None for p = 0."""
+def draw_dropped(x: Tensor, p: float) -> Tensor | None:
+    """The elements of x that dropout sets to 0, each with probability p; None for p = 0.
+
+    On CPU their places [D] in x.flatten(), elsewhere a mask shaped as x.
+    """
     if not p:
         return None
-    if x.is_cuda:
-        return torch.empty_like(x).bernoulli_(1 - p).div_(1 - p)
-    # torch's own Bernoulli draws take ten times as long on CPU as the product they go into.
-    steps = 1 << DRAW_BITS
-    num_dropped = round(p * steps)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
-    draws = words.view(torch.int16)[: x.numel()].view_as(x)
-    return (draws >= num_dropped - steps // 2).to(x.dtype).mul_(steps / (steps - num_dropped))
+    if x.device.type != "cpu":
+        return torch.empty_like(x, dtype=torch.bool).bernoulli_(p)
+    # One draw for each dropped element instead of one for each: the steps between them are
+    # geometric, which is exponential rounded up. At p = 0.05 this is several times as fast as bits.
+    drawn = math.ceil(x.numel() * p + 6 * math.sqrt(x.numel() * p) + 1)
+    places = torch.full((1,), -1)
+    while places[-1] < x.numel():
+        steps = torch.empty(drawn).exponential_(-math.log1p(-p)).long() + 1
+        places = torch.cat([places, places[-1] + steps.cumsum(0)])
+    return places[1 : int(torch.searchsorted(places, x.numel()))]
+
+
+def drop(x: Tensor, dropped: Tensor | None) -> Tensor:
+    """Set what `draw_dropped` drew to 0, in place; x is contiguous."""
+    if dropped is None:
+        return x
+    if dropped.dtype == torch.bool:
+        return x.masked_fill_(dropped, 0)
+    x.view(-1).index_fill_(0, dropped, 0)
+    return x
 
 
 class Adapters(torch.autograd.Function):
     """Outputs of linear maps with one input and an adapter each.
 
-    y_TO = x_TI W_OI^T + bias_O + scale (x_TI * noise_TI) A_RI^T B_OR^T, all of one data type.
-    Weights and biases are frozen: no gradient is computed for them.
+    y_TO = x_TI W_OI^T + bias_O + thinned_TI (scale A_RI)^T B_OR^T, all of one data type, where
+    thinned_TI is x_TI without what is dropped. Weights and biases are frozen: no gradient is
+    computed for them.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_TI: Tensor, noise_TI: Tensor | None, scales: list[float], *maps: Tensor
+        ctx: Any, x_TI: Tensor, dropped: Tensor | None, scales: list[float], *maps: Tensor
     ) -> tuple[Tensor, ...]:
         """Outputs of each map; `maps` holds weight, bias or None, A_RI and B_OR of each in turn."""
         weights, biases, downs, ups = (maps[i::4] for i in range(4))
         ctx.scales, ctx.ranks = scales, [a_RI.shape[0] for a_RI in downs]
-        dropped_TI = x_TI if noise_TI is None else x_TI * noise_TI
-        stacked_SI = torch.cat(downs)
-        hidden_ST = stacked_SI @ dropped_TI.T  # transposed: thin products are several times as fast
+        thinned_TI = x_TI if dropped is None else drop(x_TI.clone(), dropped)
+        stacked_SI = torch.cat([a_RI * scale for a_RI, scale in zip(downs, scales, strict=True)])
+        hidden_ST = stacked_SI @ thinned_TI.T  # transposed: thin products are several times as fast
         outputs = [linear(x_TI, w_OI, bias) for w_OI, bias in zip(weights, biases, strict=True)]
-        hidden = zip(outputs, hidden_ST.split(ctx.ranks), ups, scales, strict=True)
-        for y_TO, h_RT, b_OR, scale in hidden:
-            y_TO.addmm_(h_RT.T, b_OR.T, alpha=scale)
-        ctx.save_for_backward(dropped_TI, noise_TI, hidden_ST, stacked_SI, *weights, *ups)
+        for y_TO, h_RT, b_OR in zip(outputs, hidden_ST.split(ctx.ranks), ups, strict=True):
+            y_TO.addmm_(h_RT.T, b_OR.T)
+        ctx.save_for_backward(thinned_TI, dropped, hidden_ST, stacked_SI, *weights, *ups)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, and of each A and B."""
-        dropped_TI, noise_TI, hidden_ST, stacked_SI, *rest = ctx.saved_tensors
+        thinned_TI, dropped, hidden_ST, stacked_SI, *rest = ctx.saved_tensors
         weights, ups = rest[: len(dys)], rest[len(dys) :]
-        d_hidden, d_ups = [], []
-        parts = zip(dys, ups, hidden_ST.split(ctx.ranks), ctx.scales, strict=True)
-        for dy_TO, b_OR, h_RT, scale in parts:
-            d_hidden.append((b_OR.T @ dy_TO.T).mul_(scale))
-            d_ups.append((h_RT @ dy_TO).mul_(scale).T)
-        d_hidden_ST = torch.cat(d_hidden)
-        d_downs = (d_hidden_ST @ dropped_TI).split(ctx.ranks)
+        d_hidden_ST = torch.empty_like(hidden_ST)
+        parts = [whole.split(ctx.ranks) for whole in (hidden_ST, d_hidden_ST)]
+        d_ups = []
+        for dy_TO, b_OR, h_RT, d_hidden_RT in zip(dys, ups, *parts, strict=True):
+            torch.mm(b_OR.T, dy_TO.T, out=d_hidden_RT)
+            d_ups.append((h_RT @ dy_TO).T)
+        d_stacked = (d_hidden_ST @ thinned_TI).split(ctx.ranks)
+        d_downs = [d_RI.mul_(scale) for d_RI, scale in zip(d_stacked, ctx.scales, strict=True)]
         dx_TI = None
         if ctx.needs_input_grad[0]:
-            dx_TI = d_hidden_ST.T @ stacked_SI
-            if noise_TI is not None:
-                dx_TI.mul_(noise_TI)
+            dx_TI = drop(d_hidden_ST.T @ stacked_SI, dropped)
             for dy_TO, w_OI in zip(dys, weights, strict=True):
                 dx_TI.addmm_(dy_TO, w_OI)
         pairs = zip(d_downs, d_ups, strict=True)

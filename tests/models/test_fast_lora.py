@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lvf.models.fast_lora import Adapters, FastLinear, draw_noise, speed_up
+from lvf.models.fast_lora import Adapters, FastLinear, draw_dropped, speed_up
 
 LAYERS = 2
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -67,7 +67,8 @@ def test_loss_and_every_gradient_equal_those_of_peft(settings: dict[str, Any]) -
 def test_gradients_with_dropout_are_those_of_finite_differences() -> None:
     torch.manual_seed(1)
     x_TI = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
-    noise_TI = draw_noise(x_TI, 0.3)
+    dropped = draw_dropped(x_TI, 0.3)
+    assert dropped is not None and len(dropped)
 
     def one_map(outputs: int, rank: int) -> list[torch.Tensor]:
         shapes = [(outputs, 6), (outputs,), (rank, 6), (outputs, rank)]
@@ -75,7 +76,7 @@ def test_gradients_with_dropout_are_those_of_finite_differences() -> None:
         return [*tensors[:2], *(tensor.requires_grad_() for tensor in tensors[2:])]
 
     maps = [*one_map(4, 2), *one_map(3, 1)]
-    assert torch.autograd.gradcheck(Adapters.apply, (x_TI, noise_TI, [0.7, 2.0], *maps))
+    assert torch.autograd.gradcheck(Adapters.apply, (x_TI, dropped, [0.7, 2.0], *maps))
 
 
 def test_recomputed_activations_give_the_same_gradients_under_dropout() -> None:
@@ -102,18 +103,52 @@ def test_autocast_gives_the_gradients_of_peft_to_the_rounding_of_bf16() -> None:
         assert (gradient - expected[name]).norm() <= 0.03 * expected[name].norm()
 
 
-@pytest.mark.parametrize("p", [0.05, 0.5])
-def test_a_mask_drops_its_share_and_keeps_the_mean(p: float) -> None:
+@pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.9])
+def test_each_element_is_dropped_with_its_probability_whatever_happened_to_its_neighbour(
+    p: float,
+) -> None:
     torch.manual_seed(0)
-    n = 400_001  # not a multiple of what is drawn at once
-    noise = draw_noise(torch.empty(n), p)
-    assert noise is not None
-    dropped = int((noise == 0).sum())
-    assert abs(dropped - n * p) < 5 * math.sqrt(n * p * (1 - p))  # 5 sigma of a binomial
-    assert noise.unique().tolist() == [0.0, pytest.approx(1 / (1 - p), rel=1e-4)]
-    pairs = (noise[1:] == 0) & (noise[:-1] == 0)
-    assert abs(int(pairs.sum()) - n * p * p) < 6 * math.sqrt(n * p * p)
-    assert draw_noise(torch.empty(3), 0.0) is None
+    n, rounds = 400_001, 5
+    for _ in range(rounds):
+        places = draw_dropped(torch.empty(n), p)
+        assert places is not None
+        mask = torch.zeros(n, dtype=torch.bool)
+        mask[places] = True
+        assert int(mask.sum()) == len(places)  # no place comes twice
+        for share in (
+            mask.float().mean(),
+            mask[: n // 9].float().mean(),
+            mask[-n // 9 :].float().mean(),
+        ):
+            assert abs(float(share) - p) < 5 * math.sqrt(
+                p * (1 - p) / (n // 9)
+            )  # 5 sigma of a binomial
+        for distance in (1, 2, 7):
+            pairs = int((mask[distance:] & mask[:-distance]).sum())
+            assert abs(pairs - n * p * p) < 6 * math.sqrt(n * p * p) + 6 * n * p * math.sqrt(p / n)
+
+
+def test_the_first_and_the_last_element_are_dropped_as_often_as_any() -> None:
+    torch.manual_seed(0)
+    n, p, draws = 7, 0.3, 20_000
+    counts = torch.zeros(n)
+    for _ in range(draws):
+        counts[draw_dropped(torch.empty(n), p)] += 1
+    assert float((counts - draws * p).abs().max()) < 5 * math.sqrt(draws * p * (1 - p))
+    assert draw_dropped(torch.empty(n), 0.0) is None
+
+
+def test_dropout_keeps_the_mean_of_the_adapters_update() -> None:
+    """Against PEFT in evaluation: the mean of many masked updates is the update without a mask."""
+    model = fast(llama(lora_dropout=0.4))
+    layer: Any = model.get_submodule("base_model.model.model.layers.0.mlp.down_proj")
+    torch.manual_seed(0)
+    x_TI = torch.randn(6, 48, dtype=torch.float64)
+    with torch.no_grad():
+        updates = torch.stack([layer(x_TI) - layer.base_layer(x_TI) for _ in range(20_000)])
+        expected = layer.eval()(x_TI) - layer.base_layer(x_TI)
+    error = (updates.mean(0) - expected).abs() / (updates.std(0) / math.sqrt(len(updates)))
+    assert float(error.max()) < 5
 
 
 def count_products(model: PeftModel) -> dict[str, int]:
