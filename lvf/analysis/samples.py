@@ -56,5 +56,8 @@ def _write(
 ) -> None:
     table = problem_table(model, base)
     write_table(path, table)
-    settings = inputs | {"table": path.with_suffix(".parquet").name}
+    samples = int(sum(map(sum, (table.passing[0], table.failing[0]))))
+    settings = inputs | {
+        "samples_per_problem": samples, "table": path.with_suffix(".parquet").name,
+    }  # fmt: skip
     write_record(path, record_of(subject, "diversity", diversity_metrics(table), settings))

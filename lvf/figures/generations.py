@@ -3,12 +3,14 @@
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lvf.figures import style
 from lvf.results.store import items
+from lvf.results.variants import of_one_sampling
 
 EPOCHS = 4.0
 """Duration whose models the paper samples for pass@k (App. F)."""
@@ -45,16 +47,17 @@ def pass_at_k(scores: pd.DataFrame, title: str) -> Figure:
 def diversity(scores: pd.DataFrame, title: str) -> Figure:
     """Unique samples a HumanEval problem, passing and failing, over problems (paper Fig. 5).
 
-    Boxes are quartiles over problems, a dot the mean. The last panel divides by the base's number
-    at equal sample size (`lvf.analysis.diversity`), which sampling noise alone leaves at 1; bars
-    are one standard error. Models of code IFT at their longest duration.
+    Boxes are quartiles over problems (of their means over seeds), a dot the mean. The last panel
+    divides by the base's number at equal sample size (`lvf.analysis.diversity`), which sampling
+    noise alone leaves at 1; a point a seed, bars are one standard error. Models of code IFT at
+    their longest duration; of several settings the one with the most samples.
 
     Args:
         scores: rows of `lvf.results.store.load` of one scale, whose records of the task
             `diversity` keep items.
         title: heading.
     """
-    rows = scores[(scores.task == "diversity") & (scores.domain == "code")]
+    rows = of_one_sampling(scores[scores.domain == "code"])
     rows = _labelled(rows[(rows.method == "base") | (rows.regime == "ift")])
     longest = rows.groupby("label").duration.transform("max")
     rows = rows[(rows.method == "base") | (rows.duration == longest)]
@@ -72,8 +75,11 @@ def diversity(scores: pd.DataFrame, title: str) -> Figure:
 
 def _boxes(axes: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     drawn = [label for label in order if (rows.label == label).any()]
-    first = [rows[rows.label == label].iloc[0] for label in drawn]
-    values: Any = [items(str(one.path), str(one.metric)) for one in first]
+    records = [rows[rows.label == label] for label in drawn]
+    values: Any = [
+        np.mean([items(path, metric) for path, metric in zip(one.path, one.metric, strict=True)], 0)
+        for one in records
+    ]
     if not values:
         style.say_missing(axes, "diversity of samples")
         return

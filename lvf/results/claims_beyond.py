@@ -20,6 +20,7 @@ from lvf.results.variants import (
     common,
     longest,
     main_methods,
+    of_one_sampling,
     slope_weights,
 )
 
@@ -39,6 +40,7 @@ EQUAL_FROM = 64
 )  # fmt: skip
 def lora_keeps_more_variety(evidence: Evidence) -> Iterator[Part]:
     """Unique samples a problem, passing and failing: base minus LoRA, and LoRA minus full."""
+    evidence = replace(evidence, scores=of_one_sampling(evidence.scores))
     for verdict in ("unique_passing", "unique_failing"):
         found = evidence.scored(verdict, "diversity", verdict)
         for domain, regime in found.conditions():

@@ -1,5 +1,6 @@
 """Choosing among measured models: variants of methods, their best rates, common durations."""
 
+import json
 import math
 
 import pandas as pd
@@ -55,6 +56,25 @@ def with_score(
         rows = rows.iloc[:0]
     both = rows.merge(found, how="left", on=MODEL).set_index(rows.index)
     return both.assign(**{f"{name}_metric": metric})
+
+
+def of_one_sampling(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the task `diversity`, of the sampling with the most samples a problem.
+
+    Of several such, the one that most models have; unequal numbers cannot be compared.
+    """
+    rows = scores[scores.task == "diversity"]
+    settings = [json.loads(text) for text in rows.settings]
+    told = pd.DataFrame({
+        "sampling": [one.get("samples", "") for one in settings],
+        "size": [one.get("samples_per_problem", 0) for one in settings],
+        "run_id": list(rows.run_id),
+    })  # fmt: skip
+    if told.empty:
+        return rows
+    ranking = told.groupby("sampling").agg({"size": "max", "run_id": "nunique"})
+    chosen = ranking.sort_values(["size", "run_id"]).index[-1]
+    return rows[(told.sampling == chosen).to_numpy()]
 
 
 def as_variants(rows: pd.DataFrame) -> pd.DataFrame:

@@ -135,6 +135,7 @@ def test_stored_samples_become_records_beside_their_problem_tables(tmp_path: Pat
     assert (of_base.run_id, of_base.task) == ("base", "diversity")
     assert "unique.over_base" in compared.metrics
     assert "unique.over_base" not in alone.metrics and "unique.over_base" not in of_base.metrics
+    assert compared.settings["samples_per_problem"] == 20
     table = pd.read_parquet(paths[1].with_suffix(".parquet"))
     assert compared.metrics["unique_passing"].items == list(table.unique_passing)
     assert [sum(counts) for counts in table.passing + table.failing] == [20] * 6

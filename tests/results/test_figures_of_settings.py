@@ -143,18 +143,27 @@ def test_pass_at_k_takes_four_epochs_and_the_most_samples(tmp_path: Path) -> Non
     assert panel.get_title(loc="left") == "4 samples at temperature 0.8"
 
 
-def test_diversity_shows_quartiles_over_problems_and_the_ratio_to_the_base(tmp_path: Path) -> None:
-    for method, counts in (("base", [10.0, 20.0, 30.0]), ("full", [1.0, 2.0, 6.0])):
+def test_diversity_shows_quartiles_over_problems_of_the_sampling_with_most_samples(
+    tmp_path: Path,
+) -> None:
+    few, many = ({"samples": str(n), "samples_per_problem": n} for n in (5, 50))
+    for method, seed, settings, counts in (
+        ("base", 0, many, [10.0, 20.0, 30.0]),
+        ("base", 0, few, [5.0, 5.0, 5.0]),
+        ("full", 0, many, [1.0, 2.0, 6.0]),
+        ("full", 1, many, [3.0, 2.0, 10.0]),
+        ("full", 2, few, [1.0, 1.0, 1.0]),
+    ):
         found = {name: Metric(value=float(np.mean(counts)), items=counts, n=3)
                  for name in ("unique_passing", "unique_failing")}  # fmt: skip
         if method == "full":
-            found["unique_passing.over_base"] = Metric(value=0.5, stderr=0.1)
-        record(tmp_path, "diversity", found, {}, **CODE, method=method)
+            found["unique_passing.over_base"] = Metric(value=0.5 + seed, stderr=0.1)
+        record(tmp_path, "diversity", found, settings, **CODE, method=method, seed=seed)
     passing, _, ratio = diversity(load(tmp_path), "").axes
     assert [text.get_text() for text in passing.get_xticklabels()] == ["base model", "full"]
     means = [line.get_ydata()[0] for line in passing.get_lines() if line.get_marker() == "o"]
-    assert means == [20, 3]
-    assert curves(ratio)["passing"] == [(pytest.approx(0.9), 0.5)]
+    assert means == [20, 4]  # of 2, 2 and 8, the means of two seeds
+    assert curves(ratio)["passing"] == [(pytest.approx(0.9), 0.5), (pytest.approx(0.9), 1.5)]
 
 
 @pytest.fixture
