@@ -49,6 +49,8 @@ METHODS = {
     "LoRA r=64": ["method=lora", "method.rank=64"],
     "LoRA r=256": ["method=lora", "method.rank=256"],
 }
+COMPILED = ("LoRA r=16", "full")
+"""Methods that are timed with torch.compile, too."""
 MATRICES = {(4096, 4096): 4 * 32, (11008, 4096): 2 * 32, (4096, 11008): 32}
 """Shapes of Llama-2-7B's linear maps, and how many of each it has."""
 
@@ -76,12 +78,14 @@ def main() -> None:
 
 def _plan(out: Path, tiny: bool) -> dict[str, Callable[[], object]]:
     plan: dict[str, Callable[[], object]] = {"numerics": lambda: numerics(TINY if tiny else SMALL)}
-    for rows in (2,) if tiny else (8, 6):
-        for name, method in METHODS.items():
-            rank = ["method.rank=8"] if tiny and name != "full" else []
-            words = [*method, *rank, *_row_words(rows, tiny), f"paths.runs={out}/runs"]
-            words.append(f"paths.records={out}/records")
-            plan[f"{name}, {rows} rows at once"] = lambda words=words: benchmark(_composed(*words))
+    sizes = (2,) if tiny else (8, 6)
+    trainings = [(rows, name, "") for rows in sizes for name in METHODS]
+    trainings += [(sizes[-1], name, ", compiled") for name in COMPILED]
+    for rows, name, how in trainings:
+        rank = ["method.rank=8"] if tiny and name != "full" else []
+        words = [*METHODS[name], *rank, *_row_words(rows, tiny), f"paths.runs={out}/runs"]
+        words += [f"paths.records={out}/records", f"runtime.compile={bool(how)}"]
+        plan[f"{name}{how}, {rows} rows at once"] = lambda words=words: benchmark(_composed(*words))
     plan["sampling"] = lambda: sampling(tiny)
     plan["spectra"] = lambda: spectra(tiny)
     return plan

@@ -8,7 +8,8 @@ All train one Llama, in fp32, on the same batches of packed maths examples, with
 llm-foundry sees them too, but its transformers lets the examples of a row see each other.
 `Trainer, padded` sees the same examples one a row, padded to the longest of their batch. The rounds
 alternate; a figure is the median over rounds of a round's median step, in real tokens a second,
-padding apart. The first steps of a round (`--warmup`) do not count.
+padding apart. The first steps of a round (`--warmup`) do not count, so that `lvf, compiled` is
+timed without its compilation, which is in the first.
 
 A measurement can be taken in pieces: `--results FILE` adds each round to a file, and the table is
 of all that are in it. The other environments are those of their projects (`uv venv TRL_VENV`,
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="packed rows of 256 tokens in a batch")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--padded", action="store_true", help="add Trainer on padded examples")
+    parser.add_argument("--compiled", action="store_true", help="add lvf with runtime.compile")
     parser.add_argument("--trl", help="Python of an environment with TRL")
     parser.add_argument("--foundry", help="Python of an environment with llm-foundry and peft")
     parser.add_argument("--results", type=Path, help="file to which the rounds are added")
@@ -97,7 +99,7 @@ def _compare(settings: argparse.Namespace, folder: Path) -> None:
         prepared = prepare(cfg)
         batches = list(itertools.islice(make_loader(prepared, cfg), settings.steps))
         tokens = statistics.mean(int(batch["num_tokens"].sum()) for batch in batches)
-        for name, steps in _contend(cfg, prepared, batches, folder, peers, settings.padded):
+        for name, steps in _contend(cfg, prepared, batches, folder, peers, settings):
             speed = tokens / statistics.median(steps[settings.warmup :])
             print(f"round {round_} {method:5} {name:16} {speed:9,.0f} tokens/s", flush=True)
             with results.open("a") as file:
@@ -113,16 +115,20 @@ def _contend(
     batches: list[Batch],
     folder: Path,
     peers: dict[str, subprocess.Popen[str]],
-    padded: bool,
+    settings: argparse.Namespace,
 ) -> Iterator[tuple[str, list[float]]]:
     """Each trainer's name, and the seconds of its steps."""
     yield "bare loop", _bare(cfg, batches)
     yield "Trainer", _hf_trainer(cfg, batches, folder)
-    if padded:
+    if settings.padded:
         yield "Trainer, padded", _hf_trainer(cfg, [_unpacked(batch) for batch in batches], folder)
     for name, peer in peers.items():
         yield name, _peer(peer, cfg, batches, folder)
     yield "lvf", _lvf(cfg, prepared, len(batches))
+    if settings.compiled:
+        cfg.paths.runs += "-compiled"
+        cfg.runtime.compile = True
+        yield "lvf, compiled", _lvf(cfg, prepared, len(batches))
 
 
 def _start_peer(python: str, name: str) -> subprocess.Popen[str]:

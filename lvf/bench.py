@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lvf.compose import entry_point
 from lvf.config import RunConfig
+from lvf.validate import require_compiler
 
 if TYPE_CHECKING:
     from lvf.data.shards import Prepared
@@ -24,6 +25,7 @@ def run(cfg: RunConfig) -> None:
     """
     if cfg.bench.steps is None:
         cfg.bench.steps = DEFAULT_STEPS
+    require_compiler(cfg)
     benchmark(cfg)
 
 

@@ -224,8 +224,7 @@ class TrainingConfig:
     """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
     draws its own, as plain PEFT (and the paper) does."""
     loss_on_prompt: bool = False
-    """Whether prompts are learnt too. The paper does not say; by llm-foundry's default they are
-    not, and so they are not here."""
+    """Whether prompts are learnt too. The paper does not say; llm-foundry's default is no."""
     attention_dropout: float = 0.0
     """Share of attention probabilities that is dropped (paper Fig. 4)."""
 
@@ -318,6 +317,8 @@ class RuntimeConfig:
     """Predicted tokens whose logits, 4 bytes for each token of the vocabulary, are held at once."""
     recompute_activations: bool = False
     """Activation checkpointing: less memory, since each block's forward pass is made twice."""
+    compile: bool = False
+    """Whether torch.compile joins the operations of a layer in kernels (`lvf.models.compiled`)."""
     bf16_base: bool = True
     """Whether LoRA holds its frozen matrices in bf16 where they are multiplied in it in any case
     (training.precision=amp_bf16; DoRA needs them in fp32): 2 bytes a parameter instead of 6."""
@@ -391,8 +392,7 @@ class RunConfig:
     """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
     domain, regime and scale=paper follow from it unless they are given."""
     tuned: str | None = None
-    """Folder or hub id of a model or adapter made elsewhere, which `lvf.analyze` takes instead of
-    the run's exports."""
+    """Folder or hub id of what `lvf.analyze` takes instead of the run's exports."""
 
 
 def stable_hash(tree: Any) -> str:

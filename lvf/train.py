@@ -3,7 +3,7 @@
 from lvf.bench import benchmark
 from lvf.compose import entry_point
 from lvf.config import RunConfig
-from lvf.validate import require_consent
+from lvf.validate import require_compiler, require_consent
 
 
 def run(cfg: RunConfig) -> None:
@@ -18,6 +18,7 @@ def run(cfg: RunConfig) -> None:
         benchmark(cfg)
         return
     require_consent(cfg)
+    require_compiler(cfg)
     print("loading libraries ...", flush=True)
     from lvf.data.shards import prepare
     from lvf.evals.subjects import check_measurable, measure_run

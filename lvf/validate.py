@@ -1,5 +1,8 @@
 """What types alone cannot check of a run, found out before any work starts."""
 
+import os
+import shutil
+import sys
 from dataclasses import fields
 
 from lvf.config import MethodConfig, RunConfig
@@ -80,6 +83,20 @@ def require_consent(cfg: RunConfig, setting: str = "evals.execute_code=true") ->
         raise UserError(
             "the task humaneval runs programs that the model wrote on this machine: agree with "
             f"{setting}, or leave humaneval out of evals.tasks"
+        )
+
+
+def require_compiler(cfg: RunConfig) -> None:
+    """Refuse to start what torch.compile makes kernels for where it finds no C++ compiler.
+
+    Raises:
+        UserError: `runtime.compile` is set, and there is none.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if cfg.runtime.compile and not shutil.which(compiler):
+        raise UserError(
+            f"runtime.compile=true needs the C++ compiler {compiler}, which is not on the PATH: "
+            "install it, name another in the environment variable CXX, or leave the setting out"
         )
 
 

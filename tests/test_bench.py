@@ -33,6 +33,7 @@ from lvf.models.load import load_base, load_model_config, load_tokenizer
 from lvf.results.records import Record, read_record
 from lvf.results.store import load
 from lvf.training.run_folder import open_run_folder
+from tests.conftest import needs_compiler
 from tests.results.drawn import curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +126,25 @@ def test_what_is_measured_already_is_not_measured_again(
     path = benchmark(composed(folder, "method=full"))
     assert read_record(path) == measured[0]
     assert "measured already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_compiled_benchmark_has_a_record_of_its_own_with_the_compilers_time_apart(
+    folder: Path, measured: Measured
+) -> None:
+    cfg = composed(folder, "method=full", "runtime.compile=true")
+    record = read_record(benchmark(cfg))
+    assert record.run_id == measured[0].run_id and record.settings["compile"]
+    compiling = record.metrics["compile_seconds"]
+    assert compiling.items is not None and len(compiling.items) == 1 + 3
+    assert compiling.items[0] > 0 and compiling.items[1:] == [0, 0, 0]
+    assert compiling.value < record.metrics["first_step_extra_seconds"].value
+    plain = measured[0]
+    assert "compile_seconds" not in plain.metrics and "compile" not in plain.settings
+    figure = throughput(load(folder / "records"), "")
+    drawn = curves(figure.axes[0])["full"]
+    assert drawn == [(4, plain.metrics["tokens_per_second"].value)]
 
 
 def test_a_figure_draws_the_speed_and_memory_of_the_records(

@@ -29,6 +29,7 @@ ROWS = {
     "step_seconds.optimiser": ("  optimiser, s", 1.0, ".4f"),
     "step_seconds.other": ("  other, s", 1.0, ".4f"),
     "communication_seconds": ("collectives, which overlap, s", 1.0, ".4f"),
+    "compile_seconds": ("torch.compile, all steps, s", 1.0, ".1f"),
     "first_step_extra_seconds": ("more in the first step, s", 1.0, ".3f"),
     "flops_per_second": ("TFLOP/s a device", 1e-12, ".4g"),
     "product_flops_per_second": ("fastest product, TFLOP/s", 1e-12, ".4g"),

@@ -35,7 +35,7 @@ def inputs_of(cfg: RunConfig) -> dict[str, Any]:
     import torch
 
     training, runtime = cfg.training, cfg.runtime
-    return {
+    inputs = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
         # Ranks share the cores.
         "threads": None if runtime.num_ranks > 1 else torch.get_num_threads(),
@@ -56,6 +56,8 @@ def inputs_of(cfg: RunConfig) -> dict[str, Any]:
         "flops_basis": BASIS[cfg.method.kind],
         **vars(cfg.bench),
     }
+    # What was measured before there was the setting keeps its name.
+    return inputs | ({"compile": True} if runtime.compile else {})
 
 
 def _cpu_name() -> str:
@@ -108,6 +110,7 @@ def _measure(
     """
     from lvf.benchmarking.clock import StepClock
     from lvf.benchmarking.collectives import CollectiveTime
+    from lvf.benchmarking.compilation import CompileTime
     from lvf.models.counts import (
         attention_flops_per_pair,
         num_trainable_parameters,
@@ -125,8 +128,10 @@ def _measure(
     end = {steps + 1: cfg.duration}
     trainer = make_trainer(timed, prepared, folder, end, None, StopRequest())
     (exporter,) = (one for one in trainer.state.callbacks if isinstance(one, Exporter))
-    clock, collectives = StepClock(), CollectiveTime(steps)
-    trainer.state.callbacks += [collectives, clock] if cfg.runtime.num_ranks > 1 else [clock]
+    clock, collectives, compiling = StepClock(), CollectiveTime(steps), CompileTime()
+    several = cfg.runtime.num_ranks > 1
+    asked = {collectives: several, compiling: runtime.compile, clock: True}
+    trainer.state.callbacks += [callback for callback, is_asked in asked.items() if is_asked]
     try:
         trainer.fit(duration=f"{steps}ba")
         costs = {
@@ -140,8 +145,10 @@ def _measure(
     assert bench.steps is not None
     flops = train_flops_per_token(shape, cfg.method), attention_flops_per_pair(shape)
     metrics = metrics_of(clock.steps, bench.warmup_steps, bench.steps, *flops)
-    if cfg.runtime.num_ranks > 1:
+    if several:
         metrics["communication_seconds"] = Metric(value=collectives.seconds)
+    if runtime.compile:
+        metrics["compile_seconds"] = compiling.metric()
     if costs["peak_memory_bytes"]:  # else the system does not tell
         metrics["peak_memory_gb"] = Metric(value=costs["peak_memory_bytes"] / 1e9)
     return metrics, costs | {"trainable_parameters": num_trainable_parameters(shape, cfg.method)}

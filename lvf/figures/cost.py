@@ -1,6 +1,7 @@
 """What learning costs: arithmetic, time, budgets by rank, and the rate that each rank needs."""
 
 import json
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -55,10 +56,12 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
     Args:
         scores: rows of `lvf.results.store.load` of one scale; drawn are the metrics
             `tokens_per_second` and `peak_memory_gb` of the task `throughput`, at the setting
-            `global_batch_rows`.
+            `global_batch_rows`, but of no run that was compiled or recomputed activations.
         title: heading.
     """
     rows = scores[scores.task == "throughput"]
+    plain_ones = [not _is_traded(json.loads(one)) for one in rows.settings]
+    rows = rows[plain_ones]
     batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
     plain = (rows.method_name == "lora_r" + rows["rank"].astype("string")).fillna(False)
     label = rows.method_name.mask(plain, "LoRA r=" + rows["rank"].astype("string"))
@@ -76,6 +79,11 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
         style.log2_axis(axes, list(here.batch), str)
         axes.set(xlabel="global batch, rows", ylabel=text, ylim=(0, None))
     return style.finish(figure, title, looks)
+
+
+def _is_traded(settings: dict[str, Any]) -> bool:
+    """Whether memory or time was bought with the other, or with compilation."""
+    return bool(settings.get("compile") or settings.get("recompute_activations"))
 
 
 @style.styled

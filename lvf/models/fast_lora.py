@@ -96,6 +96,8 @@ def draw_dropped(x: Tensor, p: float) -> Tensor | None:
     """
     if not p:
         return None
+    if torch.compiler.is_compiling():
+        return draw_mask(x, p)
     if x.device.type != "cpu":
         return torch.empty_like(x, dtype=torch.bool).bernoulli_(p)
     # One draw for each dropped element instead of one for each: the steps between them are
@@ -116,6 +118,21 @@ def drop(x: Tensor, dropped: Tensor | None) -> Tensor:
         return x.masked_fill_(dropped, 0)
     x.view(-1).index_fill_(0, dropped, 0)
     return x
+
+
+@torch.library.custom_op("lvf::draw_mask", mutates_args=())
+def draw_mask(x: Tensor, p: float) -> Tensor:
+    """The same as a mask on any device, in which torch.compile does not look: the draws stay."""
+    dropped = draw_dropped(x, p)
+    assert dropped is not None
+    if dropped.dtype == torch.bool:
+        return dropped
+    return torch.zeros(x.numel(), dtype=torch.bool).index_fill_(0, dropped, 1).view_as(x)
+
+
+@draw_mask.register_fake
+def _(x: Tensor, p: float) -> Tensor:
+    return torch.empty_like(x, dtype=torch.bool)
 
 
 class Adapters(torch.autograd.Function):

@@ -265,6 +265,10 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
     give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
     if cfg.runtime.recompute_activations:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
+        from lvf.models.compiled import compile_layers
+
+        compile_layers(model)
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
     only_adapters = not cfg.method.trained_modules

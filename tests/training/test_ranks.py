@@ -20,6 +20,7 @@ from lvf.config import RunConfig
 from lvf.errors import UserError
 from lvf.training.checkpoints import newest_whole, state_file
 from lvf.training.run_folder import STOPPED, TRAINED
+from tests.conftest import needs_compiler
 from tests.training.conftest import add_logger, metrics, trained, trained_on_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,13 +50,17 @@ class IdleTensors(LoggerDestination):
         self.file.with_suffix(f".{rank}").write_text(json.dumps(idle))
 
 
+@pytest.mark.parametrize(
+    "compile", ["false", pytest.param("true", marks=[pytest.mark.slow, needs_compiler])]
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
-    composed: Any, tmp_path: Path, way: str
+    composed: Any, tmp_path: Path, way: str, compile: str
 ) -> None:
     settings = [*WAYS[way], "runtime.microbatch_rows=1"]
     one = trained(composed(*settings, f"paths.runs={tmp_path}/one"))
-    cfg = add_logger(composed(*settings, "runtime.ranks=2"), IdleTensors, file=f"{tmp_path}/idle")
+    on_two = [*settings, "runtime.ranks=2", f"runtime.compile={compile}"]
+    cfg = add_logger(composed(*on_two), IdleTensors, file=f"{tmp_path}/idle")
     two = trained_on_ranks(cfg)
     expected = metrics(one, "loss/train/total")
     assert metrics(two, "loss/train/total") == pytest.approx(expected, rel=1e-5)

@@ -29,6 +29,7 @@ from lvf.training.run_folder import (
     run_folder,
 )
 from lvf.training.trainer import make_model
+from tests.conftest import needs_compiler
 from tests.training.conftest import add_logger, metrics, trained
 
 
@@ -145,6 +146,26 @@ def test_recomputed_activations_give_the_run_that_keeps_them_across_a_resume(
         trained(add_logger(recomputed, CrashAt, batch=3))
     continued = trained(composed(*settings, "runtime.recompute_activations=true"))
     expected, found = last_weights(whole), last_weights(continued)
+    for name, weight in expected.items():  # masks of dropout are the same, the order of sums is not
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_compiled_run_gives_the_run_that_is_not_across_a_resume(
+    composed: Any, tmp_path: Path
+) -> None:
+    settings = ("method=lora", "runtime.checkpoint_every_batches=2")
+    whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
+    with pytest.raises(ConnectionError):
+        trained(add_logger(composed(*settings, "runtime.compile=true"), CrashAt, batch=3))
+    continued = trained(composed(*settings, "runtime.compile=true"))
+    assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
+    assert metrics(continued, "loss/train/total")[-3:] == pytest.approx(
+        metrics(whole, "loss/train/total")[-3:], rel=1e-4
+    )
+    expected, found = last_weights(whole), last_weights(continued)
+    assert found.keys() == expected.keys()
     for name, weight in expected.items():  # masks of dropout are the same, the order of sums is not
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
 

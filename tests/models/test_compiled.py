@@ -1,0 +1,110 @@
+"""A compiled model is the same model: its loss, gradients, masks and names, for any batch."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch._dynamo.utils import counters
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lvf.compose import compose
+from lvf.errors import UserError
+from lvf.models.compiled import compile_layers
+from lvf.models.fast_lora import speed_up
+from lvf.models.packed import attend_within_segments, find_segments
+from lvf.models.token_loss import give_loss_in_chunks, mean_loss
+from lvf.validate import require_compiler
+from tests.conftest import needs_compiler
+
+LAYERS = 3
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BATCHES = [[9, 1, 5], [24], [3, 3, 3, 30], [2, 17], [64, 5, 1], [7, 7, 40]]
+"""Lengths of the segments of each batch: as many tokens, segments and sizes of them as occur."""
+
+
+def model_of(architecture: str, **lora: Any) -> Any:
+    """A small model, the same one at every call, with adapters that already do something."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        architecture, hidden_size=32, intermediate_size=48, vocab_size=64, use_cache=False,
+        num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    model: Any = AutoModelForCausalLM.from_config(config)
+    attend_within_segments(model)
+    if lora:
+        fast = lora.pop("fast", True)
+        options = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "target_modules": TARGETS} | lora
+        model = get_peft_model(model, LoraConfig(**options))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if fast:
+            speed_up(model)
+    give_loss_in_chunks(model, 16)
+    return model.train()
+
+
+def losses_and_gradients(model: Any) -> tuple[list[torch.Tensor], list[int]]:
+    """Of each batch the loss and every gradient; and how many graphs there were after it."""
+    found, graphs = [], []
+    for seed, lengths in enumerate(BATCHES):
+        torch.manual_seed(seed)
+        ids = torch.randint(64, (1, sum(lengths)))
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        inputs = {"input_ids": ids, "labels": ids, "position_ids": positions[None]}
+        loss = mean_loss(model, inputs | {"segments": find_segments(positions)})
+        loss.backward()
+        found += [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+        model.zero_grad()
+        graphs.append(counters["stats"]["unique_graphs"])
+    return found, graphs
+
+
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": ("llama", {}),
+    "full, other norms": ("olmo2", {}),
+    "lora": ("llama", {"fast": True}),
+    "plain lora": ("qwen3", {"fast": False}),
+    "dora": ("llama", {"use_dora": True, "target_modules": ["q_proj", "down_proj"]}),
+}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("way", WAYS)
+def test_losses_masks_and_gradients_are_those_without_compilation_and_no_batch_needs_its_own(
+    way: str, recompute: bool
+) -> None:
+    architecture, lora = WAYS[way]
+    expected, _ = losses_and_gradients(model_of(architecture, **lora))
+    model = model_of(architecture, **lora)
+    names = list(model.state_dict())
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    compile_layers(model)
+    counters.clear()
+    found, graphs = losses_and_gradients(model)
+    assert list(model.state_dict()) == names
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    # Of LoRA's first layer the input needs no gradient: it has graphs of its own.
+    assert 0 < graphs[1] <= (8 if lora else 4)
+    assert len(set(graphs[1:])) == 1
+
+
+def test_a_missing_compiler_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    require_compiler(compose())
+    with pytest.raises(UserError, match="C\\+\\+ compiler no-such-compiler, which is not"):
+        require_compiler(compose("runtime.compile=true"))
+
+
+def test_the_compiler_is_not_loaded_unless_asked_for() -> None:
+    code = "import sys, lvf.training.trainer as t; from lvf.models import packed, fast_lora\n"
+    code += "print('torch._dynamo' in sys.modules, 'torch._inductor' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout.split()[-2:] == ["False", "False"]
