@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 DISK_BYTES_PER_SECOND = 1e9
 """Of one process that writes or reads one file on a shared file system: assumed."""
+NODE_DISK_BYTES_PER_SECOND = 2e9
+"""Of all ranks of a node that write at once: the least of three levels ("good") that NVIDIA asks of
+a DGX SuperPOD's file system (RA-11333-001 V11, table 6), as is the following."""
+SHARED_DISK_BYTES_PER_SECOND = 7e9
+"""Of all nodes together: of one scalable unit, which has 32."""
+DEVICES_PER_NODE = 8
 START_SECONDS = 10.0
 """From the command to the first batch, reading the model apart: measured on two CPU cores at
 embedded scale."""
@@ -14,6 +20,12 @@ COLLECTIVE_SECONDS = 8.4e-6
 the simple protocol, as are the following."""
 DEVICE_HOP_SECONDS = 3.4e-6
 NODE_HOP_SECONDS = 9.6e-6
+
+
+def parts_bytes_per_second(num_devices: int) -> float:
+    """What ranks write together, or read, where each has a part of a checkpoint."""
+    nodes = -(-num_devices // DEVICES_PER_NODE)
+    return min(nodes * NODE_DISK_BYTES_PER_SECOND, SHARED_DISK_BYTES_PER_SECOND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +38,7 @@ class Cluster:
     """What a ring moves through a device within a node."""
     node_bytes_per_second: float
     """What all network cards of a node move in one direction."""
-    devices_per_node: int = 8
+    devices_per_node: int = DEVICES_PER_NODE
 
     def latency_seconds(self, num_devices: int, passes: int = 1) -> float:
         """Of one collective that goes round the ring `passes` times."""

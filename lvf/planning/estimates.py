@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from lvf.cells import Cell
 from lvf.config import RunConfig, ShapeConfig
 from lvf.data.recipe import batch_tokens, num_token_batches
-from lvf.planning.cluster import CLUSTERS, DISK_BYTES_PER_SECOND, START_SECONDS
+from lvf.planning.cluster import (
+    CLUSTERS,
+    DISK_BYTES_PER_SECOND,
+    START_SECONDS,
+    parts_bytes_per_second,
+)
 from lvf.planning.memory import STATE_OF
-from lvf.planning.scaling import Step, step
+from lvf.planning.scaling import WHOLE, Step, step
 from lvf.planning.shapes import (
     num_parameters,
     num_trainable_parameters,
@@ -75,7 +80,7 @@ def plan(cell: Cell, fresh: bool = False, num_devices: int | None = None) -> Pla
         compute = (flops or at_most) / cfg.scale.sustained_flops[cfg.method.kind]
         one = step(cfg, shape, compute / new, devices, CLUSTERS.get(cfg.scale.device))
         if one:
-            seconds = new * one.seconds + _standing_seconds(cfg, shape, shared, batches)
+            seconds = new * one.seconds + _standing_seconds(cfg, shape, shared, batches, one)
     return Plan(
         batches=batches,
         new_batches=new,
@@ -90,15 +95,17 @@ def plan(cell: Cell, fresh: bool = False, num_devices: int | None = None) -> Pla
     )
 
 
-def _standing_seconds(cfg: RunConfig, shape: ShapeConfig, shared: int, batches: int) -> float:
+def _standing_seconds(
+    cfg: RunConfig, shape: ShapeConfig, shared: int, batches: int, one: Step
+) -> float:
     """The time in which all devices wait: start, reading, checkpoints, exports."""
     every = cfg.runtime.checkpoint_every_batches
     saves = {*range(every, batches, every), *kept_batches(cfg), batches}
     num_saves = sum(batch > shared for batch in saves)
-    held = checkpoint_bytes(cfg, shape) or 0.0
-    read = 2 * num_parameters(shape) + (held if shared else 0.0)  # the base in bf16, on each node
-    written = num_saves * held + export_bytes(cfg, shape)
-    return START_SECONDS + (read + written) / DISK_BYTES_PER_SECOND
+    held = (num_saves + bool(shared)) * (checkpoint_bytes(cfg, shape) or 0.0)
+    alone = 2 * num_parameters(shape) + export_bytes(cfg, shape)  # the base in bf16, on each node
+    together = DISK_BYTES_PER_SECOND if one.layout == WHOLE else parts_bytes_per_second(one.busy)
+    return START_SECONDS + alone / DISK_BYTES_PER_SECOND + held / together
 
 
 def total_batches(cfg: RunConfig) -> int | None:

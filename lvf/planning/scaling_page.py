@@ -34,8 +34,10 @@ the devices that have rows, and the communication that computing does not hide. 
 what travels in it up to its own length; parameters are fetched one block ahead, gradients leave
 one block behind, so the first gather and the last scatter always show. A batch is shared evenly or
 not at all: 192 rows keep 192 of 256 GPUs busy, and the rest are paid for. While a run starts,
-reads its base, writes a checkpoint or exports, all GPUs wait. Not counted: measuring, waiting for
-GPUs, failures, attention scores, and that some ranks have more real tokens in a step than others.
+reads its base, writes a checkpoint or exports, all GPUs wait. Ranks of a sharded model write, and
+a branch reads, their parts of a checkpoint at once; all else goes through one process. Not counted:
+measuring, waiting for GPUs, failures, attention scores, and that some ranks have more real tokens
+in a step than others.
 Rows fill less of a GPU the fewer there are; 1 row of 4096 tokens is taken to run as fast as 6.
 """
 
@@ -75,6 +77,10 @@ def basis() -> str:
         ["start of a run", f"{cluster.START_SECONDS:g} s",
          "measured: two CPU cores, embedded scale"],
         ["reading and writing of one process", _rate(cluster.DISK_BYTES_PER_SECOND), "assumed"],
+        ["writing of all ranks of a node; of all nodes", ", ".join(
+            map(_rate, (cluster.NODE_DISK_BYTES_PER_SECOND,
+                        cluster.SHARED_DISK_BYTES_PER_SECOND))),
+         "published: NVIDIA's DGX SuperPOD with H100, RA-11333-001 V11, table 6, \"good\""],
         ["price of an hour", f"${cluster.DOLLARS_PER_HOUR:.2f}",
          "assumed, within list prices of early 2026"],
     ]  # fmt: skip
@@ -206,9 +212,9 @@ def _costs(cells: list[Cell]) -> list[str]:
 
 
 STOPS = """The smallest power of two at which efficiency is below 0.5: of the steps alone, and of
-whole runs with their start and checkpoints, at which all GPUs wait for one. Every checkpoint of
-full finetuning holds 54 GB; the last columns are whole runs on 256 GPUs with a checkpoint every
-100 batches (`runtime.checkpoint_every_batches`) and every 1000.
+whole runs with their start, checkpoints and exports. Every checkpoint of full finetuning holds
+54 GB; the last columns are whole runs on 256 GPUs with a checkpoint every 100 batches
+(`runtime.checkpoint_every_batches`) and every 1000.
 """
 
 

@@ -153,6 +153,21 @@ def test_one_device_computes_without_communication(lora: Cell) -> None:
     assert alone.seconds == pytest.approx(alone.compute_hours * 3600 + 10 + moved / 1e9)
 
 
+@pytest.mark.parametrize(("num_devices", "rate"), [(8, 2e9), (24, 6e9), (32, 7e9), (256, 7e9)])
+def test_nodes_write_and_read_the_parts_of_a_checkpoint_at_once_as_fast_as_all_disks_are(
+    full: Cell, num_devices: int, rate: float
+) -> None:
+    trunk = plan(full, fresh=True, num_devices=num_devices)
+    branch = plan(cell("method=full", "duration=4e9"), fresh=True, num_devices=num_devices)
+    # the trunk saves as above; a branch reads at 4,069, and saves at 4,100 to 5,000 and at its end
+    for one, moved in ((trunk, 254 + 7 + 1), (branch, 1 + 10 + 1)):
+        assert one.seconds is not None and one.step is not None and one.new_batches is not None
+        standing = one.seconds - one.new_batches * one.step.seconds
+        # rank 0 exports 4 bytes a weight, gathered; each node reads the base in bf16
+        expected = 10 + (2 + 4) * TOTAL / 1e9 + moved * 8 * TOTAL / rate
+        assert standing == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("method", ["full", "lora_r16"])
 def test_more_devices_are_never_slower_and_gain_nothing_beyond_the_rows(
     method: str, full: Cell, lora: Cell
