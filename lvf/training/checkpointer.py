@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
-from composer.utils import dist
-from composer.utils.checkpoint import save_checkpoint
+from composer.utils import dist, reproducibility
 
-from lvf.training.checkpoints import by_age, name_of, seal
+from lvf.training.checkpoints import by_age, name_of, seal, state_file
+from lvf.training.parts import IN_PARTS, drop_frozen, save_parts
 from lvf.training.stopping import StoppedError, StopRequest
 
 
@@ -23,9 +27,9 @@ class Checkpointer(Callback):
     it is killed while it moves its `latest` link; here the folder `ba0000100` appears by a rename
     when all of it is on disk. The newest `keep` folders stay, those of the `kept` batches always.
 
-    With several ranks, rank 0 gathers and writes one file that any number of ranks can load: with
-    Lion, 8 bytes a trained parameter. Full finetuning of 7 B parameters thus needs 54 GB on disk,
-    in the memory of rank 0 while it saves, and in that of each rank of a node while a run resumes.
+    Any number of ranks can load it: with Lion, 8 bytes a trained parameter. Where FSDP2 shards a
+    model, every rank writes its part of the weights and of the optimiser's state, and rank 0 what
+    else there is; else rank 0 writes all.
     """
 
     def __init__(
@@ -44,6 +48,12 @@ class Checkpointer(Callback):
         self.kept = {name_of(batch) for batch in kept}
         self.stop = stop
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Take what is written in parts out of Composer's state, which gathers it on rank 0."""
+        if state.fsdp_enabled:
+            names = state.serialized_attributes
+            state.serialized_attributes = [name for name in names if name not in IN_PARTS]
+
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save after this batch if its turn has come, or if the run is asked to stop."""
         batch = state.timestamp.batch.value
@@ -55,20 +65,26 @@ class Checkpointer(Callback):
 
     def _save(self, state: State, target: Path) -> None:
         partial = target.with_name(f".{target.name}.partial")
-        if dist.get_global_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
-        dist.barrier()
+        is_first = dist.get_global_rank() == 0
         try:
-            # Every rank takes part. DDP takes no notice of Composer's filter for adapters.
-            path = str(partial / "rank{rank}.pt")
-            save_checkpoint(state, path, ignore_keys=lambda tree: _drop_frozen(tree, state))
-            if dist.get_global_rank() == 0:
-                seal(partial, target)
-                self._prune()
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+            with failing_together(self.folder.parent):
+                if is_first:
+                    shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
+                    partial.mkdir(parents=True)
+            with failing_together(self.folder.parent):
+                if state.fsdp_enabled:
+                    save_parts(state, partial)
+                tree: dict[str, Any] = {"state": state.state_dict()}
+                tree["rng"] = reproducibility.get_rng_state()
+                if is_first:
+                    drop_frozen(tree["state"].get("model", {}), state)
+                    torch.save(tree, state_file(partial))
+                    seal(partial, target)
+                    self._prune()
+        except Exception:
+            if is_first:
+                shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
             raise
-        dist.barrier()
 
     def _prune(self) -> None:
         passing = [path for path in by_age(self.folder) if path.name not in self.kept]
@@ -76,9 +92,24 @@ class Checkpointer(Callback):
             shutil.rmtree(old)
 
 
-def _drop_frozen(tree: dict[str, Any], state: State) -> None:
-    """Leave the base, which no step changes, out of a checkpoint of its adapters."""
-    weights = tree["state"]["model"]
-    for name, parameter in state.model.named_parameters():
-        if not parameter.requires_grad:
-            weights.pop(name.removeprefix("module."), None)  # which DDP puts before
+@contextmanager
+def failing_together(folder: Path) -> Iterator[None]:
+    """Wait here for every rank, and raise on all of them what went wrong on any.
+
+    Else the others would wait in their next collective. Inside, collectives come before what can
+    fail on one rank alone.
+
+    Raises:
+        OSError: what went wrong; where the disk of `folder` is full, it says so, while torch says
+            only that a write failed.
+    """
+    cause = told = None
+    try:
+        yield
+    except Exception as error:
+        cause, told = error, f"{type(error).__name__}: {error}"
+        if shutil.disk_usage(folder).free < 1 << 20:
+            told = os.strerror(errno.ENOSPC)
+    failures = [one for one in dist.all_gather_object(told) if one]
+    if failures:
+        raise OSError(f"cannot write to {folder}: {failures[0]}") from cause

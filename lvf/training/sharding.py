@@ -24,8 +24,8 @@ def is_sharded(cfg: RunConfig) -> bool:
 def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
     """Shard a model over all ranks, layer by layer, in place; LoRA's adapters stay replicated.
 
-    Composer takes a model with FSDP2 modules as it is, and saves and loads its state gathered. Its
-    own `FSDP2Config` knows no parameters to be left out, and would shard the adapters, too.
+    Composer takes a model with FSDP2 modules as it is; its own `FSDP2Config` knows no parameters to
+    be left out, and would shard the adapters, too. `lvf.training.parts` saves and loads the model.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh

@@ -1,7 +1,8 @@
 """Short real trainings of the packaged base, in this process or on forked ranks."""
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ def composed(tmp_path: Path, shards: Path) -> Callable[..., RunConfig]:
         )
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Holds 4 MiB: less than a checkpoint or an export of full finetuning."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], check=False)
+    if mounted.returncode:
+        pytest.skip("may not mount a small disk here")
+    yield place
+    subprocess.run(["umount", place], check=True)
 
 
 def trained(cfg: RunConfig) -> RunFolder:

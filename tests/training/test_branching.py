@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from benchmarks.kill_storm import last_weights
+from benchmarks.kill_storm import same_weights
 from lvf.compose import compose
 from lvf.config import RunConfig
 from lvf.data.recipe import num_token_batches
@@ -16,7 +15,7 @@ from lvf.train import run
 from lvf.training.branching import branch_batch, kept_batches, trunk_of
 from lvf.training.run_folder import run_folder
 from lvf.training.schedules import cooldown_batches, trapezoid, warmup_batches
-from tests.training.conftest import trained
+from tests.training.conftest import trained_on_ranks
 
 # PAPER facts, section 1.4, typed from the table: budget, batches, cooldown, branch point.
 PAPER_BRANCHES = [
@@ -109,19 +108,20 @@ def composed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(composed: Any, method: str) -> None:
-    trunk = trained(composed(f"method={method}"))
+@pytest.mark.parametrize(("method", "ranks"), [("full", 1), ("lora", 1), ("full", 2)])
+def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(
+    composed: Any, method: str, ranks: int
+) -> None:
+    settings = (f"method={method}", f"runtime.ranks={ranks}")
+    trunk = trained_on_ranks(composed(*settings))
     kept = {path.name for path in trunk.checkpoints.iterdir()}
     assert kept == {"ba0000005", "ba0000010", "ba0000020", "ba0000024"}
     for budget, point in zip(BUDGETS, (5, 10), strict=True):
-        branch = trained(composed(f"method={method}", f"duration={budget}"))
+        branch = trained_on_ranks(composed(*settings, f"duration={budget}"))
         assert f"branched at batch {point} from {trunk.path}" in branch.status()["started_from"]
-        alone = trained(composed(f"method={method}", f"duration={budget}", "trunk.branch=false"))
-        assert alone.status()["started_from"] == "fresh"
-        expected, found = last_weights(alone), last_weights(branch)
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        alone = composed(*settings, f"duration={budget}", "trunk.branch=false")
+        assert trained_on_ranks(alone).status()["started_from"] == "fresh"
+        assert same_weights(run_folder(alone), branch)
 
 
 def test_a_branch_without_its_trunk_is_refused_before_any_data_are_made(

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,23 @@ import pytest
 import torch
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from benchmarks.kill_storm import last_weights
+from benchmarks.kill_storm import last_weights, same_weights, start_ranks, wait_for
 from lvf.config import RunConfig
+from lvf.data.shards import prepare
 from lvf.errors import UserError
 from lvf.training.checkpoints import newest_whole, state_file
-from lvf.training.run_folder import STOPPED, TRAINED
+from lvf.training.parts import parts_folder
+from lvf.training.run_folder import (
+    FAILED,
+    STOPPED,
+    TRAINED,
+    RunFolder,
+    open_run_folder,
+    run_folder,
+)
+from lvf.training.trainer import train
 from tests.conftest import needs_compiler
 from tests.training.conftest import add_logger, metrics, trained, trained_on_ranks
 
@@ -72,13 +85,40 @@ def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
     for name, weight in of_one.items():
         torch.testing.assert_close(of_two[name], weight, rtol=1e-4, atol=1e-5)
     assert [(tmp_path / f"idle.{rank}").read_text() for rank in (0, 1)] == ["[]", "[]"]
-    saved = [
-        torch.load(state_file(Path(newest_whole(run.checkpoints) or "")), weights_only=False)
-        for run in (one, two)
-    ]
-    models = [state["state"]["model"] for state in saved]
-    assert models[0].keys() == models[1].keys()
-    assert way == "full" or all("lora_" in name for name in models[1])
+    of_one, of_two = saved_weights(one), saved_weights(two)
+    assert of_one.keys() == of_two.keys()
+    assert way == "full" or all("lora_" in name for name in of_two)
+    for name, weight in of_one.items():
+        torch.testing.assert_close(of_two[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def newest(run: RunFolder) -> Path:
+    checkpoint = newest_whole(run.checkpoints)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def saved_weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint, read by plain torch."""
+    state = torch.load(state_file(newest(run)), weights_only=False)["state"]
+    if not parts_folder(newest(run)).exists():
+        return state["model"]
+    assert not {"model", "optimizers"} & state.keys()
+    whole = run.path / "whole.pt"
+    dcp_to_torch_save(parts_folder(newest(run)), whole)
+    return torch.load(whole)["model"]
+
+
+def test_each_of_two_ranks_writes_half_of_a_sharded_model_and_of_its_optimizer(
+    composed: Any,
+) -> None:
+    run = trained_on_ranks(composed("method=full", "runtime.ranks=2", "duration=0.2"))
+    num_parameters = sum(weight.numel() for weight in last_weights(run).values())
+    sizes = {path.name: path.stat().st_size for path in parts_folder(newest(run)).iterdir()}
+    assert sizes.keys() == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+    for rank in (0, 1):  # 4 bytes of a weight and 4 of Lion's one moment
+        assert sizes[f"__{rank}_0.distcp"] == pytest.approx(8 * num_parameters / 2, rel=0.05)
+    assert state_file(newest(run)).stat().st_size < num_parameters
 
 
 class LionSteps(LoggerDestination):
@@ -144,7 +184,16 @@ class AskToStop(LoggerDestination):
             self.batch = -1
 
 
-@pytest.mark.parametrize(("way", "first", "then"), [("full", 2, 1), ("lora", 1, 2)])
+@pytest.mark.parametrize(
+    ("way", "first", "then"),
+    [
+        ("full", 2, 1),
+        ("full", 1, 2),
+        ("lora", 1, 2),
+        ("lora on a sharded base", 2, 1),
+        ("lora on a sharded base", 1, 2),
+    ],
+)
 def test_a_run_saved_on_one_number_of_ranks_continues_on_another(
     composed: Any, tmp_path: Path, way: str, first: int, then: int
 ) -> None:
@@ -162,6 +211,79 @@ def test_a_run_saved_on_one_number_of_ranks_continues_on_another(
     of_whole, found = last_weights(whole), last_weights(continued)
     for name, weight in of_whole.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", [["method=full"], ["method=lora", "runtime.shard_base=true"]])
+def test_on_two_ranks_a_stopped_run_ends_with_the_weights_and_counts_of_an_undisturbed_one(
+    composed: Any, tmp_path: Path, way: list[str]
+) -> None:
+    whole = trained_on_ranks(composed(*way, "runtime.ranks=2", f"paths.runs={tmp_path}/whole"))
+    trained_on_ranks(
+        add_logger(composed(*way, "runtime.ranks=2"), AskToStop, batch=2, rank="1"), [75, 75]
+    )
+    continued = trained_on_ranks(composed(*way, "runtime.ranks=2"))
+    assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
+    assert same_weights(whole, continued)
+    for name in ("tokens", "loss_tokens"):
+        assert export_facts(whole)[name] == export_facts(continued)[name]
+    rates = metrics(whole, "lr-Lion/group0")
+    assert metrics(continued, "lr-Lion/group0")[-2:] == rates[-2:]
+
+
+SAVED_OFTEN = ["method=full", "runtime.ranks=2", "runtime.checkpoint_every_batches=2"]
+
+
+def export_facts(run: RunFolder) -> dict[str, Any]:
+    return json.loads((run.finished_exports()[-1] / "export.json").read_text())
+
+
+def test_a_spoilt_part_of_one_rank_has_the_checkpoint_passed_over(
+    composed: Any, tmp_path: Path
+) -> None:
+    whole = trained_on_ranks(composed(*SAVED_OFTEN, f"paths.runs={tmp_path}/whole"))
+    stopped = add_logger(composed(*SAVED_OFTEN), AskToStop, batch=4, rank="0")
+    run = trained_on_ranks(stopped, [75, 75])
+    part = parts_folder(run.checkpoints / "ba0000004") / "__1_0.distcp"
+    part.write_bytes(part.read_bytes()[:-1])
+    continued = trained_on_ranks(composed(*SAVED_OFTEN))
+    assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
+    assert same_weights(whole, continued)
+
+
+def errors_of_ranks(cfg: RunConfig, tmp_path: Path, before: Callable[[], None]) -> list[str]:
+    """What each of two ranks fails with, which none of them may wait for the other to do."""
+    folder, prepared = open_run_folder(cfg), prepare(cfg)
+
+    def fail_to_train() -> None:
+        before()
+        with pytest.raises((OSError, UserError)) as failed:
+            train(cfg, prepared, folder)
+        (tmp_path / f"failed.{os.environ['RANK']}").write_text(str(failed.value))
+
+    assert wait_for(start_ranks(2, fail_to_train)) == [0, 0]
+    assert list(folder.checkpoints.iterdir()) == []
+    return [(tmp_path / f"failed.{rank}").read_text() for rank in (0, 1)]
+
+
+def test_what_one_rank_cannot_write_ends_all_of_them_and_leaves_nothing_half_written(
+    composed: Any, tmp_path: Path
+) -> None:
+    def small_files_on_rank_1() -> None:
+        if os.environ["RANK"] == "1":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    cfg = composed(*SAVED_OFTEN)
+    errors = errors_of_ranks(cfg, tmp_path, small_files_on_rank_1)
+    assert errors[0] == errors[1] and "rank 1: " in errors[0]
+    assert run_folder(cfg).status()["state"] == FAILED
+
+
+def test_a_full_disk_is_called_so_by_every_rank(
+    composed: Any, tmp_path: Path, small_disk: Path
+) -> None:
+    cfg = composed(*SAVED_OFTEN, f"paths.runs={small_disk}")
+    errors = errors_of_ranks(cfg, tmp_path, lambda: None)
+    assert all("is full: " in error and "start the same command again" in error for error in errors)
 
 
 def test_a_signal_saves_the_batch_and_the_next_start_ends_as_if_undisturbed(
