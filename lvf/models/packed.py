@@ -5,7 +5,8 @@ spent on padding, and attention is computed segment by segment, so that none is 
 pairs. Neither changes what a token sees: outputs are those of the padded batch to rounding.
 FlashAttention's variable-length kernel does the same where it is installed.
 
-Sizes: T tokens, N segments, L places of the longest, H query heads, K key heads, D of a head.
+Sizes: T tokens, P places, N segments, L places of the longest, H query heads, K key heads, D of a
+head.
 """
 
 from __future__ import annotations
@@ -32,12 +33,20 @@ def attend_within_segments(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the segments of a row of tokens are, those of like length together."""
+    """Where the segments of a row of T tokens are, those of like length together.
 
-    places: list[tuple[Tensor, Tensor]]
-    """Index of each segment's tokens, [N, L] (the last is repeated), and which are its own."""
-    order: Tensor
-    """Place of each token, [T], in the tokens that `places` lists one after the other."""
+    A segment of length l has a row of L >= l places; groups of [N, L] places lie one after the
+    other, P in all.
+    """
+
+    shapes: list[tuple[int, int]]
+    """N and L of each group."""
+    tokens: Tensor
+    """Token at each place, [P]; beyond a segment's end its last one, again."""
+    empty: Tensor
+    """Places beyond a segment's end, as indices into [P]."""
+    places: Tensor
+    """Place of each token, [T]."""
 
 
 def find_segments(position_ids: Tensor) -> Segments:
@@ -49,17 +58,54 @@ def find_segments(position_ids: Tensor) -> Segments:
     ends = torch.cat([starts[1:], starts.new_tensor([len(position_ids)])])
     lengths = ends - starts
     doublings = torch.ceil(torch.log2(lengths.double())).int()
-    places = []
+    shapes, tokens, owned = [], [], []
     for doubling in doublings.unique().tolist():
         some = doublings == doubling
         steps = torch.arange(int(lengths[some].max()), device=starts.device)
-        own = steps < lengths[some, None]
-        index = (starts[some, None] + steps).minimum(ends[some, None] - 1)
-        places.append((index, own))
-    listed = torch.cat([index[own] for index, own in places])
-    order = torch.empty_like(listed)
-    order[listed] = torch.arange(len(listed), device=listed.device)
-    return Segments(places, order)
+        index_NL = (starts[some, None] + steps).minimum(ends[some, None] - 1)
+        shapes.append((index_NL.shape[0], index_NL.shape[1]))
+        tokens.append(index_NL.flatten())
+        owned.append((steps < lengths[some, None]).flatten())
+    tokens_P, owned_P = torch.cat(tokens), torch.cat(owned)
+    places_T = torch.empty_like(position_ids)
+    places_T[tokens_P[owned_P]] = torch.nonzero(owned_P).squeeze(1)
+    return Segments(shapes, tokens_P, torch.nonzero(~owned_P).squeeze(1), places_T)
+
+
+class ToPlaces(torch.autograd.Function):
+    """Tokens [H, T, D] to places [H, P, D].
+
+    What is put at a place beyond a segment's end reaches no token's output, so its gradient is 0,
+    and the sum over a token's places is a single one: a gather, where autograd's would add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_HTD: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+        """Repeat the last token of each segment to its group's length."""
+        ctx.save_for_backward(places)
+        return x_HTD.index_select(1, tokens)
+
+    @staticmethod
+    def backward(ctx: Any, dx_HPD: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient at each token's own place."""
+        (places,) = ctx.saved_tensors
+        return dx_HPD.index_select(1, places), None, None
+
+
+class ToTokens(torch.autograd.Function):
+    """Places [P, H, D] to tokens [T, H, D], the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, y_PHD: Tensor, tokens: Tensor, empty: Tensor, places: Tensor) -> Tensor:
+        """Leave out what lies beyond the segments' ends."""
+        ctx.save_for_backward(tokens, empty)
+        return y_PHD.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, dy_THD: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient at each token's own place, 0 beyond the ends."""
+        tokens, empty = ctx.saved_tensors
+        return dy_THD.index_select(0, tokens).index_fill_(0, empty, 0), None, None, None
 
 
 def attend(
@@ -82,13 +128,14 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, None, dropout, scaling, is_causal=True
         )
+    sizes = [num * longest for num, longest in segments.shapes]
+    placed: list[Any] = [
+        ToPlaces.apply(x[0], segments.tokens, segments.places).split(sizes, 1)
+        for x in (query, key, value)
+    ]
     outputs = []
-    for index, own in segments.places:
-        num, longest = index.shape
-        q_NHLD, k_NKLD, v_NKLD = (
-            x[0].index_select(1, index.view(-1)).unflatten(1, (num, longest)).transpose(0, 1)
-            for x in (query, key, value)
-        )
+    for shape, *three in zip(segments.shapes, *placed, strict=True):
+        q_NHLD, k_NKLD, v_NKLD = (x.unflatten(1, shape).transpose(0, 1) for x in three)
         # What follows a segment's end needs no mask: causal attention never looks at it.
         y_NHLD = scaled_dot_product_attention(
             q_NHLD,
@@ -99,8 +146,9 @@ def attend(
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        outputs.append(y_NHLD.transpose(1, 2)[own])
-    return torch.cat(outputs).index_select(0, segments.order)[None], None
+        outputs.append(y_NHLD.transpose(1, 2).flatten(0, 1))
+    back: Any = ToTokens.apply(torch.cat(outputs), segments.tokens, segments.empty, segments.places)
+    return back[None], None
 
 
 def end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:

@@ -81,11 +81,23 @@ def test_no_place_of_a_batch_is_padding_and_few_are_repeated() -> None:
     lengths = [1, 2, 3, 4, 5, 8, 9, 100]
     positions = torch.cat([torch.arange(length) for length in lengths])
     segments = find_segments(positions)
-    assert int(sum(own.sum() for _, own in segments.places)) == sum(lengths)
-    for index, own in segments.places:
-        assert own.sum() > own.numel() / 2 or len(index) == 1
-        for places, real in zip(index, own, strict=True):
-            assert positions[places[real]].tolist() == list(range(int(real.sum())))
+    place = 0
+    ends_at = torch.tensor(lengths).cumsum(0)
+    found = []
+    for num, longest in segments.shapes:
+        for _ in range(num):
+            row = segments.tokens[place : place + longest]
+            end = int(row[-1])
+            length = lengths[int((ends_at == end + 1).nonzero())]
+            assert longest < 2 * length or num == 1
+            first = list(range(end + 1 - length, end + 1))
+            assert row.tolist() == first + [end] * (longest - length)
+            assert segments.places[first].tolist() == list(range(place, place + length))
+            empty = set(range(place, place + longest)) & set(segments.empty.tolist())
+            assert empty == set(range(place + length, place + longest))
+            place += longest
+            found.append(length)
+    assert place == len(segments.tokens) and sorted(found) == lengths
     batch = end_to_end(collate(ROWS))
     assert batch["input_ids"].shape == (1, 9 + 1 + 5 + SEQ_LEN + 3 + 2 + 2 + 17)
 
