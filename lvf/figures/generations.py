@@ -76,10 +76,10 @@ def diversity(scores: pd.DataFrame, title: str) -> Figure:
 def _boxes(axes: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     drawn = [label for label in order if (rows.label == label).any()]
     records = [rows[rows.label == label] for label in drawn]
-    values: Any = [
-        np.mean([items(path, metric) for path, metric in zip(one.path, one.metric, strict=True)], 0)
-        for one in records
-    ]
+    values: Any = []
+    for one in records:
+        seeds: Any = [items(*where) for where in zip(one.path, one.metric, strict=True)]
+        values.append(np.mean(seeds, axis=0))
     if not values:
         style.say_missing(axes, "diversity of samples")
         return
