@@ -41,7 +41,7 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
         if (_plottable(rows[name], "forgetting").method == "base").all():
             style.say_missing(axes, f"{name.split(':')[0]}\nwith both measures")
             continue
-        _panel(axes, rows[name], "forgetting", looks, along="duration")
+        _panel(axes, rows[name], "forgetting", looks)
         axes.set_xlabel(style.MEASURE_TEXTS["forgetting"].replace("\n", " "), fontsize=8)
         axes.set_ylabel(style.target_text(domain))
     sizes = _size_legend([4.5, 9.0], ["shortest", "longest"])
@@ -53,7 +53,7 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
     """Learning against forgetting of one group over its rates, means over seeds.
 
     One panel for the forgetting average and one for held-out source NLL, on a reversed log axis. A
-    line joins the rates of one method and duration (where there is one rate only, its durations);
+    thick line joins a method's durations at its chosen rate, a thin one the rates of one duration;
     larger marks trained longer, hollow ones are not cooled down; bars are one standard error.
 
     Args:
@@ -70,10 +70,8 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
         return style.finish(figure, title)
     figure, places = style.panels(len(shown), len(shown), (4.7, 4.2), legend=1.9)
     looks = style.looks(everything)
-    trained = rows[rows.method != "base"]
-    along = "lr_peak" if trained.lr_peak.nunique() > trained.label.nunique() else "duration"
     for axes, name in zip(places, shown, strict=True):
-        _panel(axes, rows, name, looks, along)
+        _panel(axes, rows, name, looks)
         text = style.MEASURE_TEXTS[name].replace("\n", " ")
         axes.set_xlabel(f"{text}\n(forgets less →)")
     places[0].set_ylabel(f"{style.target_text(str(group.domain.iloc[0]))}  (learns more →)")
@@ -91,8 +89,9 @@ def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
     kept = [rows[rows.method == "base"]]
     for _, method in rows[rows.method != "base"].groupby("label", sort=False):
         rate = chosen_rate(method)
-        same = True if rate is None else np.isclose(method.lr_peak, rate, equal_nan=True)
-        kept.append(method[same])
+        if rate is not None:
+            method = method[np.isclose(method.lr_peak, rate, equal_nan=True)]
+        kept.append(method)
     return pd.concat(kept)
 
 
@@ -100,31 +99,32 @@ def _plottable(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     return rows[rows.target.notna() & rows[name].notna()]
 
 
-def _panel(
-    axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look], along: str
-) -> None:
-    """Marks at their scores, joined along `lr_peak` or `duration`."""
+def _panel(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look]) -> None:
+    """Marks at their scores, joined along durations and along rates."""
     complete = _plottable(rows, name)
     for one in complete[complete.method == "base"].itertuples():
         axes.axhline(one.target, **style.BASE_LINE, label=style.BASE)
         axes.axvline(getattr(one, name), **style.BASE_LINE)
     sizes = _sizes(rows)
-    rest = ["label", *(["run_duration", "duration"] if along == "lr_peak" else []), "cooled_down"]
-    trained = complete[complete.method != "base"]
-    for (label, *_), line in trained.groupby(rest, dropna=False, sort=False):
-        colour, marker = looks[str(label)]
-        cooled = bool(line.cooled_down.all())
-        (joined,) = axes.plot(line[name], line.target, color=colour)
-        if not cooled:
-            joined.set(linestyle=":", label=style.HOT)
-        for one in line.itertuples():
-            point = pd.DataFrame([one])
-            axes.errorbar(
-                point[name], point.target, xerr=style.bars(point, name),
-                yerr=style.bars(point, "target"), color=colour, marker=marker,
-                markersize=sizes[one.duration], elinewidth=0.7,
-                markerfacecolor=colour if cooled else "white", linestyle="", label=label,
-            )  # fmt: skip
+    trained = complete[complete.method != "base"].sort_values("duration")
+    is_cooled = trained.cooled_down.astype(bool)
+    cooled, hot = trained[is_cooled], trained[~is_cooled]
+    for label, line in _chosen(cooled).groupby("label", sort=False):
+        axes.plot(line[name], line.target, color=looks[str(label)][0])
+    for (label, _), line in cooled.sort_values("lr_peak").groupby(["label", "duration"]):
+        axes.plot(line[name], line.target, color=looks[str(label)][0], linewidth=0.7, alpha=0.6)
+    for (label, *_), line in hot.groupby(["label", "run_duration", "lr_peak"], dropna=False):
+        colour = looks[str(label)][0]
+        axes.plot(line[name], line.target, color=colour, linestyle=":", label=style.HOT)
+    for one in trained.itertuples():
+        colour, marker = looks[str(one.label)]
+        point = pd.DataFrame([one])
+        axes.errorbar(
+            point[name], point.target, xerr=style.bars(point, name),
+            yerr=style.bars(point, "target"), color=colour, marker=marker,
+            markersize=sizes[one.duration], elinewidth=0.7,
+            markerfacecolor=colour if one.cooled_down else "white", linestyle="", label=one.label,
+        )  # fmt: skip
     if name == "nll_source":
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
