@@ -60,8 +60,7 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
         title: heading.
     """
     rows = scores[scores.task == "throughput"]
-    plain_ones = [not _is_traded(json.loads(one)) for one in rows.settings]
-    rows = rows[plain_ones]
+    rows = rows[[not _is_traded(json.loads(one)) for one in rows.settings]] if len(rows) else rows
     batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
     plain = (rows.method_name == "lora_r" + rows["rank"].astype("string")).fillna(False)
     label = rows.method_name.mask(plain, "LoRA r=" + rows["rank"].astype("string"))

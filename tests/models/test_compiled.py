@@ -1,7 +1,5 @@
 """A compiled model is the same model: its loss, gradients, masks and names, for any batch."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -104,10 +102,3 @@ def test_a_missing_compiler_is_told_before_any_work(monkeypatch: pytest.MonkeyPa
     require_compiler(compose())
     with pytest.raises(UserError, match="C\\+\\+ compiler no-such-compiler, which is not"):
         require_compiler(compose("runtime.compile=true"))
-
-
-def test_the_compiler_is_not_loaded_unless_asked_for() -> None:
-    code = "import sys, lvf.training.trainer as t; from lvf.models import packed, fast_lora\n"
-    code += "print('torch._dynamo' in sys.modules, 'torch._inductor' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert said.stdout.split()[-2:] == ["False", "False"]

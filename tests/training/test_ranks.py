@@ -33,7 +33,6 @@ from lvf.training.run_folder import (
     run_folder,
 )
 from lvf.training.trainer import train
-from tests.conftest import needs_compiler
 from tests.training.conftest import add_logger, metrics, trained, trained_on_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,17 +62,14 @@ class IdleTensors(LoggerDestination):
         self.file.with_suffix(f".{rank}").write_text(json.dumps(idle))
 
 
-@pytest.mark.parametrize(
-    "compile", ["false", pytest.param("true", marks=[pytest.mark.slow, needs_compiler])]
-)
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
-    composed: Any, tmp_path: Path, way: str, compile: str
+    composed: Any, tmp_path: Path, way: str
 ) -> None:
     settings = [*WAYS[way], "runtime.microbatch_rows=1"]
     one = trained(composed(*settings, f"paths.runs={tmp_path}/one"))
-    on_two = [*settings, "runtime.ranks=2", f"runtime.compile={compile}"]
-    cfg = add_logger(composed(*on_two), IdleTensors, file=f"{tmp_path}/idle")
+    on_two = composed(*settings, "runtime.ranks=2")
+    cfg = add_logger(on_two, IdleTensors, file=f"{tmp_path}/idle")
     two = trained_on_ranks(cfg)
     expected = metrics(one, "loss/train/total")
     assert metrics(two, "loss/train/total") == pytest.approx(expected, rel=1e-5)
