@@ -1,7 +1,6 @@
 """What learning costs: arithmetic, time, budgets by rank, and the rate that each rank needs."""
 
 import json
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.ticker import LogLocator
 from lvf.figures import style
 from lvf.figures.curves import conditions
 from lvf.results.cells import CELL, cells, rate_text
+from lvf.results.variants import circumstances
 
 THROUGHPUT = {
     "tokens_per_second": "training tokens a second",
@@ -56,11 +56,13 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
     Args:
         scores: rows of `lvf.results.store.load` of one scale; drawn are the metrics
             `tokens_per_second` and `peak_memory_gb` of the task `throughput`, at the setting
-            `global_batch_rows`, but of no run that was compiled or recomputed activations.
+            `global_batch_rows`; of several circumstances (device, compilation, ...) those that most
+            rows have.
         title: heading.
     """
     rows = scores[scores.task == "throughput"]
-    rows = rows[[not _is_traded(json.loads(one)) for one in rows.settings]] if len(rows) else rows
+    under = circumstances(rows)
+    rows = rows[under.isin(under.mode()[:1])]
     batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
     plain = (rows.method_name == "lora_r" + rows["rank"].astype("string")).fillna(False)
     label = rows.method_name.mask(plain, "LoRA r=" + rows["rank"].astype("string"))
@@ -78,11 +80,6 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
         style.log2_axis(axes, list(here.batch), str)
         axes.set(xlabel="global batch, rows", ylabel=text, ylim=(0, None))
     return style.finish(figure, title, looks)
-
-
-def _is_traded(settings: dict[str, Any]) -> bool:
-    """Whether memory or time was bought with the other, or with compilation."""
-    return bool(settings.get("compile") or settings.get("recompute_activations"))
 
 
 @style.styled

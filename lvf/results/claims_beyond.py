@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from lvf.config import stable_hash
 from lvf.results.claim import claim
 from lvf.results.contrasts import contrast, evenly
 from lvf.results.evidence import Evidence, Part, part
@@ -17,6 +16,7 @@ from lvf.results.statistics import Estimate, over_seeds
 from lvf.results.store import items
 from lvf.results.variants import (
     as_variants,
+    circumstances,
     common,
     longest,
     main_methods,
@@ -164,17 +164,12 @@ def lora_needs_less_memory(evidence: Evidence) -> Iterator[Part]:
 
 def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Part]:
     """1 minus LoRA's figure over full's, of several benchmarks that differ in the method alone."""
-    corpus, scores = evidence.models.iloc[0], evidence.scores
+    scores = evidence.scores
     rows = scores[(scores.task == "throughput") & (scores.metric == metric)]
-    for axis in ("source", "scale", "model"):
-        rows = rows[rows[axis] == corpus[axis]]
     if rows.empty:
         return
-    settings = [json.loads(one) for one in rows.settings]
-    rows = in_few_blocks(rows).assign(
-        batch=[one["global_batch_rows"] for one in settings],
-        circumstances=[stable_hash(one | {"flops_basis": None}) for one in settings],
-    )
+    batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
+    rows = in_few_blocks(rows).assign(batch=batch, circumstances=circumstances(rows))
     rows = main_methods(as_variants(rows))
     same = ["domain", "regime", "dataset", "batch", "circumstances"]
     for (domain, regime, _, batch, _), group in rows.groupby(same):

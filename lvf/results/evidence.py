@@ -97,7 +97,8 @@ class Evidence:
     main: pd.DataFrame
     """Of those, the paper's main methods; see `main_methods`."""
     scores: pd.DataFrame
-    """Rows as of `lvf.results.store.load`, for what is no measure of learning or forgetting."""
+    """Rows of this corpus as of `lvf.results.store.load`, for what is no measure of learning or
+    forgetting."""
 
     def having(self, measures: tuple[str, ...]) -> Evidence:
         """The same, of its trained models only those that have these measures."""
@@ -162,13 +163,17 @@ class Evidence:
 
 
 def corpora(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
-    """The evidence of each source, scale and base model that has trained models."""
-    sides = models.groupby(["source", "scale", "model"], sort=True)
-    for (source, scale, model), rows in sides:
-        if (rows.method != "base").any():
-            ours = scale if scale == model else f"{scale} {model}"
-            corpus = "published" if source == "paper" else str(ours)
-            kept = (rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)
-            finished = as_variants(rows[kept])
-            tuned = at_chosen_rates(finished)
-            yield Evidence(corpus, rows, finished, tuned, main_methods(tuned), scores)
+    """The evidence of each source, scale and base model that has trained models or benchmarks."""
+    axes = ["source", "scale", "model"]
+    told = pd.concat([models[models.method != "base"], scores[scores.task == "throughput"]])
+    for source, scale, model in sorted(set(told[axes].itertuples(index=False, name=None))):
+        rows, theirs = (
+            one[(one.source == source) & (one.scale == scale) & (one.model == model)]
+            for one in (models, scores)
+        )
+        ours = scale if scale == model else f"{scale} {model}"
+        corpus = "published" if source == "paper" else str(ours)
+        kept = (rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)
+        finished = as_variants(rows[kept])
+        tuned = at_chosen_rates(finished)
+        yield Evidence(corpus, rows, finished, tuned, main_methods(tuned), theirs)

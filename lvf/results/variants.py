@@ -5,6 +5,7 @@ import math
 
 import pandas as pd
 
+from lvf.config import stable_hash
 from lvf.results.cells import chosen_rate
 from lvf.results.contrasts import evenly
 from lvf.results.measured import GROUP
@@ -75,6 +76,13 @@ def of_one_sampling(scores: pd.DataFrame) -> pd.DataFrame:
     ranking = told.groupby("sampling").agg({"size": "max", "run_id": "nunique"})
     chosen = ranking.sort_values(["size", "run_id"]).index[-1]
     return rows[(told.sampling == chosen).to_numpy()]
+
+
+def circumstances(rows: pd.DataFrame) -> pd.Series:
+    """What each benchmark of speed ran under, its method and batch apart, as a hash."""
+    own = {"global_batch_rows": None, "flops_basis": None}
+    found = [stable_hash(json.loads(one) | own) for one in rows.settings]
+    return pd.Series(found, rows.index, dtype="object")
 
 
 def as_variants(rows: pd.DataFrame) -> pd.DataFrame:

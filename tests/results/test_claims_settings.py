@@ -150,10 +150,10 @@ def speed(folder: Path, sign: int, stderr: float) -> None:
 def benchmarked(folder: Path, sign: int, stderr: float) -> None:
     """Full at 100 tokens a second in 10 GB; for the claims LoRA at 80 in 6, against at 120 in 14.
 
-    At both of two batches, where everything is larger, and with other circumstances elsewhere.
+    No trained model is there. At both of two batches, where everything is larger, and with other
+    circumstances elsewhere.
     """
     rng = np.random.default_rng(0)
-    put(folder, where("code", "cpt", "full", 1e5), scores("code", 0.5, 0.1))
     noise = 0.01 if stderr == SHARP else 0.8
     for batch, method, seed in product((8, 64), ("full", "r8"), range(4)):
         less = 0 if method == "full" else sign

@@ -124,6 +124,14 @@ def test_throughput_is_drawn_over_the_batch(tmp_path: Path) -> None:
     assert "no records for\npeak memory" in texts(figure)
 
 
+def test_throughput_is_drawn_of_the_circumstances_that_most_benchmarks_have(tmp_path: Path) -> None:
+    for batch, chunk, speed in ((8, 2048, 1.0), (64, 2048, 2.0), (8, 512, 9.0)):
+        here = {"global_batch_rows": batch, "loss_chunk_tokens": chunk}
+        metrics = {"tokens_per_second": Metric(value=speed)}
+        record(tmp_path, "throughput", metrics, here, method="full", seed=chunk)
+    assert curves(throughput(load(tmp_path), "").axes[0]) == {"full": [(8, 1), (64, 2)]}
+
+
 def test_pass_at_k_takes_four_epochs_and_the_most_samples(tmp_path: Path) -> None:
     few, many = ({"samples": n, "temperature": 0.8} for n in (1, 4))
     for method, passed in (("base", 1), ("full", 2)):

@@ -13,7 +13,8 @@ from lvf.errors import UserError
 from lvf.report import ReportConfig, quoted, report
 
 from .conftest import Write, axes
-from .worlds import ALL
+from .test_claims_settings import benchmarked
+from .worlds import ALL, SHARP
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -142,6 +143,18 @@ def test_broken_files_are_told_and_do_not_stop_the_report(
     (records / "torn.json").write_text("{")
     report(ReportConfig(records=str(records), out=str(tmp_path / "o"), where="domain = 'code'"))
     assert "torn.json" in capsys.readouterr().err
+
+
+def test_benchmarks_alone_are_judged_and_the_report_says_that_it_needs_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmarked(tmp_path, 1, SHARP)
+    records, out = str(tmp_path), tmp_path / "o"
+    with pytest.raises(UserError, match="judge its benchmarks with python -m lvf.report claims"):
+        report(ReportConfig(records=records, out=str(out)))
+    report(ReportConfig(records=records, out=str(out), claims=True))
+    told = pd.read_csv(out / "claims.csv").set_index("number").verdict
+    assert sorted(told.index[told == "supported"]) == ["14a", "14b"]
 
 
 def test_the_published_numbers_need_no_records(
