@@ -7,7 +7,7 @@ keeps the thinned input, what was dropped and the small hidden states. Without d
 PEFT's to rounding; with it q, k and v (gate and up) see one mask instead of independent ones, each
 with PEFT's distribution.
 
-Sizes: T tokens, I inputs, O outputs of a map, R its rank, S the sum of ranks, D dropped elements.
+Sizes: T tokens, I inputs, O outputs of a map, R its rank, S the sum of ranks, D draws of a place.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def adapted(members: list[Linear], x: Tensor) -> list[Tensor]:
 def draw_dropped(x: Tensor, p: float) -> Tensor | None:
     """The elements of x that dropout sets to 0, each with probability p; None for p = 0.
 
-    On CPU their places [D] in x.flatten(), elsewhere a mask shaped as x.
+    On CPU their places [D] in x.flatten(), in no order, elsewhere a mask shaped as x.
     """
     if not p:
         return None
@@ -100,14 +100,11 @@ def draw_dropped(x: Tensor, p: float) -> Tensor | None:
         return draw_mask(x, p)
     if x.device.type != "cpu":
         return torch.empty_like(x, dtype=torch.bool).bernoulli_(p)
-    # One draw for each dropped element instead of one for each: the steps between them are
-    # geometric, which is exponential rounded up. At p = 0.05 this is several times as fast as bits.
-    drawn = math.ceil(x.numel() * p + 6 * math.sqrt(x.numel() * p) + 1)
-    places = torch.full((1,), -1)
-    while places[-1] < x.numel():
-        steps = torch.empty(drawn).exponential_(-math.log1p(-p)).long() + 1
-        places = torch.cat([places, places[-1] + steps.cumsum(0)])
-    return places[1 : int(torch.searchsorted(places, x.numel()))]
+    # Some places several times, so that there is a draw for each dropped element instead of one for
+    # each: of Poisson many throws into n places of mean hits -log(1 - p) each, every place is hit
+    # with probability p, independently of the others.
+    mean = torch.tensor(-math.log1p(-p) * x.numel(), dtype=torch.float64)
+    return torch.randint(x.numel(), (int(torch.poisson(mean)),))
 
 
 def drop(x: Tensor, dropped: Tensor | None) -> Tensor:

@@ -168,8 +168,8 @@ def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Part]:
     rows = scores[(scores.task == "throughput") & (scores.metric == metric)]
     if rows.empty:
         return
-    batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
-    rows = in_few_blocks(rows).assign(batch=batch, circumstances=circumstances(rows))
+    batches = [json.loads(one)["global_batch_rows"] for one in rows.settings]
+    rows = in_few_blocks(rows).assign(batch=batches, circumstances=circumstances(rows))
     rows = main_methods(as_variants(rows))
     same = ["domain", "regime", "dataset", "batch", "circumstances"]
     for (domain, regime, _, batch, _), group in rows.groupby(same):
