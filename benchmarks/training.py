@@ -8,8 +8,10 @@ All train one Llama, in fp32, on the same batches of packed maths examples, with
 llm-foundry sees them too, but its transformers lets the examples of a row see each other.
 `Trainer, padded` sees the same examples one a row, padded to the longest of their batch. The rounds
 alternate; a figure is the median over rounds of a round's median step, in real tokens a second,
-padding apart. The first steps of a round (`--warmup`) do not count, so that `lvf, compiled` is
-timed without its compilation, which is in the first.
+padding apart; a ratio is the median over rounds of that within a round (with the lowest and the
+highest), since a machine's speed changes more between rounds than within one. The first steps of a
+round (`--warmup`) do not count, so that `lvf, compiled` is timed without its compilation, which is
+in the first.
 
 A measurement can be taken in pieces: `--results FILE` adds each round to a file, and the table is
 of all that are in it. The other environments are those of their projects (`uv venv TRL_VENV`,
@@ -88,7 +90,7 @@ def _compare(settings: argparse.Namespace, folder: Path) -> None:
         )
         if python
     }
-    results = settings.results or folder / "results.jsonl"
+    results, began = settings.results or folder / "results.jsonl", time.time_ns()
     for round_, method in itertools.product(range(settings.rounds), ("full", "lora")):
         overrides = [] if method == "full" else [f"method.rank={settings.rank}"]
         cfg = compose(
@@ -103,7 +105,7 @@ def _compare(settings: argparse.Namespace, folder: Path) -> None:
             speed = tokens / statistics.median(steps[settings.warmup :])
             print(f"round {round_} {method:5} {name:16} {speed:9,.0f} tokens/s", flush=True)
             with results.open("a") as file:
-                file.write(json.dumps([method, name, speed]) + "\n")
+                file.write(json.dumps([f"{began}-{round_}", method, name, speed]) + "\n")
     for peer in peers.values():
         peer.stdin.close()
     _print_table(settings, results)
@@ -132,10 +134,14 @@ def _contend(
 
 
 def _start_peer(python: str, name: str) -> subprocess.Popen[str]:
+    """A trainer in another environment, once it waits for jobs: it must not start beside others."""
     script = Path(__file__).with_name("training_peers.py")
-    return subprocess.Popen(
+    peer = subprocess.Popen(
         [python, str(script), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    if peer.stdout.readline() != "ready\n":
+        raise SystemExit(f"{python} cannot start {script} {name}: see above")
+    return peer
 
 
 def _peer(
@@ -162,16 +168,21 @@ def _peer(
 
 
 def _print_table(settings: argparse.Namespace, results: Path) -> None:
-    speeds: dict[tuple[str, str], list[float]] = {}
-    for method, name, speed in map(json.loads, results.read_text().splitlines()):
-        speeds.setdefault((method, name), []).append(speed)
-    medians = {key: statistics.median(values) for key, values in speeds.items()}
+    speeds: dict[tuple[str, str], dict[str, float]] = {}
+    for round_, method, name, speed in map(json.loads, results.read_text().splitlines()):
+        speeds.setdefault((method, name), {})[round_] = speed
     print(f"\n{settings}, {torch.get_num_threads()} threads, {platform.processor()}, ", end="")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}")
     print("| method | trainer | tokens/s | of the bare loop | of full |\n|---|---|---|---|---|")
-    for (method, name), speed in medians.items():
-        bare, full = medians[method, "bare loop"], medians["full", name]
-        print(f"| {method} | {name} | {speed:,.0f} | {speed / bare:.2f} | {speed / full:.2f} |")
+    for (method, name), ours in speeds.items():
+        bare, full = (_ratio(ours, speeds[key]) for key in ((method, "bare loop"), ("full", name)))
+        print(f"| {method} | {name} | {statistics.median(ours.values()):,.0f} | {bare} | {full} |")
+
+
+def _ratio(ours: dict[str, float], theirs: dict[str, float]) -> str:
+    """Median over common rounds of a round's ratio, and its range."""
+    ratios = sorted(ours[one] / theirs[one] for one in ours.keys() & theirs.keys())
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
 
 
 def _model_folder(shape: str, folder: Path) -> str:

@@ -2,7 +2,8 @@
 
     /path/to/environment/bin/python benchmarks/training_peers.py trl
 
-Reads the paths of jobs, one a line, and answers each with a line of JSON: the seconds of its steps.
+Says `ready`, reads the paths of jobs, one a line, and answers each with a line of JSON: the seconds
+of its steps.
 A job is a file of `torch.save`: `model` (folder), `batches` (tensors for transformers), `lr_peak`,
 `betas` and `lora` (arguments of PEFT's LoraConfig, or None). This file must not import lvf, whose
 versions the environment need not have.
@@ -111,6 +112,8 @@ def main() -> None:
     train = {"trl": with_trl, "foundry": with_foundry}[sys.argv[1]]
     answers, sys.stdout = sys.stdout, sys.stderr
     logging.disable(logging.INFO)
+    answers.write("ready\n")
+    answers.flush()
     for line in sys.stdin:
         answers.write(json.dumps(train(torch.load(line.strip(), weights_only=False))) + "\n")
         answers.flush()

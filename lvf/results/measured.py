@@ -78,6 +78,10 @@ def models(scores: pd.DataFrame) -> pd.DataFrame:
     Scores of one task that were taken under several settings are never mixed: within a `GROUP` the
     setting that most checkpoints have counts (then the largest n, then the newest), and a
     `RecordWarning` says what was left out.
+
+    A run whose every score another run of the same settings and seed has too is that run once more,
+    as the branch of a trunk is of a run of its own: it is left out. Runs of the same settings and
+    seed that differ in a score have their names in their labels.
     """
     scores = _without_duplicates(_one_setting_per_task(_with_measure(scores)))
     rows = []
@@ -234,5 +238,26 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
             frame.loc[group.index, "label"] = frame.label[group.index] + told
     seeds = [*GROUP, "label", "lr_peak", "run_duration", "duration", "cooled_down", "seed"]
     twins = frame[(frame.method != "base") & frame.duplicated(seeds, keep=False)]
+    again = [
+        index
+        for _, group in twins.groupby(seeds, dropna=False)
+        for index in _once_more(group[measures()])
+    ]
+    frame = frame.drop(index=again)
+    twins = frame[(frame.method != "base") & frame.duplicated(seeds, keep=False)]
     frame.loc[twins.index, "label"] = twins.label + " #" + twins.run_id.str[-6:]
     return frame
+
+
+def _once_more(scores: pd.DataFrame) -> list[Any]:
+    """Index of each row all of whose scores another row that is kept has, too."""
+    kept: list[pd.Series] = []
+    found = []
+    most_first = scores.notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
+    for index, row in scores.loc[most_first].iterrows():
+        own = row.dropna()
+        if any(own.equals(other[own.index]) for other in kept):
+            found.append(index)
+        else:
+            kept.append(row)
+    return found

@@ -146,6 +146,17 @@ def test_two_runs_of_one_seed_are_not_taken_for_two_seeds(write: Write) -> None:
     assert set(models(load(folder)).label) == {"full #aaaaaa", "full #bbbbbb"}
 
 
+def test_a_branch_and_a_run_of_its_own_with_the_same_scores_are_one_model(write: Write) -> None:
+    write(axes(), run_id="full-branch", gsm8k=0.4, nll_validation=1.5)
+    folder = write(axes(), run_id="full-alone", nll_validation=1.5)
+    write(axes(seed=1), run_id="full-other", nll_validation=1.5)
+    found = models(load(folder))
+    assert list(found.run_id) == ["full-branch", "full-other"]
+    assert set(found.label) == {"full"} and found.cell.nunique() == 1
+    write(axes(), run_id="full-third", nll_validation=1.6)
+    assert set(models(load(folder)).label) == {"full", "full #branch", "full #-third"}
+
+
 def test_published_models_have_the_average_alone_and_their_difference_to_the_base() -> None:
     paper = models(load_paper()).set_index("run_id")
     one = paper.loc["paper-magicoder_evol_instruct-full-16"]
