@@ -16,6 +16,8 @@ THROUGHPUT = {
     "tokens_per_second": "training tokens a second",
     "peak_memory_gb": "peak memory, GB a device",
 }
+TRADED = '"(?:compile|recompute_activations)": ?true'
+"""Settings by which memory or time was bought with the other, or with compilation."""
 COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
 
 
@@ -56,11 +58,12 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
     Args:
         scores: rows of `lvf.results.store.load` of one scale; drawn are the metrics
             `tokens_per_second` and `peak_memory_gb` of the task `throughput`, at the setting
-            `global_batch_rows`; of several circumstances (device, compilation, ...) those that most
-            rows have.
+            `global_batch_rows`, but of no run that was compiled or recomputed activations; of
+            several other circumstances (device, packing, ...) those that most rows have.
         title: heading.
     """
     rows = scores[scores.task == "throughput"]
+    rows = rows[~rows.settings.str.contains(TRADED)]
     under = circumstances(rows)
     rows = rows[under.isin(under.mode()[:1])]
     batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
