@@ -237,16 +237,17 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
             told = [" (published)" if one == "paper" else "" for one in group.source]
             frame.loc[group.index, "label"] = frame.label[group.index] + told
     seeds = [*GROUP, "label", "lr_peak", "run_duration", "duration", "cooled_down", "seed"]
-    twins = frame[(frame.method != "base") & frame.duplicated(seeds, keep=False)]
-    again = [
-        index
-        for _, group in twins.groupby(seeds, dropna=False)
-        for index in _once_more(group[measures()])
-    ]
-    frame = frame.drop(index=again)
+    frame = _without_repeats(frame, seeds)
     twins = frame[(frame.method != "base") & frame.duplicated(seeds, keep=False)]
     frame.loc[twins.index, "label"] = twins.label + " #" + twins.run_id.str[-6:]
     return frame
+
+
+def _without_repeats(frame: pd.DataFrame, seeds: list[str]) -> pd.DataFrame:
+    """Without runs whose scores another run that agrees in `seeds` has, all of them."""
+    trained = frame[frame.method != "base"]
+    twins = trained[trained.duplicated(seeds, keep=False)].groupby(seeds, dropna=False)
+    return frame.drop(index=[i for _, group in twins for i in _once_more(group[measures()])])
 
 
 def _once_more(scores: pd.DataFrame) -> list[Any]:
