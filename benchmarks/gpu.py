@@ -3,10 +3,12 @@
     python benchmarks/gpu.py --out FOLDER
     python benchmarks/gpu.py --out FOLDER --tiny    # the same path with a tiny model, on a CPU
 
-No GPU has run it yet; with `--tiny`, in fp32, a CPU has. Weights are random, bf16
-arithmetic, full rows of 4096 tokens, Lion on fp32 weights: full finetuning needs about 81 GB. What
-fails, as where memory is too small, is told, and the rest goes on; what has no time left is left
-out. Records of the trainings go to FOLDER/records.
+No GPU has run it yet; with `--tiny` a CPU has. Weights are random, bf16
+arithmetic, full rows of 4096 tokens, Lion on fp32 weights: full finetuning needs about 81 GB beside
+its activations, which are 20 GB a row where they are kept and 2 GB where they are computed twice. A
+training takes as many rows at once as fit (`lvf.training.fitting`) unless its name says how many.
+What fails is told, and the rest goes on; what has no time left is left out. Records of the
+trainings go to FOLDER/records.
 """
 
 from __future__ import annotations
@@ -43,14 +45,22 @@ SMALL = [
     "model.shape.num_hidden_layers=4", "model.shape.num_attention_heads=8",
     "model.shape.num_key_value_heads=8",
 ]  # fmt: skip
-METHODS = {
-    "LoRA r=16": ["method=lora", "method.rank=16"],
-    "full": ["method=full"],
-    "LoRA r=64": ["method=lora", "method.rank=64"],
-    "LoRA r=256": ["method=lora", "method.rank=256"],
-}
-COMPILED = ("LoRA r=16", "full")
-"""Methods that are timed with torch.compile, too."""
+COMPILED = "runtime.compile=true"
+TWICE = "runtime.recompute_activations=true"
+TRAININGS = [
+    "method=lora method.rank=16",
+    "method=full",
+    f"method=lora method.rank=16 {COMPILED}",
+    f"method=full {COMPILED}",
+    "method=lora method.rank=64",
+    "method=lora method.rank=256",
+    *(
+        f"{method} {TWICE} runtime.microbatch_rows={rows} training.global_batch_rows={rows}"
+        for rows in (6, 8)
+        for method in ("method=full", "method=lora method.rank=16")
+    ),
+]
+"""Settings, the most important first; steps of 8 rows but where they say otherwise."""
 MATRICES = {(4096, 4096): 4 * 32, (11008, 4096): 2 * 32, (4096, 11008): 32}
 """Shapes of Llama-2-7B's linear maps, and how many of each it has."""
 
@@ -78,14 +88,13 @@ def main() -> None:
 
 def _plan(out: Path, tiny: bool) -> dict[str, Callable[[], object]]:
     plan: dict[str, Callable[[], object]] = {"numerics": lambda: numerics(TINY if tiny else SMALL)}
-    sizes = (2,) if tiny else (8, 6)
-    trainings = [(rows, name, "") for rows in sizes for name in METHODS]
-    trainings += [(sizes[-1], name, ", compiled") for name in COMPILED]
-    for rows, name, how in trainings:
-        rank = ["method.rank=8"] if tiny and name != "full" else []
-        words = [*METHODS[name], *rank, *_row_words(rows, tiny), f"paths.runs={out}/runs"]
-        words += [f"paths.records={out}/records", f"runtime.compile={bool(how)}"]
-        plan[f"{name}{how}, {rows} rows at once"] = lambda words=words: benchmark(_composed(*words))
+    for settings in TRAININGS:
+        words = ["training.global_batch_rows=8", *settings.split()]
+        words += [f"paths.runs={out}/runs", f"paths.records={out}/records"]
+        if tiny:
+            words = [one for one in words if "rank" not in one]
+            words += ["scale.lora_rank=8", "training.seq_len=64", *TINY]
+        plan[settings] = lambda words=words: benchmark(_composed(*words))
     plan["sampling"] = lambda: sampling(tiny)
     plan["spectra"] = lambda: spectra(tiny)
     return plan
@@ -96,12 +105,6 @@ def _composed(*words: str) -> Any:
         "+experiment=throughput", "scale=paper", "model.random_weights=true", "runtime.ranks=1",
         "bench.data=synthetic", "bench.warmup_steps=2", "bench.steps=5", "logger=none", *words,
     )  # fmt: skip
-
-
-def _row_words(rows: int, tiny: bool) -> list[str]:
-    """Two microbatches a step."""
-    words = [f"runtime.microbatch_rows={rows}", f"training.global_batch_rows={2 * rows}"]
-    return [*words, "training.seq_len=64", "training.precision=fp32", *TINY] if tiny else words
 
 
 def numerics(shape: list[str]) -> None:

@@ -312,11 +312,11 @@ class RuntimeConfig:
     shard_base: bool = False
     """Whether LoRA shards its frozen base over the ranks, where it does not fit on a device."""
     microbatch_rows: int | None = None
-    """Rows a device takes at once; null takes the whole share of the batch."""
+    """Most rows that a device takes at once; null takes the whole share of the batch."""
     loss_chunk_tokens: int = 1024
-    """Predicted tokens whose logits, 4 bytes for each token of the vocabulary, are held at once."""
-    recompute_activations: bool = False
-    """Activation checkpointing: less memory, since each block's forward pass is made twice."""
+    """Predicted tokens whose logits, 4 bytes for each of the vocabulary, are held at once."""
+    recompute_activations: bool | None = None
+    """Activation checkpointing; null lets memory decide on it and on rows (`training.fitting`)."""
     compile: bool = False
     """Whether torch.compile joins the operations of a layer in kernels (`lvf.models.compiled`)."""
     bf16_base: bool = True

@@ -93,7 +93,8 @@ def time_steps(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{folder.path.name} does not fit on the device: {str(error).splitlines()[0]} Set a "
-            "smaller runtime.microbatch_rows or training.seq_len, or share it among runtime.ranks."
+            "smaller runtime.microbatch_rows or training.seq_len, runtime.recompute_activations="
+            "true, or share it among runtime.ranks."
         ) from error
     if is_first():
         metrics |= _of_ceilings(cfg.training.precision, metrics["flops_per_second"])
@@ -134,10 +135,13 @@ def _measure(
     trainer.state.callbacks += [callback for callback, is_asked in asked.items() if is_asked]
     try:
         trainer.fit(duration=f"{steps}ba")
+        wrapped: Any = getattr(trainer.state.model, "module", trainer.state.model)
         costs = {
             "batch": steps,
             "tokens": trainer.state.timestamp.token.value,
             "peak_memory_bytes": exporter.peak_memory_bytes(trainer.state),
+            "microbatch_rows": trainer.state.device_train_microbatch_size,
+            "recomputed_activations": wrapped.model.is_gradient_checkpointing,
         }
     finally:
         trainer.close()

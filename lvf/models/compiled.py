@@ -15,6 +15,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.flash_attention import flash_attention_forward
 
+from lvf.models.layers import decoder_layers
 from lvf.models.packed import NAME, attend
 
 OPTIONS: dict[str, str | int | bool] = {"fallback_random": True}
@@ -33,6 +34,5 @@ def compile_layers(model: Any) -> None:
     torch._dynamo.config.optimize_ddp = False  # it divides what is larger than a layer
     for name, function in OUTSIDE.items():
         AttentionInterface.register(name, torch.compiler.disable(function))
-    layer_classes = set(model._no_split_modules)
-    for layer in [one for one in model.modules() if type(one).__name__ in layer_classes]:
+    for layer in decoder_layers(model):
         layer.forward = torch.compile(layer.forward, dynamic=True, options=OPTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import composer.models.huggingface
+import torch
 from composer.models import HuggingFaceModel
 
 from lvf.models.packed import end_to_end
@@ -18,6 +19,11 @@ composer.models.huggingface._is_registered_causal_lm = lambda model: True
 class PackedModel(HuggingFaceModel):
     """Composer's wrapper for batches of `lvf.data.loader.collate`."""
 
+    in_bf16 = False
+    """Whether products are of bf16 (autocast); Composer's `amp_bf16` does so on a GPU only."""
+
     def forward(self, batch: dict[str, Any]) -> Any:
         """The loss, as Composer looks for it, without a thought for padding."""
-        return {"loss": mean_loss(self.model, end_to_end(batch))}
+        kind = batch["input_ids"].device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.in_bf16):
+            return {"loss": mean_loss(self.model, end_to_end(batch))}

@@ -31,6 +31,8 @@ def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    from lvf.models.layers import decoder_layers
+
     # Master weights, gradients and their sums stay fp32; what travels and multiplies is bf16.
     low = torch.bfloat16 if cfg.training.precision == "amp_bf16" else None
     settings: dict[str, Any] = {
@@ -40,9 +42,8 @@ def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
         "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32),
         "ignored_params": set(adapters(model)) if cfg.method.kind == "lora" else set(),
     }
-    layer_classes = set(model.model._no_split_modules)
-    for module in [m for m in model.modules() if type(m).__name__ in layer_classes]:
-        fully_shard(module, **settings)
+    for layer in decoder_layers(model.model):
+        fully_shard(layer, **settings)
     fully_shard(model.model, **settings)
 
 

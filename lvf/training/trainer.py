@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lvf.training.memory import PeakMemory
+    from lvf.training.packed_model import PackedModel
 
 COLLECTIVE_TIMEOUT_SECONDS = 1800.0
 """How long ranks wait for one that exports; Composer's 300 is short for 27 GB on a slow disk."""
@@ -165,11 +166,13 @@ def make_trainer(
     from composer import Trainer
     from composer.utils import dist, reproducibility
 
+    from lvf.training.fitting import fit
     from lvf.training.memory import PeakMemory
     from lvf.training.parts import load_parts, parts_folder
     from lvf.training.resume import RestoreRandomState
-    from lvf.training.sharding import is_sharded, shard
 
+    # Batches differ in length, which leaves holes between fixed segments of memory.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     device = "gpu" if torch.cuda.is_available() else "cpu"
     if dist.get_world_size() > 1:
         dist.initialize_dist(device, timeout=COLLECTIVE_TIMEOUT_SECONDS)
@@ -178,8 +181,8 @@ def make_trainer(
     model = make_model(cfg)
     end = max(batches)
     flops = train_flops_per_token(model.config, cfg.method)
-    if is_sharded(cfg):
-        shard(model, cfg)
+    fitted = fit(cfg, model)
+    spread_out(model, cfg, fitted.recompute)
     trainer = Trainer(
         model=model,
         train_dataloader=make_data_spec(cfg, prepared),
@@ -189,9 +192,9 @@ def make_trainer(
         callbacks=make_callbacks(cfg, folder, batches, flops, memory, stop),
         loggers=make_loggers(cfg, folder),
         max_duration=f"{end}ba",
-        device_train_microbatch_size=cfg.runtime.microbatch_rows,
+        device_train_microbatch_size=fitted.rows,
         accumulate_train_batch_on_tokens=True,
-        precision=cfg.training.precision,
+        precision="fp32",  # the model itself computes in bf16 if it is to
         device=device,
         dist_timeout=COLLECTIVE_TIMEOUT_SECONDS,
         seed=cfg.seed,
@@ -250,15 +253,17 @@ def make_callbacks(
     return callbacks
 
 
-def make_model(cfg: RunConfig) -> HuggingFaceModel:
+def make_model(cfg: RunConfig) -> PackedModel:
     """Base model in Composer's wrapper, with adapters for LoRA."""
     from lvf.models.fast_lora import speed_up
+    from lvf.models.lean import keep_less
     from lvf.models.packed import attend_within_segments
     from lvf.models.token_loss import give_loss_in_chunks
     from lvf.training.packed_model import PackedModel
 
     model: Any = load_base(cfg.model, cfg.training.attention_dropout)
     attend_within_segments(model)
+    keep_less(model)
     if cfg.method.kind == "lora":
         model = add_adapters(model, cfg.method)
         if cfg.training.fast_lora:
@@ -266,16 +271,25 @@ def make_model(cfg: RunConfig) -> HuggingFaceModel:
         if cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16":
             hold_base_in_bf16(model)
     give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
-    if cfg.runtime.recompute_activations:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
-        from lvf.models.compiled import compile_layers
-
-        compile_layers(model)
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
     only_adapters = not cfg.method.trained_modules
-    return PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
+    packed = PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
+    packed.in_bf16 = cfg.training.precision == "amp_bf16"
+    return packed
+
+
+def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
+    """What is around each decoder layer: activation checkpointing, the compiler, the shards."""
+    from lvf.models.compiled import compile_layers
+    from lvf.training.sharding import is_sharded, shard
+
+    if recompute:
+        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
+        compile_layers(model.model)
+    if is_sharded(cfg):
+        shard(model, cfg)
 
 
 def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:

@@ -12,6 +12,7 @@ from lvf.compose import compose
 from lvf.errors import UserError
 from lvf.models.compiled import compile_layers
 from lvf.models.fast_lora import speed_up
+from lvf.models.lean import keep_less
 from lvf.models.packed import attend_within_segments, find_segments
 from lvf.models.token_loss import give_loss_in_chunks, mean_loss
 from lvf.validate import require_compiler
@@ -32,6 +33,7 @@ def model_of(architecture: str, **lora: Any) -> Any:
     )  # fmt: skip
     model: Any = AutoModelForCausalLM.from_config(config)
     attend_within_segments(model)
+    keep_less(model)
     if lora:
         fast = lora.pop("fast", True)
         options = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "target_modules": TARGETS} | lora

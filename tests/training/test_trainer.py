@@ -179,8 +179,7 @@ def test_bf16_holds_the_base_of_a_run_in_bf16_and_changes_no_gradient(composed: 
         torch.manual_seed(0)
         model = make_model(cfg).train()
         assert any(p.dtype == torch.bfloat16 for p in model.parameters()) == narrow
-        with torch.autocast("cpu", torch.bfloat16):
-            model.loss(model(batch), batch).backward()
+        model.loss(model(batch), batch).backward()
         return [p.grad for p in model.parameters() if p.requires_grad]
 
     pairs = list(zip(gradients(False), gradients(True), strict=True))
@@ -228,7 +227,7 @@ def test_plain_peft_gives_the_logits_of_the_model_that_was_trained(composed: Any
     with torch.no_grad():
         expected = ours.model.eval()(input_ids=ids).logits
         unmerged = PeftModel.from_pretrained(base, str(export)).eval()
-        torch.testing.assert_close(unmerged(input_ids=ids).logits, expected)
+        torch.testing.assert_close(unmerged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
         merged = unmerged.merge_and_unload()(input_ids=ids).logits
         torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
         loaded, tokenizer = load_export(export, cfg.model)

@@ -1,0 +1,206 @@
+"""How many rows a device takes at once, and whether it keeps their activations for the gradients.
+
+Activations are what is left of memory beside weights, gradients and the optimiser's state. A row of
+4,096 tokens of Llama-2-7B keeps 20 GB, or 2 GB where each layer's forward pass is made again. How
+much is asked of the model itself: two of its layers see a few tokens, and what autograd keeps is
+counted. So every architecture and method is counted as it is, on the device that it is on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from composer.utils import dist
+from torch import Tensor
+
+from lvf.config import RunConfig
+from lvf.errors import UserError
+from lvf.models.layers import decoder_layers
+from lvf.planning.memory import STATE_BYTES, STATE_OF
+from lvf.training.packed_model import PackedModel
+from lvf.training.run_folder import is_first
+from lvf.training.sharding import is_sharded
+
+USABLE = 0.9
+"""Share of a device's memory: kernels, communication and fragments take the rest."""
+PROBED_TOKENS = (32, 64)
+LOGIT_BYTES = 10
+"""Of each logit of a chunk: in bf16 as the product gives it, and two tensors in fp32."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training does with a device's memory."""
+
+    rows: int
+    """At once."""
+    recompute: bool
+    """Whether each layer's forward pass is made again for its gradients."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that a forward pass keeps until gradients are taken: for each token, and once."""
+
+    layer: float
+    outside: float
+    between: int
+    """Of the hidden state between two layers."""
+    once: float
+    """In all layers: copies of weights in bf16, and what DoRA makes of its matrices."""
+    num_layers: int
+
+    def row_bytes(self, tokens: int, recompute: bool) -> float:
+        """Of a row, and of the layer in which the backward pass works."""
+        layers = self.num_layers * (self.between if recompute else self.layer)
+        working = (2 if recompute else 1) * self.layer
+        return tokens * (layers + working + self.outside)
+
+
+def fit(cfg: RunConfig, model: PackedModel) -> Fit:
+    """What the configuration says or, where it leaves that open, what fits; the same on all ranks.
+
+    Every rank calls this, before the model is sharded. Of what fits, activations are kept before
+    they are computed twice. A replicated model takes fewer rows at once for that; a sharded one,
+    which travels once for each time it takes some, does not.
+
+    Raises:
+        UserError: not even one row fits.
+    """
+    asked = cfg.runtime.microbatch_rows
+    share = cfg.training.global_batch_rows // cfg.runtime.num_ranks
+    wanted = min(asked or share, share)
+    if cfg.runtime.recompute_activations is not None:
+        return Fit(wanted, cfg.runtime.recompute_activations)
+    kept = kept_bytes(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    fixed = fixed_bytes(cfg, model, kept.once)
+    free = USABLE * _device_bytes(cfg) - fixed
+
+    def most(recompute: bool) -> int:
+        return math.floor(free / kept.row_bytes(cfg.training.seq_len, recompute))
+
+    ways = ((wanted, False), (wanted if is_sharded(cfg) else 1, False), (1, True))
+    for least, recompute in ways:
+        if (rows := min(most(recompute), wanted)) >= least:
+            found = Fit(_evenly(share, rows), recompute)
+            if is_first() and found != Fit(wanted, recompute=False):
+                again = ", each layer's forward pass twice" if recompute else ""
+                print(f"memory for {found.rows} of {wanted} rows at once{again}", flush=True)
+            return found
+    needed = fixed + kept.row_bytes(cfg.training.seq_len, recompute=True)
+    raise UserError(
+        f"training needs about {needed / 1e9:.0f} GB on each device, which has "
+        f"{_device_bytes(cfg) / 1e9:.0f} GB: take more devices (runtime.ranks, and "
+        "runtime.shard_base=true for LoRA), shorter rows (training.seq_len), or set "
+        "runtime.recompute_activations=true to try it all the same"
+    )
+
+
+def _evenly(share: int, most: int) -> int:
+    """As many rows at once as make equal parts of a share, in as few parts as `most` allows."""
+    return math.ceil(share / math.ceil(share / most))
+
+
+def _device_bytes(cfg: RunConfig) -> float:
+    """Memory of a device; of a CPU this rank's part. Of the smallest of all ranks."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        own = float(torch.cuda.mem_get_info()[1])
+    else:
+        own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / cfg.runtime.ranks
+    if cfg.runtime.num_ranks > 1:
+        smallest = torch.tensor(own, dtype=torch.float64, device="cuda" if on_gpu else "cpu")
+        dist.all_reduce(smallest, reduce_operation="MIN")
+        own = float(smallest)
+    return own
+
+
+def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
+    """What a rank holds whatever the rows: weights, gradients, the optimiser's state, logits.
+
+    A model that is sharded has two layers whole at a time instead of `kept_once`, what is outside
+    of layers, and the gradients on their way.
+    """
+    state = STATE_OF.get(cfg.optimizer["_target_"], max(STATE_BYTES.values()))
+    full, sharded = cfg.method.kind == "full", is_sharded(cfg)
+    inner: Any = model.model
+    held = 0.0
+    for one in inner.parameters():
+        size = one.nbytes + (one.nbytes + state * one.numel() if one.requires_grad else 0)
+        held += size / (cfg.runtime.num_ranks if sharded and one.requires_grad == full else 1)
+    head = inner.get_output_embeddings().weight
+    held += LOGIT_BYTES * head.shape[0] * cfg.runtime.loss_chunk_tokens
+    if not sharded:
+        return held + kept_once
+    travelling = 2 if cfg.training.precision == "amp_bf16" else 4
+    layers = decoder_layers(inner)
+    layer = sum(p.numel() for p in layers[0].parameters())
+    outside = sum(p.numel() for p in inner.parameters()) - layer * len(layers)
+    gradients = (travelling + 4) * max(layer, outside) + 4 * head.numel() if full else 0
+    return held + travelling * (2 * layer + outside) + gradients
+
+
+def kept_bytes(model: PackedModel, device: torch.device) -> Kept:
+    """Count what autograd keeps of one and of two layers, for few tokens and for twice as many.
+
+    So what grows with tokens or layers is told from what does not. Draws of random numbers leave no
+    trace. All but the later layers is on the device afterwards.
+    """
+    config: Any = model.model.config
+    layers = decoder_layers(model.model)
+    num_layers, later = len(layers), list(layers[2:])
+    del layers[2:]
+    model.to(device).train()
+    slopes, starts = [], []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for config.num_hidden_layers in (1, 2):  # of the list a model takes so many
+            few, more = (_kept(model, tokens) for tokens in PROBED_TOKENS)
+            slopes.append((more - few) / (PROBED_TOKENS[1] - PROBED_TOKENS[0]))
+            starts.append(few - slopes[-1] * PROBED_TOKENS[0])
+    layers.extend(later)
+    config.num_hidden_layers = num_layers
+    return Kept(
+        layer=slopes[1] - slopes[0],
+        outside=max(2 * slopes[0] - slopes[1], 0.0),
+        between=4 * config.hidden_size,
+        once=starts[0] + (num_layers - 1) * (starts[1] - starts[0]),
+        num_layers=num_layers,
+    )
+
+
+def _kept(model: PackedModel, num_tokens: int) -> int:
+    """Bytes of all storages that a forward pass of one row keeps; parameters' own are not new."""
+    device = next(model.parameters()).device
+    ids = torch.zeros(1, num_tokens, dtype=torch.long, device=device)
+    batch = {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": torch.arange(num_tokens, device=device)[None],
+        "num_tokens": torch.tensor([num_tokens], device=device),
+    }
+    saved: WeakSet[_Saved] = WeakSet()  # forgets what was for a part without use, as DoRA has
+
+    def note(tensor: Tensor) -> _Saved:
+        saved.add(one := _Saved(tensor))
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one.tensor):
+        loss = model(batch)["loss"]
+    storages = [one.tensor.untyped_storage() for one in saved]
+    del loss
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    return sum(size for address, size in sizes.items() if address not in own)
+
+
+@dataclass(frozen=True, eq=False)
+class _Saved:
+    """What autograd holds in place of a tensor."""
+
+    tensor: Tensor

@@ -1,0 +1,145 @@
+"""What fits: predicted bytes against those of whole models, and the choices that follow."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lvf.compose import compose
+from lvf.config import RunConfig
+from lvf.errors import UserError
+from lvf.training import fitting
+from lvf.training.fitting import Fit, Kept, fit, fixed_bytes, kept_bytes
+from lvf.training.packed_model import PackedModel
+from lvf.training.trainer import make_model
+
+CPU = torch.device("cpu")
+SHAPE = [
+    "model.random_weights=true", "model.shape.hidden_size=128",
+    "model.shape.intermediate_size=352", "model.shape.num_hidden_layers=5",
+    "model.shape.num_attention_heads=4", "model.shape.num_key_value_heads=4",
+    "model.shape.vocab_size=1280",
+]  # fmt: skip
+GB = 10**9
+
+
+def paper(*words: str) -> RunConfig:
+    return compose("+experiment=code_ift", "scale=paper", *SHAPE, *words)
+
+
+def counted(model: PackedModel, rows: int, tokens: int) -> int:
+    """Brute force: the bytes that the nodes of a whole batch's graph keep."""
+    ids = torch.ones(rows, tokens, dtype=torch.long)
+    lengths = torch.full((rows,), tokens)
+    positions = torch.arange(tokens).expand(rows, -1)
+    batch = {"input_ids": ids, "labels": ids, "position_ids": positions, "num_tokens": lengths}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    loss = model.train()(batch)["loss"]
+    nodes: list[Any] = [loss.grad_fn]
+    seen, kept = set(), {}
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [earlier for earlier, _ in node.next_functions]
+        saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        for one in [*saved, *getattr(node, "saved_tensors", ())]:
+            for tensor in one if isinstance(one, tuple) else (one,):
+                if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in own:
+                    storage = tensor.untyped_storage()
+                    kept[storage.data_ptr()] = storage.nbytes()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method=full"],
+        ["method=full", "training.precision=fp32"],
+        ["method=lora", "method.rank=8"],
+        ["method=lora_attention", "method.rank=8"],
+        ["method=dora", "method.rank=8"],
+        ["method=full", "model=qwen3_8b", "model.shape.head_dim=32"],
+        ["method=full", "model=olmo2_7b"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_few_tokens_and_two_layers_tell_what_a_whole_batch_keeps(words: list[str]) -> None:
+    model = make_model(paper(*words))
+    names = list(model.state_dict())
+    kept = kept_bytes(model, CPU)
+    whole = 300 * 2 * (kept.layer * 5 + kept.outside) + kept.once
+    assert counted(model, rows=2, tokens=300) == pytest.approx(whole, rel=0.02)
+    assert list(model.state_dict()) == names
+    assert model.model.config.num_hidden_layers == 5
+
+
+def test_counting_draws_no_random_number_of_the_run() -> None:
+    model = make_model(paper("method=lora", "method.rank=8"))
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    kept_bytes(model, CPU)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_recomputing_keeps_the_hidden_states_between_layers_and_two_layers_worth() -> None:
+    kept = Kept(layer=1000, outside=50, between=64, once=0, num_layers=10)
+    assert kept.row_bytes(7, recompute=True) == 7 * (10 * 64 + 2 * 1000 + 50)
+    assert kept.row_bytes(7, recompute=False) == 7 * (10 * 1000 + 1000 + 50)
+
+
+@pytest.mark.parametrize("method, state", [("full", 12), ("lora", 2)])
+def test_weights_gradients_and_state_are_those_of_the_papers_table(method: str, state: int) -> None:
+    """Table S14's Lion: 84 GB of 7 B parameters, or 2 bytes each where they are frozen."""
+    cfg = paper(f"method={method}", "model.shape.num_hidden_layers=40", "runtime.ranks=1",
+                "runtime.nodes=1", "runtime.loss_chunk_tokens=1",
+                *(["method.rank=1"] if method == "lora" else []))  # fmt: skip
+    model = make_model(cfg)
+    layers = sum(p.numel() for name, p in model.named_parameters() if "layers" in name)
+    # Adapters of rank 1 are 2 per cent of these layers; embeddings and logits are beside them.
+    assert fixed_bytes(cfg, model, 0) == pytest.approx(layers * state, rel=0.15)
+
+
+def choice(monkeypatch: pytest.MonkeyPatch, gigabytes: float, *words: str) -> Fit:
+    """What is chosen where rows keep 1 GB, or 0.1 GB when recomputed, and all else 2 GB."""
+    cfg = paper("training.global_batch_rows=192", *words)
+    token = GB / cfg.training.seq_len
+    kept = Kept(token / 40, outside=0, between=round(token * 0.05 / 39), once=0, num_layers=39)
+    monkeypatch.setattr(fitting, "kept_bytes", lambda model, device: kept)
+    monkeypatch.setattr(fitting, "fixed_bytes", lambda cfg, model, once: 2 * GB)
+    monkeypatch.setattr(fitting, "_device_bytes", lambda cfg: gigabytes * GB)
+    model: Any = None
+    return fit(cfg, model)
+
+
+FULL = ("method=full", "runtime.microbatch_rows=6")
+LORA = ("method=lora", "runtime.microbatch_rows=6")
+
+
+@pytest.mark.parametrize(
+    "words, gigabytes, expected",
+    [
+        (FULL, 9.0, Fit(6, recompute=False)),  # 0.9 of 9 are 8.1: 2, and 6 rows
+        (FULL, 8.8, Fit(6, recompute=True)),  # sharded: rather twice than in more parts
+        (LORA, 8.8, Fit(3, recompute=False)),  # five fit; six are two equal parts
+        (LORA, 3.4, Fit(1, recompute=False)),
+        (LORA, 3.3, Fit(6, recompute=True)),
+        ((*LORA, "runtime.shard_base=true"), 8.8, Fit(6, recompute=True)),
+        (FULL, 2.6, Fit(3, recompute=True)),  # 0.34 GB: three
+        ((*FULL, "runtime.recompute_activations=false"), 1.0, Fit(6, recompute=False)),
+        ((*LORA, "runtime.recompute_activations=true"), 99.0, Fit(6, recompute=True)),
+        (("method=lora", "runtime.microbatch_rows=null"), 99.0, Fit(6, recompute=False)),
+    ],
+)
+def test_activations_are_kept_where_memory_allows_and_else_by_how_the_model_lies(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], gigabytes: float, expected: Fit
+) -> None:
+    assert choice(monkeypatch, gigabytes, *words) == expected
+
+
+def test_what_cannot_fit_is_refused_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="about 2 GB on each device, which has 2 GB: take more dev"):
+        choice(monkeypatch, 2.2, *FULL)
