@@ -54,7 +54,7 @@ def conditions(scale: str) -> str:
         ("durations", _durations),
         ("batches of the longest", _longest),
         ("rows a batch", lambda c: c.training.global_batch_rows),
-        ("rows at once a device", lambda c: c.runtime.microbatch_rows or "all"),
+        ("most rows at once a device", lambda c: c.runtime.microbatch_rows or "all"),
         ("tokens a row", lambda c: c.training.seq_len),
         ("examples a row", _examples_a_row),
         ("see each other", lambda c: "yes" if c.training.attend_across_examples else "no"),

@@ -91,7 +91,9 @@ TRAVELS = """Llama-2-7B, batches of 192 rows, 6 at once. Sizes of the tensors th
 gathers (forward, backward) and scatters, and of the gradients that a step sums; then what each GPU
 sends in a step, and receives as much. LoRA is replicated where it fits in memory (weights,
 gradients, optimiser state as in the paper's App. H: the base in bf16 where training multiplies in
-it), which 7 B parameters do; `runtime.shard_base=true` shards the base.
+it), which 7 B parameters do; `runtime.shard_base=true` shards the base. Activations are left out:
+where they do not fit, a sharded model computes them twice, a replicated one takes fewer rows at
+once (`lvf/training/fitting.py`).
 """
 
 
