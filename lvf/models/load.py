@@ -93,7 +93,7 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     import torch
     from transformers import AutoModelForCausalLM
 
-    kwargs: dict[str, Any] = {"torch_dtype": torch.float32}
+    kwargs: dict[str, Any] = {"dtype": torch.float32}
     if attention_dropout:  # not every architecture knows it
         kwargs["attention_dropout"] = attention_dropout
     if model.random_weights:
@@ -140,7 +140,7 @@ def load_export(
         return merged, load_tokenizer(model)
     if not (export / "config.json").is_file():
         raise UserError(f"{export} holds neither a model (config.json) nor an adapter")
-    weights = AutoModelForCausalLM.from_pretrained(export, torch_dtype=torch.float32)
+    weights = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
     return weights, load_tokenizer(model)
 
 

@@ -50,7 +50,7 @@ def full_dir(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base after small steps in bf16: many weights did not move, the others by one rounding."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base_dir, torch_dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.bfloat16)
     torch.manual_seed(2)
     with torch.no_grad():
         for weight in model.parameters():

@@ -38,12 +38,12 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 
     if not (folder / "adapter_config.json").is_file():
-        loaded = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float64)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     else:
         from peft import PeftModel
 
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-        plain = AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float64)
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
         loaded = PeftModel.from_pretrained(plain, str(folder)).double().merge_and_unload()
     return {name: value for name, value in loaded.state_dict().items() if value.dim() == 2}
 
@@ -127,7 +127,7 @@ def test_intruders_are_those_that_peft_counts(size: float, base_dir: Path, tmp_p
     from transformers import AutoModelForCausalLM
 
     adapter = save_adapter(base_dir, tmp_path / "adapter", size=size)
-    base = AutoModelForCausalLM.from_pretrained(base_dir, torch_dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(adapter))
     for epsilon in (0.3, 0.5, 0.8):
         said: list[str] = []

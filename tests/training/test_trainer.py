@@ -61,7 +61,7 @@ def test_the_first_loss_is_the_mean_over_response_tokens_of_each_example_alone(
     cfg = composed("method=full")
     batch = next(iter(make_loader(prepare(cfg), cfg)))
     model = AutoModelForCausalLM.from_pretrained(
-        model_folder_or_id(cfg.model), torch_dtype=torch.float32
+        model_folder_or_id(cfg.model), dtype=torch.float32
     ).eval()
     total, count = 0.0, 0
     for ids, labels, positions in zip(
@@ -219,7 +219,7 @@ def test_plain_peft_gives_the_logits_of_the_model_that_was_trained(composed: Any
     export = folder.finished_exports()[-1]
     ids = torch.randint(3, 1000, (2, 32), generator=torch.Generator().manual_seed(0))
     base = AutoModelForCausalLM.from_pretrained(
-        model_folder_or_id(cfg.model), torch_dtype=torch.float32
+        model_folder_or_id(cfg.model), dtype=torch.float32
     )
     trained_state = torch.load(newest_state(folder), weights_only=False)["state"]["model"]
     ours: Any = make_model(cfg)
