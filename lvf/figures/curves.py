@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lvf.figures import style
 from lvf.results.cells import cells, chosen_rate, groups
-from lvf.results.measured import names
+from lvf.results.measured import MARKS, names
 
 CONDITIONS = (("code", "cpt"), ("code", "ift"), ("math", "cpt"), ("math", "ift"))
 """The paper's panels A to D."""
@@ -53,15 +53,29 @@ def main_methods(models: pd.DataFrame) -> pd.DataFrame:
     Left out are the variants of its ablations and all other methods, which have figures of their
     own.
     """
-    usual = models.optimizer.mode().head(1)
     lora = "lora_r" + models["rank"].astype("string")
     plain = models.method_name.isin(["base", "full"]) | (models.method_name == lora).fillna(False)
-    kept = models[plain & (models.optimizer.isna() | models.optimizer.isin(usual))]
+    kept = models[plain & _by_usual_optimizer(models)]
     labels = [
-        label if pd.isna(optimizer) else label.replace(f" {optimizer}", "")
+        label if pd.isna(optimizer) else label.replace(MARKS["optimizer"](optimizer), "")
         for label, optimizer in zip(kept.label, kept.optimizer, strict=True)
     ]
     return kept.assign(label=labels)
+
+
+def without_ablations(models: pd.DataFrame) -> pd.DataFrame:
+    """Without the variants of the paper's ablations, which have figures of their own.
+
+    Models that are nothing else are all kept.
+    """
+    variants = models.method_name.str.contains("^full_|^lora.*(?:_attention|_mlp|_alpha)")
+    kept = models[~variants.astype(bool) & _by_usual_optimizer(models)]
+    return models if (kept.method == "base").all() else kept
+
+
+def _by_usual_optimizer(models: pd.DataFrame) -> pd.Series:
+    usual = models.optimizer.mode().head(1)
+    return models.optimizer.isna() | models.optimizer.isin(usual)
 
 
 @style.styled
@@ -117,6 +131,7 @@ def tulu(models: pd.DataFrame, scores: pd.DataFrame, tasks: Sequence[str], title
 @style.styled
 def all_measures(group: pd.DataFrame, title: str) -> Figure:
     """Learning and forgetting of one group of models against duration, a panel a measure."""
+    group = without_ablations(group)
     domain = str(group.domain.iloc[0])
     shown = [x for x in ("target", "forgetting", "nll_source") if group[x].notna().any()]
     found = [Panel("", group, x, style.measure_text(x, domain)) for x in shown or ["target"]]

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from lvf.figures import style
-from lvf.figures.curves import conditions
+from lvf.figures.curves import conditions, without_ablations
 from lvf.results.cells import cells, chosen_rate, duration_text, rate_text
 
 LABEL_POINTS = 7
@@ -60,7 +60,7 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
         group: comparable models, as `lvf.results.cells.groups` gives them.
         title: heading.
     """
-    everything = cells(group)
+    everything = cells(without_ablations(group))
     rows = everything.dropna(subset="target")
     shown = [name for name in ("forgetting", "nll_source") if rows[name].notna().any()]
     rows = rows.dropna(subset=shown, how="all")

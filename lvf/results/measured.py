@@ -3,6 +3,7 @@
 import functools
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,12 @@ GROUP = ["scale", "domain", "regime", "model", "dataset"]
 """Models are compared within one value of these: the same base, data and benchmarks."""
 CELL = ["source", "label", "method", "rank", "lr_peak", "run_duration", "duration", "cooled_down"]
 """Models of one group that agree in these differ in their seed alone."""
+MARKS: dict[str, Callable[[Any], str]] = {
+    "alpha": " α={:g}".format,
+    "targets": " {}".format,
+    "optimizer": lambda target: f" {target.rsplit('.', 1)[-1]}",
+}
+"""How a label tells what else varies under a method's name."""
 MODEL_AXES = [name for name in AXES if name not in GROUP]
 
 
@@ -222,16 +229,22 @@ def _known(number: float) -> float | None:
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `label`: the method's name in figures, with whatever else varies under that name."""
+    """Add `label`: the method's name in figures, with what else varies under that name.
+
+    What more than half of the models have that go by a name goes without saying.
+    """
     labels = [
         f"LoRA r={rank}" if name == f"lora_r{rank}" else name
         for name, rank in zip(frame.method_name, frame["rank"], strict=True)
     ]
     frame["label"] = pd.array(labels, dtype="string")
     for _, group in frame.groupby([*GROUP, "label"], dropna=False):
-        for axis, mark in (("alpha", " α={:g}"), ("targets", " {}"), ("optimizer", " {}")):
-            if group[axis].nunique() > 1:
-                told = ["" if pd.isna(value) else mark.format(value) for value in group[axis]]
+        for axis, mark in MARKS.items():
+            shares = group[axis].value_counts(normalize=True)
+            if len(shares) > 1:
+                usual = shares.index[shares > 0.5]
+                said = group[axis].astype("object").where(~group[axis].isin(usual))
+                told = said.map(mark, na_action="ignore").fillna("")
                 frame.loc[group.index, "label"] = frame.label[group.index] + told
         if group.source.nunique() > 1:
             told = [" (published)" if one == "paper" else "" for one in group.source]

@@ -18,6 +18,7 @@ from lvf.figures.ablations import (
 )
 from lvf.figures.catalogue import CATALOGUE, Data, drawn
 from lvf.figures.cost import loss_against_budget, optimal_rates, scores_against_cost, throughput
+from lvf.figures.curves import without_ablations
 from lvf.figures.generations import diversity, pass_at_k
 from lvf.figures.weights import intruders, random_spectra, ranks_by_layer, spectra, weights_of
 from lvf.results.measured import models
@@ -92,6 +93,9 @@ def test_rates_optimisers_and_alphas_are_told_apart(write: Write) -> None:
     by_alpha = curves(alphas(found, "").axes[0])
     assert by_alpha["α = 8"] == [(1e-4, pytest.approx(0.05)), (1e-3, pytest.approx(0.25))]
     assert by_alpha["α = 16"] == by_rate["LoRA r=8"]
+    assert set(without_ablations(found).label) == {"full lion", "LoRA r=8"}
+    variants = found[found.label.isin(["full AdamW", "lora_r8_alpha8"])]
+    assert set(without_ablations(variants[variants["rank"].notna()]).label) == {"lora_r8_alpha8"}
 
 
 def test_loss_is_drawn_over_budget_and_rate_with_the_best_rate_told(write: Write) -> None:

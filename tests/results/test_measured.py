@@ -140,6 +140,13 @@ def test_labels_tell_apart_what_differs_under_one_name(write: Write) -> None:
     assert labels == {"LoRA r=2", "LoRA r=8 α=16", "LoRA r=8 α=32"}
 
 
+def test_a_label_does_not_tell_what_most_models_of_its_name_have(write: Write) -> None:
+    for seed in (0, 1):
+        write(axes(seed=seed), gsm8k=0.1)
+    folder = write(axes(optimizer="torch.optim.AdamW"), gsm8k=0.2)
+    assert sorted(models(load(folder)).label) == ["full", "full", "full AdamW"]
+
+
 def test_two_runs_of_one_seed_are_not_taken_for_two_seeds(write: Write) -> None:
     write(axes(), run_id="full-aaaaaa", gsm8k=0.1)
     folder = write(axes(), run_id="full-bbbbbb", gsm8k=0.9)

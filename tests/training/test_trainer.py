@@ -218,9 +218,7 @@ def test_plain_peft_gives_the_logits_of_the_model_that_was_trained(composed: Any
     folder = trained(cfg)
     export = folder.finished_exports()[-1]
     ids = torch.randint(3, 1000, (2, 32), generator=torch.Generator().manual_seed(0))
-    base = AutoModelForCausalLM.from_pretrained(
-        model_folder_or_id(cfg.model), dtype=torch.float32
-    )
+    base = AutoModelForCausalLM.from_pretrained(model_folder_or_id(cfg.model), dtype=torch.float32)
     trained_state = torch.load(newest_state(folder), weights_only=False)["state"]["model"]
     ours: Any = make_model(cfg)
     ours.load_state_dict(trained_state, strict=False)
