@@ -111,6 +111,8 @@ def test_a_record_counts_the_real_tokens_and_the_padding_of_its_rows(
     assert record.metrics["tokens_per_second"].items == pytest.approx(speeds)
     assert record.metrics["tokens_per_second"].value == pytest.approx(np.median(speeds))
     assert record.settings["global_batch_rows"] == 4 and record.axes.method == "full"
+    told = {name: record.training[name] for name in ("microbatch_rows", "recomputed_activations")}
+    assert told == {"microbatch_rows": 2, "recomputed_activations": False}
 
 
 def test_nothing_of_a_benchmark_is_kept_but_its_record(folder: Path, measured: Measured) -> None:
