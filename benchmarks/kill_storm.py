@@ -181,6 +181,7 @@ def compare(method: str, ranks: int, kills: int, place: Path) -> bool:
 
 def main(kills: int = 25, methods: Sequence[str] = ("full", "lora")) -> None:
     """Storms over each method, on one and on two ranks."""
+    torch.set_num_threads(1)  # OpenMP's threads do not follow a fork, which would wait for them
     print(f"{platform.platform()}, {os.cpu_count()} cores, torch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as place:
         cases = [(method, ranks) for method in methods for ranks in (1, 2)]
