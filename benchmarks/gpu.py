@@ -92,7 +92,7 @@ def _plan(out: Path, tiny: bool) -> dict[str, Callable[[], object]]:
         words = ["training.global_batch_rows=8", *settings.split()]
         words += [f"paths.runs={out}/runs", f"paths.records={out}/records"]
         if tiny:
-            words = [one for one in words if "rank" not in one]
+            words = [one for one in words if not one.startswith("method.rank=")]
             words += ["scale.lora_rank=8", "training.seq_len=64", *TINY]
         plan[settings] = lambda words=words: benchmark(_composed(*words))
     plan["sampling"] = lambda: sampling(tiny)

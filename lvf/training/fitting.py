@@ -65,45 +65,57 @@ class Kept:
 def fit(cfg: RunConfig, model: PackedModel) -> Fit:
     """What the configuration says or, where it leaves that open, what fits; the same on all ranks.
 
-    Every rank calls this, before the model is sharded. Of what fits, activations are kept before
-    they are computed twice. A replicated model takes fewer rows at once for that; a sharded one,
-    which travels once for each time it takes some, does not.
+    Every rank calls this, before the model is sharded.
 
     Raises:
         UserError: not even one row fits.
     """
-    asked = cfg.runtime.microbatch_rows
-    share = cfg.training.global_batch_rows // cfg.runtime.num_ranks
-    wanted = min(asked or share, share)
+    wanted = _wanted_rows(cfg)
     if cfg.runtime.recompute_activations is not None:
         return Fit(wanted, cfg.runtime.recompute_activations)
     kept = kept_bytes(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    fixed = fixed_bytes(cfg, model, kept.once)
-    free = USABLE * _device_bytes(cfg) - fixed
+    found = choose(cfg, kept, fixed_bytes(cfg, model, kept.once), _device_bytes(cfg))
+    if is_first() and found != Fit(wanted, recompute=False):
+        again = ", each layer's forward pass twice" if found.recompute else ""
+        print(f"memory for {found.rows} of {wanted} rows at once{again}", flush=True)
+    return found
 
-    def most(recompute: bool) -> int:
-        return math.floor(free / kept.row_bytes(cfg.training.seq_len, recompute))
 
-    ways = ((wanted, False), (wanted if is_sharded(cfg) else 1, False), (1, True))
-    for least, recompute in ways:
-        if (rows := min(most(recompute), wanted)) >= least:
-            found = Fit(_evenly(share, rows), recompute)
-            if is_first() and found != Fit(wanted, recompute=False):
-                again = ", each layer's forward pass twice" if recompute else ""
-                print(f"memory for {found.rows} of {wanted} rows at once{again}", flush=True)
-            return found
-    needed = fixed + kept.row_bytes(cfg.training.seq_len, recompute=True)
+def choose(cfg: RunConfig, kept: Kept, fixed: float, device: float) -> Fit:
+    """What fits in the bytes of a device beside those that are fixed.
+
+    Activations are kept before they are computed twice. A replicated model takes fewer rows at once
+    for that; a sharded one, which travels once for each time it takes some, does not.
+
+    Raises:
+        UserError: not even one row fits.
+    """
+    free, wanted = USABLE * device - fixed, _wanted_rows(cfg)
+    least_kept = wanted if is_sharded(cfg) else 1
+    for least, recompute in ((least_kept, False), (1, True)):
+        row = kept.row_bytes(cfg.training.seq_len, recompute)
+        most = math.floor(free / row)
+        if most >= wanted:
+            return Fit(wanted, recompute)
+        if most >= least:  # in as few parts as that allows, and equal ones
+            share = _share_rows(cfg)
+            return Fit(math.ceil(share / math.ceil(share / most)), recompute)
     raise UserError(
-        f"training needs about {needed / 1e9:.0f} GB on each device, which has "
-        f"{_device_bytes(cfg) / 1e9:.0f} GB: take more devices (runtime.ranks, and "
+        f"training needs about {(fixed + row) / 1e9:.0f} GB on each device, which has "
+        f"{device / 1e9:.0f} GB: take more devices (runtime.ranks, and "
         "runtime.shard_base=true for LoRA), shorter rows (training.seq_len), or set "
         "runtime.recompute_activations=true to try it all the same"
     )
 
 
-def _evenly(share: int, most: int) -> int:
-    """As many rows at once as make equal parts of a share, in as few parts as `most` allows."""
-    return math.ceil(share / math.ceil(share / most))
+def _share_rows(cfg: RunConfig) -> int:
+    """Rows of a batch that a rank takes, however many at once."""
+    return cfg.training.global_batch_rows // cfg.runtime.num_ranks
+
+
+def _wanted_rows(cfg: RunConfig) -> int:
+    share = _share_rows(cfg)
+    return min(cfg.runtime.microbatch_rows or share, share)
 
 
 def _device_bytes(cfg: RunConfig) -> float:

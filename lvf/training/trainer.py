@@ -281,12 +281,13 @@ def make_model(cfg: RunConfig) -> PackedModel:
 
 def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
     """What is around each decoder layer: activation checkpointing, the compiler, the shards."""
-    from lvf.models.compiled import compile_layers
     from lvf.training.sharding import is_sharded, shard
 
     if recompute:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
+        from lvf.models.compiled import compile_layers
+
         compile_layers(model.model)
     if is_sharded(cfg):
         shard(model, cfg)
