@@ -4,7 +4,7 @@ transformers' RMSNorm keeps two tensors in fp32, and its output once more for ea
 takes it, since autocast rounds it each time anew; its gated unit keeps a product that two kept
 tensors give. In full finetuning of Llama-2's shape in bf16 a token's layer keeps 58 bytes for each
 of its hidden places, of which these classes leave 38 (LoRA: 49, and 44). Outputs are the same to
-rounding. `torch.nn.functional.rms_norm` keeps as much as transformers' and takes longer (torch 2.7).
+rounding. torch's own `rms_norm` keeps as much as transformers' and takes longer (torch 2.7).
 
 Sizes: H hidden, F of the gated unit; `...` stands for all axes before.
 """
