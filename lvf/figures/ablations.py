@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lvf.figures import style
+from lvf.figures.curves import by_usual_optimizer
 from lvf.results.cells import cells, duration_text, groups
 
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
@@ -18,11 +19,11 @@ MODULE_SETS = {ATTENTION: "Attention", MLP: "MLP", ATTENTION | MLP: "All"}
 @style.styled
 def regularisation(models: pd.DataFrame, title: str) -> Figure:
     """Regularised full finetuning beside plain and LoRA, over epochs of code IFT (paper Fig. 4)."""
-    rows = condition(models, "code", "ift")
+    rows = condition(by_usual_optimizer(models), "code", "ift")
     full = sorted(set(rows.label[rows.method == "full"]) - {"full"})
-    ranks = rows["rank"].dropna()
-    plain = rows.label.isin(["full"]) | rows["rank"].isin([ranks.min(), ranks.max()])
-    named = set(rows.label[plain])
+    ranks = rows["rank"].dropna().astype(int)
+    shown = ["full", *(f"lora_r{rank}" for rank in {min(ranks, default=0), max(ranks, default=0)})]
+    named = set(rows.label[rows.method_name.isin(shown)])
     looks = {name: look for name, look in style.looks(rows).items() if name in named}
     looks |= style.contrasts(full)
     missing = [] if full else ["full finetuning with weight decay or attention dropout"]
@@ -32,7 +33,7 @@ def regularisation(models: pd.DataFrame, title: str) -> Figure:
 @style.styled
 def target_modules(models: pd.DataFrame, title: str) -> Figure:
     """LoRA on attention, MLP or all modules, a panel a rank, code IFT (paper Fig. 7)."""
-    rows = condition(models, "code", "ift")
+    rows = condition(by_usual_optimizer(models), "code", "ift")
     rows = rows[(rows.method == "lora") & (rows.alpha == 2 * rows["rank"])]
     looks = style.contrasts(list(MODULE_SETS.values()))
     ranks = sorted(set(rows["rank"][rows.target.notna()])) or [None]
@@ -63,6 +64,9 @@ def optimizers(models: pd.DataFrame, title: str) -> Figure:
     The right panel has the forgetting average in place of the paper's gauntlet average.
     """
     rows = _one_duration(condition(models, "code", "ift"))
+    tried = rows.groupby("method_name").optimizer.nunique()
+    if (tried > 1).any():
+        rows = rows[rows.method_name.isin(tried.index[tried > 1])].copy()
     rows["series"] = rows.method_name + ", " + rows.optimizer.str.split(".").str[-1]
     looks = style.contrasts(sorted(rows.series.dropna().unique()))
     names = " ".join(looks)

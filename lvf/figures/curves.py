@@ -11,10 +11,13 @@ from matplotlib.figure import Figure
 
 from lvf.figures import style
 from lvf.results.cells import cells, chosen_rate, groups
+from lvf.results.claims_settings import REGULARISED
 from lvf.results.measured import MARKS, names
 
 CONDITIONS = (("code", "cpt"), ("code", "ift"), ("math", "cpt"), ("math", "ift"))
 """The paper's panels A to D."""
+ABLATIONS = "|".join(f"^{name}" for name in (*REGULARISED, "lora_.*(?:attention|mlp|alpha)"))
+"""Names in conf/method of what the paper varies beside its main grid, as a pattern."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def main_methods(models: pd.DataFrame) -> pd.DataFrame:
     """
     lora = "lora_r" + models["rank"].astype("string")
     plain = models.method_name.isin(["base", "full"]) | (models.method_name == lora).fillna(False)
-    kept = models[plain & _by_usual_optimizer(models)]
+    kept = by_usual_optimizer(models[plain])
     labels = [
         label if pd.isna(optimizer) else label.replace(MARKS["optimizer"](optimizer), "")
         for label, optimizer in zip(kept.label, kept.optimizer, strict=True)
@@ -68,14 +71,15 @@ def without_ablations(models: pd.DataFrame) -> pd.DataFrame:
 
     Models that are nothing else are all kept.
     """
-    variants = models.method_name.str.contains("^full_|^lora.*(?:_attention|_mlp|_alpha)")
-    kept = models[~variants.astype(bool) & _by_usual_optimizer(models)]
+    variants = models.method_name.str.contains(ABLATIONS).astype(bool)
+    kept = by_usual_optimizer(models[~variants])
     return models if (kept.method == "base").all() else kept
 
 
-def _by_usual_optimizer(models: pd.DataFrame) -> pd.Series:
+def by_usual_optimizer(models: pd.DataFrame) -> pd.DataFrame:
+    """Models whose optimiser is the one that most have, or is not told."""
     usual = models.optimizer.mode().head(1)
-    return models.optimizer.isna() | models.optimizer.isin(usual)
+    return models[models.optimizer.isna() | models.optimizer.isin(usual)]
 
 
 @style.styled

@@ -51,9 +51,13 @@ def test_regularised_full_finetuning_has_series_of_its_own(write: Write) -> None
         write(axes(**at), humaneval=0.5)
         write(axes(method_name="full_decay_1e-4", **at), humaneval=score)
         folder = write(axes("lora", rank=8, **at), humaneval=0.3)
+    write(axes(**CODE | {"optimizer": "torch.optim.AdamW"}), humaneval=0.9)
+    attention = {"method_name": "lora_attention_r8", "targets": ALL[:4]}
+    write(axes("lora", rank=8, **CODE | attention), humaneval=0.8)
     drawn = curves(regularisation(models(load(folder)), "").axes[0])
     assert drawn["full_decay_1e-4"] == [(1, 0.41), (2, 0.42)]
     assert drawn["full"] == [(1, 0.5), (2, 0.5)] and drawn["LoRA r=8"] == [(1, 0.3), (2, 0.3)]
+    assert set(drawn) == {"full", "full_decay_1e-4", "LoRA r=8"}  # what else varies is not drawn
 
 
 def test_published_regularisation_is_said_to_be_missing() -> None:
@@ -90,6 +94,7 @@ def test_rates_optimisers_and_alphas_are_told_apart(write: Write) -> None:
     by_optimizer = curves(optimizers(found, "").axes[0])
     assert by_optimizer["full, AdamW"] == [(1e-4, 0.1), (1e-3, 0.2)]
     assert by_optimizer["full, lion"] == [(1e-4, 0.2), (1e-3, 0.4)]
+    assert set(by_optimizer) == {"full, AdamW", "full, lion"}  # LoRA had one optimiser
     by_alpha = curves(alphas(found, "").axes[0])
     assert by_alpha["α = 8"] == [(1e-4, pytest.approx(0.05)), (1e-3, pytest.approx(0.25))]
     assert by_alpha["α = 16"] == by_rate["LoRA r=8"]
