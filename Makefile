@@ -31,7 +31,7 @@ grid: .venv/installed
 	$(BIN)/python -m lvf.grid sweep=$(SWEEP) scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
 
 figures: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.figures records=$(RECORDS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.reporting.figures records=$(RECORDS)
 
 report: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.report records=$(RECORDS) paper=true page=true
@@ -54,6 +54,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 base: .venv/installed
 	$(BIN)/python -m lvf.embedded.pretrain

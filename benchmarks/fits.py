@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lvf.compose import compose
+from lvf.config.compose import compose
 from lvf.errors import UserError
 from lvf.models import fast_lora
 from lvf.training.fitting import Kept, choose, fixed_bytes, kept_bytes

@@ -25,7 +25,7 @@ from svd import timed, weights
 from lvf.analysis.changes import Change
 from lvf.analysis.spectra import singular_values
 from lvf.bench import benchmark
-from lvf.compose import compose
+from lvf.config.compose import compose
 from lvf.errors import UserError
 from lvf.evals.completion import Request, Sampling
 from lvf.evals.generate import generate

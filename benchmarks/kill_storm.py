@@ -30,10 +30,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.data.shards import Prepared, prepare
-from lvf.training.run_folder import TRAINED, RunFolder, open_run_folder, run_folder
+from lvf.runs.run_folder import TRAINED, RunFolder, open_run_folder, run_folder
 from lvf.training.trainer import train
 
 

@@ -20,7 +20,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lvf.compose import compose
+from lvf.config.compose import compose
 from lvf.embedded.corpora import base_dir
 from lvf.evals.measure import benchmarks_dir
 from lvf.evals.official import load_tasks

@@ -33,7 +33,7 @@ OURS = (
     MEASURE
     + """
 from transformers import LlamaConfig
-from lvf.compose import compose
+from lvf.config.compose import compose
 from lvf.data.shards import prepare
 import streaming
 texts, tokenizer, out, compare = sys.argv[1:5]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StopStringCriteria
 
-from lvf.config import SourceConfig
+from lvf.config.schema import SourceConfig
 from lvf.data.sources import local_files
 from lvf.embedded.corpora import base_dir
 from lvf.evals.completion import Request, Sampling

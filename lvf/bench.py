@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvf.compose import entry_point
-from lvf.config import RunConfig
-from lvf.validate import require_compiler
+from lvf.config.compose import entry_point
+from lvf.config.schema import RunConfig
+from lvf.config.validate import require_compiler
 
 if TYPE_CHECKING:
     from lvf.data.shards import Prepared
-    from lvf.training.run_folder import RunFolder
+    from lvf.runs.run_folder import RunFolder
 
 DEFAULT_STEPS = 10
 
@@ -37,9 +37,9 @@ def benchmark(cfg: RunConfig) -> Path:
     from lvf.launching.ranks import check_allocation, train_on_ranks
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
-    from lvf.results.records import read_record
-    from lvf.results.tables import console
-    from lvf.training.run_folder import open_run_folder
+    from lvf.records.schema import read_record
+    from lvf.reporting.tables.results import console
+    from lvf.runs.run_folder import open_run_folder
 
     check_allocation(cfg)
     check_rank(load_model_config(cfg.model), cfg.method)

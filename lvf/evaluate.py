@@ -2,10 +2,10 @@
 
 from hydra.core.hydra_config import HydraConfig
 
-from lvf.compose import entry_point
-from lvf.config import RunConfig
+from lvf.config.compose import entry_point
+from lvf.config.schema import RunConfig
+from lvf.config.validate import require_consent
 from lvf.errors import UserError
-from lvf.validate import require_consent
 
 
 def run(cfg: RunConfig) -> None:
@@ -23,8 +23,8 @@ def run(cfg: RunConfig) -> None:
     print("loading libraries ...", flush=True)
     from lvf.data.shards import prepare
     from lvf.evals.subjects import measure_run
-    from lvf.results.tables import print_run
-    from lvf.training.run_folder import run_folder
+    from lvf.reporting.tables.results import print_run
+    from lvf.runs.run_folder import run_folder
 
     folder = run_folder(cfg)
     if not folder.exports_of(cfg):
@@ -47,7 +47,7 @@ def evaluate_released(where: str, overrides: list[str]) -> None:
     """
     print("loading libraries ...", flush=True)
     from lvf.evals.released import measure_released
-    from lvf.results.tables import print_run
+    from lvf.reporting.tables.results import print_run
 
     print_run(measure_released(where, overrides))
 

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.cells import Cell, SweepConfig, cells_of
-from lvf.compose import speaking_to_the_user, to_schema
-from lvf.config import CONF_DIR, ScaleConfig
+from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.grid_schema import GridConfig
+from lvf.config.schema import CONF_DIR
+from lvf.config.validate import require_consent
 from lvf.errors import UserError
 from lvf.launching.local import default_workers, run_local
-from lvf.launching.slurm import SlurmConfig, submit
+from lvf.launching.slurm import submit
 from lvf.launching.status import QUEUED, CellStatus, statuses
 from lvf.planning.listing import show
-from lvf.training.run_folder import DIVERGED, DONE, RUNNING, TRAINED
-from lvf.validate import require_consent
+from lvf.runs.run_folder import DIVERGED, DONE, RUNNING, TRAINED
+from lvf.runs.sweep import Cell, cells_of
 
 LAUNCHERS = ("none", "local", "slurm")
 FINISHED = (DONE, DIVERGED)
 WORDS = {"status": "launcher=none", "analyze": "analyze=true"}
-
-
-@dataclass(kw_only=True)
-class GridConfig:
-    """What to list, and how to run it."""
-
-    scale: ScaleConfig = field(default_factory=ScaleConfig)
-    """The scale of every cell, to whose ranks, durations and rates a sweep refers."""
-    sweep: SweepConfig = field(default_factory=SweepConfig)
-    launcher: str = "none"
-    """`none` only lists; `local` runs the missing cells on this machine, `slurm` queues them."""
-    analyze: bool = False
-    """Only analyse what is trained; `python -m lvf.grid analyze` sets it."""
-    workers: int | None = None
-    """Cells at a time on this machine; null takes one where there is a GPU, else one a core."""
-    slurm: SlurmConfig = field(default_factory=SlurmConfig)
-    execute_code: bool = False
-    """Agree that HumanEval runs programs which the models wrote (`evals.execute_code`)."""
-    overrides: list[str] = field(default_factory=list)
-    """Further settings of every cell, such as ["paths.runs=/scratch/runs"]."""
 
 
 def explain(cells: list[Cell], found: list[CellStatus]) -> None:

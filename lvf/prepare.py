@@ -1,7 +1,7 @@
 """`python -m lvf.prepare`: make the token shards of a run and say what is in them."""
 
-from lvf.compose import entry_point
-from lvf.config import RunConfig
+from lvf.config.compose import entry_point
+from lvf.config.schema import RunConfig
 
 
 def run(cfg: RunConfig) -> None:

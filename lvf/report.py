@@ -12,14 +12,14 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.compose import speaking_to_the_user, to_schema
-from lvf.config import CONF_DIR
+from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lvf.results.answers import Answers
+    from lvf.reporting.tables.answers import Answers
 
 WHERE = "where="
 
@@ -53,12 +53,12 @@ def report(cfg: ReportConfig) -> None:
     """
     import pandas as pd
 
-    from lvf.results.answers import Answers
-    from lvf.results.cells import groups
-    from lvf.results.condition import models_where
-    from lvf.results.paper_tables_text import write_tables
-    from lvf.results.store import RecordWarning, export
-    from lvf.results.troubles import told
+    from lvf.records.filter import models_where
+    from lvf.records.quality import told
+    from lvf.records.store import RecordWarning, export
+    from lvf.reporting.select.settings import groups
+    from lvf.reporting.tables.answers import Answers
+    from lvf.reporting.tables.paper_text import write_tables
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -95,7 +95,7 @@ def report(cfg: ReportConfig) -> None:
         written += write_tables(answers, out / "tables")
     written += _write_summaries(out, sections, tables)
     if cfg.page:
-        from lvf.page.write import write_page
+        from lvf.reporting.page.write import write_page
 
         written.append(write_page(answers, out / "index.html"))
     print("written:\n" + "\n".join(f"  {path}" for path in written))
@@ -104,15 +104,15 @@ def report(cfg: ReportConfig) -> None:
 def _measured(
     records: Path, paper: bool, claims: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores, measured models, and what is no result: see `lvf.results.troubles`.
+    """Scores, measured models, and what is no result: see `lvf.records.quality`.
 
     Claims alone are judged by benchmarks of speed, too; all else needs a trained model.
     """
     import pandas as pd
 
-    from lvf.results.measured import models
-    from lvf.results.store import load, load_paper
-    from lvf.results.troubles import troubles, without_diverged
+    from lvf.records.checkpoints import models
+    from lvf.records.quality import troubles, without_diverged
+    from lvf.records.store import load, load_paper
 
     scores = load(records)
     wrong = troubles(scores, records.parent)
@@ -133,9 +133,9 @@ def _measured(
 
 def _claims(answers: Answers, out: Path) -> list[Path]:
     """Print the verdicts on the claims; returns the paths of the table as CSV and Markdown."""
-    from lvf.results.claims import as_table
-    from lvf.results.claims_table import claims_markdown, claims_table
-    from lvf.results.tables import console
+    from lvf.reporting.claims.judge import as_table
+    from lvf.reporting.claims.table import claims_markdown, claims_table
+    from lvf.reporting.tables.results import console
 
     verdicts = answers.verdicts
     console().print(claims_table(verdicts))
@@ -147,11 +147,11 @@ def _claims(answers: Answers, out: Path) -> list[Path]:
 
 def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame, list[Path]]:
     """Print one group and draw its figures; returns Markdown, table and the figures' paths."""
-    from lvf.figures.curves import all_measures
-    from lvf.figures.tradeoff import frontier
-    from lvf.results.tables import TABLE_WIDTH, console, csv, markdown, summary
-    from lvf.results.terminal import terminal_frontier
-    from lvf.results.verdict import verdict
+    from lvf.reporting.figures.curves import all_measures
+    from lvf.reporting.figures.tradeoff import frontier
+    from lvf.reporting.tables.results import TABLE_WIDTH, console, csv, markdown, summary
+    from lvf.reporting.tables.terminal import terminal_frontier
+    from lvf.reporting.tables.verdict import verdict
 
     title = _title(group)
     lines = verdict(group)
@@ -170,8 +170,8 @@ def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame,
 
 def _print_ranks(board: pd.DataFrame) -> None:
     """Print the leaderboard of a group; nothing of a single method."""
-    from lvf.results.leaderboard import leaderboard_table
-    from lvf.results.tables import console
+    from lvf.reporting.tables.leaderboard import leaderboard_table
+    from lvf.reporting.tables.results import console
 
     if len(board) > 1:
         console().print(leaderboard_table(board))

@@ -1,9 +1,11 @@
 """`python -m lvf.train`: prepare what is missing, train, measure every export."""
 
+from functools import partial
+
 from lvf.bench import benchmark
-from lvf.compose import entry_point
-from lvf.config import RunConfig
-from lvf.validate import require_compiler, require_consent
+from lvf.config.compose import entry_point
+from lvf.config.schema import RunConfig
+from lvf.config.validate import require_compiler, require_consent
 
 
 def run(cfg: RunConfig) -> None:
@@ -23,9 +25,10 @@ def run(cfg: RunConfig) -> None:
     from lvf.data.shards import prepare
     from lvf.evals.subjects import check_measurable, measure_run
     from lvf.launching.ranks import check_allocation, train_on_ranks
+    from lvf.launching.slurm_queue import start_evaluation
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
-    from lvf.training.run_folder import TRAINED, open_run_folder, run_folder
+    from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
     from lvf.training.trainer import check_same_shards, start_of, train
 
     folder = run_folder(cfg)
@@ -45,13 +48,15 @@ def run(cfg: RunConfig) -> None:
         elif cfg.runtime.num_ranks > 1:
             train_on_ranks(cfg, prepared, folder)
         else:
-            train(cfg, prepared, folder)
+            train(cfg, prepared, folder, partial(start_evaluation, folder))
         if not cfg.runtime.measure:
             print(f"next     python -m lvf.evaluate with the same settings, for {folder.path}")
             return
         records = measure_run(cfg, prepared, folder)
         folder.mark_measured(cfg)
-    from lvf.results.tables import print_run  # pandas, which the first batch need not wait for
+    from lvf.reporting.tables.results import (
+        print_run,  # pandas, which the first batch need not wait for
+    )
 
     print_run(records)
     print(f"run      {folder.path}\nshards   {prepared.folder}\nrecords  {cfg.paths.records}")

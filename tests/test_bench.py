@@ -22,19 +22,19 @@ from lvf.benchmarking.clock import PARTS, StepClock, Steps
 from lvf.benchmarking.figures import metrics_of, utilisation
 from lvf.benchmarking.synthetic import random_rows, synthetic_shards
 from lvf.benchmarking.throughput import inputs_of, time_steps
-from lvf.compose import compose
-from lvf.config import BenchConfig, MethodConfig, RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import BenchConfig, MethodConfig, RunConfig
 from lvf.data.loader import make_loader
 from lvf.errors import UserError
-from lvf.figures.cost import throughput
-from lvf.identity import run_id
 from lvf.models.counts import attention_flops_per_pair, train_flops_per_token
 from lvf.models.load import load_base, load_model_config, load_tokenizer
-from lvf.results.records import Record, read_record
-from lvf.results.store import load
-from lvf.training.run_folder import open_run_folder
+from lvf.records.schema import Record, read_record
+from lvf.records.store import load
+from lvf.reporting.figures.cost import throughput
+from lvf.runs.run_folder import open_run_folder
+from lvf.runs.run_id import run_id
 from tests.conftest import needs_compiler
-from tests.results.drawn import curves
+from tests.reporting.drawn import curves
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -203,7 +203,7 @@ def test_pairs_are_those_that_a_token_sees(tmp_path: Path) -> None:
     cfg = composed(tmp_path)
     clock = StepClock()
     with synthetic_shards(cfg, tmp_path / "rows", 2) as prepared:
-        for batch in make_loader(prepared, cfg):
+        for batch in make_loader(prepared, cfg, "run"):
             clock.after_dataloader(type("State", (), {"batch": batch}), None)  # type: ignore
             expected = 0
             for positions, num in zip(batch["position_ids"], batch["num_tokens"], strict=True):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.data.shards import prepare
 from lvf.planning.shapes import num_trainable_parameters, shape_of
-from lvf.results.records import Record, read_record
+from lvf.records.schema import Record, read_record
+from lvf.runs.checkpoints import by_age, state_file
+from lvf.runs.run_folder import RunFolder, open_run_folder
 from lvf.train import run
-from lvf.training.checkpoints import by_age, state_file
-from lvf.training.run_folder import RunFolder, open_run_folder
 from lvf.training.trainer import train
 
 FEW = ("data.max_documents=48", "evals.limit=4", "evals.batch_size=4", "duration=1")

@@ -16,12 +16,13 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.grammar_parser import parse
 
-from lvf.cells import Cell, SweepConfig, cells_of
-from lvf.compose import compose
-from lvf.config import CONF_DIR, ScaleConfig
+from lvf.config.compose import compose
+from lvf.config.grid_schema import GridConfig, SweepConfig
+from lvf.config.schema import CONF_DIR, ScaleConfig
 from lvf.errors import UserError
-from lvf.grid import GridConfig, run
-from lvf.training.branching import trunk_of
+from lvf.grid import run
+from lvf.runs.sweep import Cell, cells_of
+from lvf.runs.trunk import trunk_of
 
 # Runs of each sweep on the paper's scale, counted by hand from PAPER facts, sections 1.1 and 5:
 # methods x durations, rates or epochs.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lvf.compose import compose
-from lvf.results.records import Record, read_record
+from lvf.config.compose import compose
+from lvf.records.schema import Record, read_record
 from lvf.train import run
 from tests.real_models import convert_stories260k, random_llama_with_llama2_tokenizer
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lvf.compose import to_run_config
-from lvf.config import CONF_DIR, RunConfig, SourceConfig
+from lvf.config.compose import to_run_config
+from lvf.config.schema import CONF_DIR, RunConfig, SourceConfig
 from lvf.data.sources import local_files
 from lvf.embedded.corpora import base_dir
-from lvf.results.records import Record, read_record
+from lvf.records.schema import Record, read_record
 from lvf.train import run
 
 QUICK = [

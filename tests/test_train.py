@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lvf.compose import compose
-from lvf.results.records import read_record
+from lvf.config.compose import compose
+from lvf.records.schema import read_record
 from lvf.train import run
 
 QUICK = ["duration=1", "data.max_documents=48", "evals.limit=4"]

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from lvf.results.records import Metric
+from lvf.records.schema import Metric
 
 VERDICTS = ("unique", "unique_passing", "unique_failing")
 

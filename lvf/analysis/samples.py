@@ -8,9 +8,9 @@ from typing import Any
 
 from lvf.analysis.diversity import Generations, diversity_metrics, generations, problem_table
 from lvf.analysis.table import write_table
-from lvf.config import stable_hash
+from lvf.config.schema import stable_hash
 from lvf.evals.measure import Subject, record_of
-from lvf.results.records import record_path, write_record
+from lvf.records.schema import record_path, write_record
 
 
 def analyse_samples(subjects: list[Subject], base: Subject, records: Path) -> list[Path]:

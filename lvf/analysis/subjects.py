@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 from lvf.analysis.tensors import ADAPTER_CONFIG, weights_folder
-from lvf.config import RunConfig, stable_hash
+from lvf.config.schema import RunConfig, stable_hash
 from lvf.errors import UserError
 from lvf.evals.measure import Subject
 from lvf.evals.subjects import export_subjects
 from lvf.models.load import load_export, model_folder_or_id
-from lvf.results.records import Axes
-from lvf.training.run_folder import run_folder
+from lvf.records.schema import Axes
+from lvf.runs.run_folder import run_folder
 
 Model = tuple[Subject, Path]
 """A model's place in the grid, and the folder of its weights."""

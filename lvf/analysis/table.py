@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
-from lvf.results.records import Metric
-from lvf.results.tables import console
+from lvf.records.schema import Metric
 
 TOP_K = 10
 """Leading singular vectors among which intruders are counted (Shuttleworth et al., section 4)."""
@@ -75,19 +72,6 @@ def summaries(table: pd.DataFrame) -> dict[str, Metric]:
     for module, rows in table.groupby("module", sort=False):
         found |= {f"{name}.{module}": _mean(rows[name]) for name in MEASURES}
     return found
-
-
-def print_weights(records: Iterable[Path]) -> None:
-    """Print each model's means by module type."""
-    for path in records:
-        table = matrices(path)
-        screen = Table(title=f"{path.parent.name} {path.name.split('--')[0]}", title_justify="left")
-        screen.add_column("mean over layers")
-        for name in MEASURES:
-            screen.add_column(name.replace("_", " "), justify="right")
-        for module, rows in table.groupby("module", sort=False):
-            screen.add_row(str(module), *(f"{rows[name].mean():.4g}" for name in MEASURES))
-        console().print(screen)
 
 
 def _mean(column: pd.Series) -> Metric:

@@ -15,10 +15,10 @@ from lvf.analysis.intruders import Decomposition, decompose, largest_cosines
 from lvf.analysis.spectra import VARIANCE, factor_singular_values, measures, singular_values
 from lvf.analysis.table import TOP_K, matrix_table, summaries, write_table
 from lvf.analysis.tensors import Weights, place
-from lvf.config import stable_hash
+from lvf.config.schema import stable_hash
 from lvf.evals.measure import Subject, record_of
-from lvf.results.records import record_path, write_record
-from lvf.training.run_folder import write_json
+from lvf.records.schema import record_path, write_record
+from lvf.runs.run_folder import write_json
 
 INPUTS = {"variance": VARIANCE, "top_k": TOP_K}
 HASH = stable_hash(INPUTS)

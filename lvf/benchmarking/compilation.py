@@ -7,7 +7,7 @@ import itertools
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from lvf.results.records import Metric
+from lvf.records.schema import Metric
 
 PHASES = ("entire_frame_compile", "entire_backward_compile")
 """Which dynamo times; the others are parts of these."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvf.results.records import Metric
+from lvf.records.schema import Metric
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lvf.benchmarking.clock import Steps
-    from lvf.results.records import Record
+    from lvf.records.schema import Record
 
 BASIS = {
     "full": "6 N of the N parameters in matrix products",

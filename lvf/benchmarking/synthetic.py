@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lvf.config import BenchConfig, RunConfig
+from lvf.config.schema import BenchConfig, RunConfig
 from lvf.data.packing import Row
 from lvf.data.part import write_rows
 from lvf.data.shards import FILES, RECIPE, Prepared, load_prepared

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lvf.benchmarking.figures import BASIS, metrics_of, utilisation
-from lvf.config import RunConfig, TrunkConfig, stable_hash
+from lvf.config.schema import RunConfig, TrunkConfig, stable_hash
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.evals.subjects import run_axes
-from lvf.identity import run_id
-from lvf.results.records import Metric, Record, record_path, write_record
-from lvf.training.run_folder import RUNNING, TRAINED, RunFolder, is_first
+from lvf.records.schema import Metric, Record, record_path, write_record
+from lvf.runs.run_folder import RUNNING, TRAINED, RunFolder, is_first
+from lvf.runs.run_id import run_id
 
 TASK = "throughput"
 PACKAGES = ("lvf", "torch", "mosaicml", "transformers", "peft", "mosaicml-streaming")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.data.evaluation_items import evaluation_items
 from lvf.data.held_out import write_held_out
 from lvf.data.overlap import Items, OverlapIndex

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lvf.config import RunConfig, SourceConfig
+from lvf.config.schema import RunConfig, SourceConfig
 from lvf.data.part import key_of, write_jsonl
 from lvf.data.prompts import Pair, example_text, text_columns
 from lvf.data.readers import Fault

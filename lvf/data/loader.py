@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvf.config import RunConfig
+from lvf.config.schema import IGNORED_LABEL, RunConfig
 from lvf.data.recipe import num_token_batches
 from lvf.data.shards import Prepared
 from lvf.data.shared_memory import open_dataset
 from lvf.errors import UserError
-from lvf.identity import run_id
 
 if TYPE_CHECKING:
     from streaming import StreamingDataLoader
@@ -24,11 +23,9 @@ if TYPE_CHECKING:
 
 SHUFFLED_ROWS = 1 << 18
 """Rows among which one may move: 5 GB of shards of 4096 tokens, which a cache should hold twice."""
-IGNORED = -100
-"""Label that transformers leaves out of the loss."""
 
 
-def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
+def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDataLoader:
     """Loader of this rank's share of each batch; `collate` says what a batch holds.
 
     An epoch is `batches_per_epoch` whole batches, of rows drawn without repetition in an order
@@ -42,7 +39,7 @@ def make_loader(prepared: Prepared, cfg: RunConfig) -> StreamingDataLoader:
 
     rows_per_device = _rows_per_device(cfg.training.global_batch_rows)
     dataset = open_dataset(
-        local=str(_local_rows(prepared, cfg)),
+        local=str(_local_rows(prepared, run_id)),
         remote=prepared.remote,
         cache_limit=cfg.paths.shards_cache_limit if prepared.remote else None,
         validate_hash="sha1" if prepared.remote else None,
@@ -76,9 +73,9 @@ def _leave_signals_to_the_run(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _local_rows(prepared: Prepared, cfg: RunConfig) -> Path:
+def _local_rows(prepared: Prepared, run_id: str) -> Path:
     """Folder of the rows; those of a remote come into one of the run's own, as streaming wants."""
-    return prepared.train / run_id(cfg) if prepared.remote else prepared.train
+    return prepared.train / run_id if prepared.remote else prepared.train
 
 
 def _rows_per_device(global_batch_rows: int) -> int:
@@ -118,7 +115,7 @@ def collate(
         loss_mask = (segment_ids > 0) & (in_segment > 0)
     return {
         "input_ids": torch.from_numpy(input_ids),
-        "labels": torch.from_numpy(np.where(loss_mask, input_ids, IGNORED)),
+        "labels": torch.from_numpy(np.where(loss_mask, input_ids, IGNORED_LABEL)),
         "position_ids": torch.from_numpy(positions.astype(np.int64)),
         "num_tokens": torch.from_numpy((segment_ids > 0).sum(axis=1)),
     }

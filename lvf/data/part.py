@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.data.overlap import OverlapIndex
 from lvf.data.packing import Example, Row, chunk_stream, fit, pack_by_ratio, pack_examples
 from lvf.data.prompts import Pair, encode_examples, encode_texts, example_text, text_columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lvf.config import DataConfig
+from lvf.config.schema import DataConfig
 from lvf.errors import UserError
 
 if TYPE_CHECKING:

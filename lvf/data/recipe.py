@@ -6,7 +6,7 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
-from lvf.config import ModelConfig, RunConfig, stable_hash
+from lvf.config.schema import ModelConfig, RunConfig, stable_hash
 from lvf.data.evaluation_items import evaluation_items
 from lvf.data.prompts import TEMPLATES
 from lvf.data.sources import PART_ROWS, local_files, source_fingerprint

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.data.overlap import NGRAM_WORDS
 from lvf.data.part import OVERLAPS
 from lvf.data.shards import Prepared

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config import RunConfig, stable_hash
+from lvf.config.schema import RunConfig, stable_hash
 from lvf.data.build import build, machine_of
 from lvf.data.part import OVERLAPS
 from lvf.data.pool import WorkerDiedError

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from lvf.config import EvalsConfig, HumanEvalConfig
+from lvf.config.schema import EvalsConfig, HumanEvalConfig
 from lvf.errors import UserError
 from lvf.evals.completion import Backend, Request, Sampling
-from lvf.results.records import Metric
-from lvf.sandbox.supervisor import require_isolation, score_completions
+from lvf.evals.sandbox.supervisor import require_isolation, score_completions
+from lvf.records.schema import Metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

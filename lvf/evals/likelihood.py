@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from lvf.results.records import Metric
+from lvf.records.schema import Metric
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config import RunConfig, SourceConfig, stable_hash
+from lvf.config.schema import RunConfig, SourceConfig, stable_hash
+from lvf.config.validate import require_consent
 from lvf.data.sources import local_files, read_documents, source_fingerprint
 from lvf.errors import UserError
 from lvf.evals.humaneval import problems_file, run_humaneval
@@ -20,8 +21,7 @@ from lvf.evals.likelihood import kl_from_base, nll
 from lvf.evals.official import local_files as task_files
 from lvf.evals.official import official_folder
 from lvf.evals.suite import run_lm_eval
-from lvf.results.records import Axes, Metric, Record, record_path, write_record
-from lvf.validate import require_consent
+from lvf.records.schema import Axes, Metric, Record, record_path, write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

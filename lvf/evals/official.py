@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lvf.config import LmEvalTaskConfig
+from lvf.config.schema import LmEvalTaskConfig
 from lvf.errors import UserError
 
 NAME = re.compile(rb"""^["']?(?:task|group)["']?:[ \t]*["']?([\w.-]+)["']?[ \t]*(#.*)?$""", re.M)

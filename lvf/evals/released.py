@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
+from lvf.config.validate import require_consent
 from lvf.errors import UserError
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
 from lvf.evals.subjects import base_subject
 from lvf.models.released import Released, adapter_facts, list_released, load_released
-from lvf.results.records import Axes
-from lvf.validate import require_consent
+from lvf.records.schema import Axes
 
 NEEDS_HELDOUT = ("nll_target", "nll_validation", "kl_base")
 """Tasks on text that was held out of our training; the authors trained on all of it."""

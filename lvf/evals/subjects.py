@@ -8,10 +8,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from lvf.config import RunConfig, stable_hash
+from lvf.config.schema import RunConfig, stable_hash
 from lvf.data.shards import Prepared
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
-from lvf.identity import identity
 from lvf.models.counts import num_parameters, num_trainable_parameters
 from lvf.models.load import (
     load_base,
@@ -20,8 +19,9 @@ from lvf.models.load import (
     load_tokenizer,
     read_export_facts,
 )
-from lvf.results.records import Axes
-from lvf.training.run_folder import RunFolder
+from lvf.records.schema import Axes
+from lvf.runs.run_folder import RunFolder
+from lvf.runs.run_id import identity
 
 
 def measure_run(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> list[Path]:

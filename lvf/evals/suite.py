@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvf.config import EvalsConfig, LmEvalTaskConfig
+from lvf.config.schema import EvalsConfig, LmEvalTaskConfig
 from lvf.evals.official import load_tasks
-from lvf.results.records import Metric
+from lvf.records.schema import Metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -10,9 +10,9 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
-from lvf.cells import Cell
 from lvf.launching.order import in_order
 from lvf.launching.status import ENDED_WITH
+from lvf.runs.sweep import Cell
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -85,7 +85,7 @@ def _run_cell(cell: Cell, workers: int, progress: Progress) -> bool:
 
 
 def _show_progress(cell: Cell, progress: Progress, task: TaskID) -> None:
-    from lvf.training.run_folder import RunFolder
+    from lvf.runs.run_folder import RunFolder
 
     status = RunFolder(cell.folder).status()
     progress.update(task, completed=status.get("batch", 0), total=status.get("total_batches"))

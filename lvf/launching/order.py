@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lvf.cells import Cell
 from lvf.errors import UserError
-from lvf.identity import run_id
-from lvf.training.branching import branch_point, trunk_of
+from lvf.runs.run_id import run_id
+from lvf.runs.sweep import Cell
+from lvf.runs.trunk import branch_point, trunk_of
 
 
 def trunk_id(cell: Cell) -> str | None:

@@ -4,14 +4,16 @@ import json
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lvf.compose import speaking_to_the_user, to_schema
-from lvf.config import RunConfig
+from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.schema import RunConfig
 from lvf.launching.ranks import die_with_parent
-from lvf.training.run_folder import is_first, run_folder
+from lvf.launching.slurm_queue import start_evaluation
+from lvf.runs.run_folder import is_first, run_folder
 from lvf.training.stopping import TRY_AGAIN
 
 
@@ -35,8 +37,11 @@ def main(config: str, shards: str) -> None:
     cfg = to_schema(composed, RunConfig)
     with speaking_to_the_user():
         try:
-            work = train if cfg.bench.steps is None else time_steps
-            work(cfg, load_prepared(Path(shards)), run_folder(cfg))
+            folder, prepared = run_folder(cfg), load_prepared(Path(shards))
+            if cfg.bench.steps is None:
+                train(cfg, prepared, folder, partial(start_evaluation, folder))
+            else:
+                time_steps(cfg, prepared, folder)
         except SystemExit as end:
             if end.code != TRY_AGAIN:  # the status file tells; torchrun would tell of a failure
                 raise

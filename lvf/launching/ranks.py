@@ -9,10 +9,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
-from lvf.training.run_folder import DIVERGED, RUNNING, STOPPED, TRAINED, RunFolder, write_json
+from lvf.runs.run_folder import DIVERGED, RUNNING, STOPPED, TRAINED, RunFolder, write_json
 from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
 
 NODE_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "node.sh"

@@ -6,51 +6,21 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lvf.cells import Cell
+from lvf.config.grid_schema import SlurmConfig
 from lvf.errors import UserError
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
 from lvf.launching.status import log_of
-from lvf.training.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
+from lvf.runs.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
+from lvf.runs.sweep import Cell
 
 EACH_ITS_OWN = "aftercorr:"
 JOB_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "run.sbatch"
-
-
-@dataclass(kw_only=True)
-class SlurmConfig:
-    """What the jobs of a grid ask for (`conf/slurm/`); null takes the cluster's default."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    """Features of the nodes, such as `a100&ib`."""
-    timeout_min: int = 1440
-    """Minutes of a job. A run that takes longer saves, is requeued and continues."""
-    evaluation_timeout_min: int = 240
-    """Minutes of the job that measures one export."""
-    signal_delay_s: int = 300
-    """Seconds before the end at which a run saves: longer than a batch and a checkpoint take."""
-    gpus_per_node: int | None = 1
-    """Devices of a job on each node; a run of more ranks asks for one a rank. Null: no GPUs."""
-    cpus_per_task: int = 8
-    """Cores for each rank."""
-    mem_gb: int | None = 64
-    """Memory for each rank."""
-    array_parallelism: int = 256
-    """Jobs of one array at a time."""
-    setup: list[str] = field(default_factory=list)
-    """Shell lines before each run, such as `module load cuda/12.4`."""
-    container: str | None = None
-    """Command that runs another one in a container, such as `apptainer exec --nv lvf.sif`."""
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-    """Other options of sbatch, such as {exclude: node7}; with pyxis {container-image: ...}."""
 
 
 @dataclass(frozen=True)

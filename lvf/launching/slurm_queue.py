@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvf.runs.run_folder import RunFolder
+
 TRAIN, EVALUATE = "train", "evaluate"
 
 
@@ -67,12 +69,12 @@ def queued_tasks(root: Path) -> dict[Task, str]:
     return {job.task: job.id for job in queued_jobs(root)}
 
 
-def start_evaluation(root: Path, run: str, moment: float) -> None:
+def start_evaluation(folder: RunFolder, moment: float) -> None:
     """Let the job that measures an export start, which was to wait for the end of the export's run.
 
     Where Slurm's commands are not at hand, as in some containers, it does wait.
     """
-    if job := queued_tasks(root).get(Task(EVALUATE, run, moment)):
+    if job := queued_tasks(folder.submissions).get(Task(EVALUATE, folder.path.name, moment)):
         line = ["scontrol", "update", f"JobId={job}", "Dependency="]
         subprocess.run(line, capture_output=True, check=False)  # a job that runs needs no more
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvf.cells import Cell
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Job, Task, endings, queued_jobs
-from lvf.training.run_folder import (
+from lvf.runs.run_folder import (
     DIVERGED,
     DONE,
     FAILED,
@@ -18,6 +17,7 @@ from lvf.training.run_folder import (
     TRAINED,
     RunFolder,
 )
+from lvf.runs.sweep import Cell
 
 QUEUED, REFUSED = "queued", "refused"
 ENDED_WITH = "ended with status"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lvf.config import MethodConfig
+from lvf.config.schema import MethodConfig
 from lvf.models.lora import meta_model, target_linears
 
 if TYPE_CHECKING:

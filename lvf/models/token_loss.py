@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lvf.data.loader import IGNORED
+from lvf.config.schema import IGNORED_LABEL
 
 PLAIN_HEADS = ("llama", "mistral", "olmo2", "qwen2", "qwen3")
 """Architectures whose logits are the output layer's product, neither scaled nor capped."""
@@ -57,7 +57,8 @@ def give_loss_in_chunks(model: Any, chunk_tokens: int) -> None:
 def mean_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     """Mean cross-entropy of the predicted tokens of `lvf.models.packed.end_to_end`'s inputs."""
     labels_T = inputs.pop("labels")[0]
-    places_P = torch.nonzero(labels_T[1:] != IGNORED).squeeze(1)  # each predicts the next token
+    # Each place predicts the token after it.
+    places_P = torch.nonzero(labels_T[1:] != IGNORED_LABEL).squeeze(1)
     targets_P = labels_T[places_P + 1]
     heads = [one for one in model.modules() if isinstance(one, LossHead)]
     for head in heads:

@@ -2,7 +2,7 @@
 
 import sys
 
-from lvf.compose import speaking_to_the_user
+from lvf.config.compose import speaking_to_the_user
 from lvf.errors import UserError
 
 

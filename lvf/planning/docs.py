@@ -11,13 +11,13 @@ import hydra
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from lvf.cells import cells_of
-from lvf.compose import compose, files_read_once, lr_of_method, to_schema
-from lvf.config import CONF_DIR, RunConfig
-from lvf.grid import GridConfig
+from lvf.config.compose import compose, files_read_once, lr_of_method, to_schema
+from lvf.config.grid_schema import GridConfig
+from lvf.config.schema import CONF_DIR, RunConfig
 from lvf.planning.estimates import plan, total_batches
 from lvf.planning.listing import number, quantity, totals
 from lvf.planning.shapes import num_parameters, num_trainable_parameters, shape_of
+from lvf.runs.sweep import cells_of
 
 MAIN = ("code_ift", "math_ift", "code_cpt", "math_cpt", "tulu")
 SCALES = ("paper", "small", "embedded")

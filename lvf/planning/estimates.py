@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lvf.cells import Cell
-from lvf.config import RunConfig, ShapeConfig
+from lvf.config.schema import RunConfig, ShapeConfig
 from lvf.data.recipe import batch_tokens, num_token_batches
 from lvf.planning.cluster import (
     CLUSTERS,
@@ -21,8 +20,9 @@ from lvf.planning.shapes import (
     shape_of,
     train_flops_per_token,
 )
-from lvf.training.branching import branch_batch, kept_batches, trunk_of
-from lvf.training.run_folder import RunFolder
+from lvf.runs.run_folder import RunFolder
+from lvf.runs.sweep import Cell
+from lvf.runs.trunk import branch_batch, kept_batches, trunk_of
 
 FILL = 0.95
 """Share of a row's places that packing fills, where as many examples as fit are packed: measured

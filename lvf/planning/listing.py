@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from lvf.cells import Cell
 from lvf.planning.estimates import BASIS, Plan, plan
+from lvf.runs.sweep import Cell
 
 UNKNOWN = "unknown"
 PIPED_WIDTH = 150

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lvf.config import RunConfig, ShapeConfig
+from lvf.config.schema import RunConfig, ShapeConfig
 from lvf.planning.cluster import Cluster
 from lvf.planning.memory import STATE_OF, device_bytes
 from lvf.planning.shapes import (

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lvf.cells import Cell, cells_of
-from lvf.compose import compose, files_read_once
+from lvf.config.compose import compose, files_read_once
 from lvf.planning import cluster
 from lvf.planning.cluster import H100
 from lvf.planning.docs import MAIN, OF_THE_PAPER, grid, markdown
@@ -16,6 +15,7 @@ from lvf.planning.listing import quantity
 from lvf.planning.published import PUBLISHED, predicted
 from lvf.planning.scaling import SHARDED, SHARDED_BASE, WHOLE, step, traffic
 from lvf.planning.shapes import shape_of
+from lvf.runs.sweep import Cell, cells_of
 
 NUM_DEVICES = (1, 8, 32, 256)
 UP_TO = [2**power for power in range(13)]

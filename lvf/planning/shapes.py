@@ -6,7 +6,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from lvf.config import MethodConfig, ModelConfig, ShapeConfig
+from lvf.config.schema import MethodConfig, ModelConfig, ShapeConfig
 from lvf.errors import UserError
 from lvf.models.counts import product_flops_per_token
 from lvf.models.load import model_folder_or_id

@@ -15,7 +15,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist, reproducibility
 
-from lvf.training.checkpoints import by_age, name_of, seal, state_file
+from lvf.runs.checkpoints import by_age, name_of, seal, state_file
 from lvf.training.parts import IN_PARTS, drop_frozen, save_parts
 from lvf.training.stopping import StoppedError, StopRequest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,10 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from lvf.launching.slurm_queue import start_evaluation
 from lvf.models.pissa import to_plain_lora
+from lvf.runs.run_folder import RunFolder, is_first, write_json
 from lvf.training.divergence import DivergedError
 from lvf.training.memory import PeakMemory
-from lvf.training.run_folder import RunFolder, is_first, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +37,13 @@ class Exporter(Callback):
         batches: dict[int, float],
         flops_per_token: int,
         memory: PeakMemory,
+        on_export: Callable[[float], None] | None,
     ) -> None:
         self.folder = folder
         self.batches = batches
         self.flops_per_token = flops_per_token
         self.memory = memory
+        self.on_export = on_export
         self._earlier_peak_bytes = 0
         self.loss_tokens = 0
         self.seconds = 0.0
@@ -88,8 +90,8 @@ class Exporter(Callback):
                 if not self.folder.export(batch).exists():
                     self._export(state, weights, batch, peak_bytes)
                 # After a kill just here, the batch and this come again.
-                run = self.folder.path.name
-                start_evaluation(self.folder.submissions, run, self.batches[batch])
+                if self.on_export:
+                    self.on_export(self.batches[batch])
 
     def _export(
         self, state: State, weights: dict[str, Tensor], batch: int, peak_bytes: int

@@ -18,12 +18,12 @@ import torch
 from composer.utils import dist
 from torch import Tensor
 
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.errors import UserError
 from lvf.models.layers import decoder_layers
 from lvf.planning.memory import STATE_BYTES, STATE_OF
+from lvf.runs.run_folder import is_first
 from lvf.training.packed_model import PackedModel
-from lvf.training.run_folder import is_first
 from lvf.training.sharding import is_sharded
 
 USABLE = 0.9

@@ -9,7 +9,7 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 
-from lvf.training.run_folder import is_first
+from lvf.runs.run_folder import is_first
 
 
 class JsonlLogger(LoggerDestination):

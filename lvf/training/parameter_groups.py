@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lvf.config import MethodConfig
+from lvf.config.schema import MethodConfig
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from lvf.training.run_folder import RUNNING, RunFolder, is_first
+from lvf.runs.run_folder import RUNNING, RunFolder, is_first
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lvf.config import ScheduleConfig
+from lvf.config.schema import ScheduleConfig
 
 if TYPE_CHECKING:
     from composer.core import State
     from composer.optim import ComposerScheduler
-
-
-def warmup_batches(schedule: ScheduleConfig, total_batches: int) -> int:
-    """Length of the warm-up: a share of the run below 1, else a number of batches."""
-    if schedule.warmup < 1:
-        return int(schedule.warmup * total_batches)
-    return int(schedule.warmup)
-
-
-def cooldown_batches(schedule: ScheduleConfig, total_batches: int) -> int:
-    """Length of the cooldown at the end of a run."""
-    return round(schedule.cooldown * total_batches)
 
 
 def trapezoid(
@@ -50,12 +38,12 @@ def make_scheduler(schedule: ScheduleConfig, total_batches: int) -> ComposerSche
     """Composer's cosine with warm-up, or the trapezoid above, over a run of `total_batches`."""
     from composer.optim import CosineAnnealingWithWarmupScheduler
 
-    warmup = warmup_batches(schedule, total_batches)
+    warmup = schedule.warmup_batches(total_batches)
     if schedule.kind == "cosine":
         return CosineAnnealingWithWarmupScheduler(
             t_warmup=f"{warmup}ba", alpha_f=schedule.final_lr_ratio
         )
-    cooldown = cooldown_batches(schedule, total_batches)
+    cooldown = schedule.cooldown_batches(total_batches)
 
     def multiplier(state: State, ssr: float = 1.0) -> float:
         batch, wait = state.timestamp.batch.value, not schedule.cooldown_within_warmup

@@ -8,7 +8,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 
 if TYPE_CHECKING:
     from composer.models import HuggingFaceModel

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 import hydra.utils
 from omegaconf import OmegaConf
 
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.data.loader import make_loader, total_batches
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
 from lvf.models.load import load_base, load_tokenizer
 from lvf.models.lora import add_adapters, hold_base_in_bf16
-from lvf.training.branching import branch_point, kept_batches, trunk_of
-from lvf.training.checkpoints import batch_of, newest_whole, state_file
-from lvf.training.parameter_groups import parameter_groups
-from lvf.training.run_folder import (
+from lvf.runs.checkpoints import batch_of, newest_whole, state_file
+from lvf.runs.run_folder import (
     DIVERGED,
     FAILED,
     RUNNING,
@@ -34,6 +32,9 @@ from lvf.training.run_folder import (
     is_first,
     run_folder,
 )
+from lvf.runs.run_id import run_id
+from lvf.runs.trunk import branch_point, kept_batches, trunk_of
+from lvf.training.parameter_groups import parameter_groups
 from lvf.training.schedules import make_scheduler
 from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
 
@@ -50,11 +51,17 @@ COLLECTIVE_TIMEOUT_SECONDS = 1800.0
 """How long ranks wait for one that exports; Composer's 300 is short for 27 GB on a slow disk."""
 
 
-def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
+def train(
+    cfg: RunConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    on_export: Callable[[float], None] | None = None,
+) -> None:
     """Train a run to its end, from its newest checkpoint where there is one.
 
     Exports stand in `folder.exports` afterwards. A run that diverged is marked so and has no final
-    export. With several ranks, each of them calls this.
+    export. With several ranks, each of them calls this. Rank 0 calls `on_export` with the duration
+    of each export that it has written.
 
     Raises:
         UserError: the run diverged, or the disk is full.
@@ -74,7 +81,7 @@ def train(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     began = time.perf_counter()
     stop = StopRequest()
     with outcome_in_status(folder):
-        trainer = make_trainer(cfg, prepared, folder, batches, checkpoint, stop)
+        trainer = make_trainer(cfg, prepared, folder, batches, checkpoint, stop, on_export)
         try:
             if trainer.state.timestamp.batch.value < max(batches):
                 with stop:  # after Composer, which has a handler of its own
@@ -160,6 +167,7 @@ def make_trainer(
     batches: dict[int, float],
     checkpoint: Path | None,
     stop: StopRequest,
+    on_export: Callable[[float], None] | None = None,
 ) -> Trainer:
     """Everything a run needs, in Composer's terms, in the state of `checkpoint`."""
     import torch
@@ -189,7 +197,7 @@ def make_trainer(
         optimizers=make_optimizer(cfg, model),
         schedulers=make_scheduler(cfg.schedule, end),
         algorithms=make_algorithms(cfg),
-        callbacks=make_callbacks(cfg, folder, batches, flops, memory, stop),
+        callbacks=make_callbacks(cfg, folder, batches, flops, memory, stop, on_export),
         loggers=make_loggers(cfg, folder),
         max_duration=f"{end}ba",
         device_train_microbatch_size=fitted.rows,
@@ -217,6 +225,7 @@ def make_callbacks(
     flops_per_token: int,
     memory: PeakMemory,
     stop: StopRequest,
+    on_export: Callable[[float], None] | None,
 ) -> list[Callback]:
     """What watches, writes and stops a run; at the end of a batch they act in this order."""
     from composer.callbacks import LRMonitor
@@ -235,7 +244,7 @@ def make_callbacks(
     runtime = cfg.runtime
     callbacks: list[Callback] = [
         Divergence(runtime.divergence_factor),
-        Exporter(folder, batches, flops_per_token, memory),
+        Exporter(folder, batches, flops_per_token, memory, on_export),
         Progress(folder, end),
         LRMonitor(),
         Checkpointer(
@@ -301,7 +310,7 @@ def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:
         predicted = int((batch["labels"][:, 1:] != -100).sum())
         return {"total": int(batch["num_tokens"].sum()), "loss_generating": predicted}
 
-    loader = make_loader(prepared, cfg)
+    loader = make_loader(prepared, cfg, run_id(cfg))
     return DataSpec(loader, get_num_tokens_in_batch=count_tokens)
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from lvf.analysis.table import matrices
 from lvf.analyze import analyse_released, run
-from lvf.cells import SweepConfig, cells_of
-from lvf.compose import compose
-from lvf.config import ScaleConfig
+from lvf.config.compose import compose
+from lvf.config.grid_schema import GridConfig, SweepConfig
+from lvf.config.schema import ScaleConfig
 from lvf.embedded.corpora import base_dir as packaged_base
-from lvf.grid import GridConfig
 from lvf.grid import run as grid
-from lvf.results.records import read_record
-from lvf.training.run_folder import TRAINED, open_run_folder, run_folder, write_json
+from lvf.records.schema import read_record
+from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder, write_json
+from lvf.runs.sweep import cells_of
 from tests.analysis.conftest import save_adapter
 
 FACTS = {

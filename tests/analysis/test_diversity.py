@@ -18,8 +18,8 @@ from lvf.analysis.diversity import (
 )
 from lvf.analysis.samples import analyse_samples
 from lvf.evals.measure import Subject
-from lvf.results.records import read_record
-from tests.results.conftest import axes
+from lvf.records.schema import read_record
+from tests.reporting.conftest import axes
 
 COUNTS = [[1, 1, 1, 1], [4], [3, 1], [2, 2, 3], [5, 1, 1, 1]]
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from lvf.analysis.subjects import base_weights, models
 from lvf.analysis.table import TOP_K, intruders, matrices
 from lvf.analysis.weights import analyse_weights
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.errors import UserError
-from lvf.results.records import read_record
+from lvf.records.schema import read_record
 from tests.analysis.conftest import TARGETS, save_adapter
 
 

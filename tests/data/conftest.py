@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lvf.compose import compose
-from lvf.config import RunConfig, SourceConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig, SourceConfig
 from lvf.data import part, sources
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork after using a tokenizer

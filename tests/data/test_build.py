@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lvf.config import RunConfig, SourceConfig
+from lvf.config.schema import RunConfig, SourceConfig
 from lvf.data import loader
 from lvf.data.loader import make_loader
 from lvf.data.pool import WorkerDiedError

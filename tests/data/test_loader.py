@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.data.loader import batches_per_epoch, collate, make_loader, total_batches
 from lvf.data.packing import pack_examples
 from lvf.data.prompts import encode_examples, example_text
@@ -111,7 +111,7 @@ def epoch(loader: Any) -> list[list[tuple[int, ...]]]:
 
 def test_an_epoch_is_whole_batches_of_distinct_rows(run: RunConfig) -> None:
     prepared = prepare(run)
-    loader = make_loader(prepared, run)
+    loader = make_loader(prepared, run, "run")
     known = {tuple(row["input_ids"].tolist()) for row in read_rows(prepared.train)}
     for _ in range(2):
         batches = epoch(loader)
@@ -123,9 +123,9 @@ def test_an_epoch_is_whole_batches_of_distinct_rows(run: RunConfig) -> None:
 
 def test_the_seed_and_the_epoch_decide_the_order(run: RunConfig) -> None:
     prepared = prepare(run)
-    first, again = make_loader(prepared, run), make_loader(prepared, run)
+    first, again = make_loader(prepared, run, "run"), make_loader(prepared, run, "run")
     run.seed = 1
-    other = make_loader(prepared, run)
+    other = make_loader(prepared, run, "run")
     first_epoch, second_epoch = epoch(first), epoch(first)
     assert epoch(again) == first_epoch and epoch(again) == second_epoch
     assert first_epoch != second_epoch and epoch(other) != first_epoch
@@ -133,12 +133,12 @@ def test_the_seed_and_the_epoch_decide_the_order(run: RunConfig) -> None:
 
 def test_a_loader_resumes_within_an_epoch(run: RunConfig) -> None:
     prepared = prepare(run)
-    whole = epoch(make_loader(prepared, run))
-    stopped = make_loader(prepared, run)
+    whole = epoch(make_loader(prepared, run, "run"))
+    stopped = make_loader(prepared, run, "run")
     batches = iter(stopped)
     for _ in range(3):
         next(batches)
-    resumed = make_loader(prepared, run)
+    resumed = make_loader(prepared, run, "run")
     resumed.load_state_dict(stopped.state_dict())
     assert epoch(resumed) == whole[3:]
 
@@ -151,7 +151,7 @@ def open_and_read(prepared: Prepared, cfg: RunConfig, both_open: Any, queue: Any
 
 def test_two_processes_read_the_same_shards_at_once(run: RunConfig) -> None:
     prepared = prepare(run)
-    loader = make_loader(prepared, run)
+    loader = make_loader(prepared, run, "run")
     expected = epoch(loader) + epoch(loader)
     both_open, queue = FORK.Barrier(2), FORK.Queue()
     arguments = (prepared, run, both_open, queue)
@@ -170,7 +170,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(
     run.training.global_batch_rows = 4
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="global_batch_rows=4 .* 3 devices"):
-        make_loader(prepared, run)
+        make_loader(prepared, run, "run")
 
 
 PAPER_TABLE = {0.25: 318, 0.5: 636, 1: 1272, 2: 2543, 4: 5086, 8: 10173, 16: 20345, 20: 25431}

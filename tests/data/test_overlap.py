@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lvf.compose import compose
-from lvf.config import EvalsConfig
+from lvf.config.compose import compose
+from lvf.config.schema import EvalsConfig
 from lvf.data.evaluation_items import evaluation_items
 from lvf.data.overlap import FEWEST_WORDS, NGRAM_WORDS, Items, OverlapIndex
 from lvf.data.report import report

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lvf.compose import compose
+from lvf.config.compose import compose
 from lvf.data.tally import OVERLAP
 from lvf.prepare import run
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lvf.config import SourceConfig
+from lvf.config.schema import SourceConfig
 from lvf.data import sources
 from lvf.data.sources import cut_corpus, part_rows, read_documents, source_fingerprint
 from lvf.errors import UserError

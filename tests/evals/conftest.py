@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 
 NUM_ITEMS = 24
 WORDS = ["red", "blue", "cold", "warm", "tall", "old", "small", "bright", "quiet", "heavy"]

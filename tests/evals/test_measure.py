@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from lvf.compose import compose
-from lvf.config import RunConfig, SourceConfig, stable_hash
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig, SourceConfig, stable_hash
 from lvf.errors import UserError
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
 from lvf.evals.subjects import base_subject
-from lvf.results.records import Axes, read_record, record_path
+from lvf.records.schema import Axes, read_record, record_path
 from tests.conftest import ROOT
 from tests.evals.conftest import write_jsonl
 

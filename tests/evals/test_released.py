@@ -12,13 +12,13 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from lvf.config import MethodConfig, ModelConfig
+from lvf.config.schema import MethodConfig, ModelConfig
 from lvf.errors import UserError
 from lvf.evals.released import measure_released
 from lvf.models.load import load_base
 from lvf.models.lora import add_adapters
 from lvf.models.released import adapter_facts, describe, fetch, list_released, load_released
-from lvf.results.records import read_record
+from lvf.records.schema import read_record
 
 ADAPTER, FULL = "metamath-lora-rank-2-alpha-4", "magicoder-full-finetuning-lr-5e-05"
 OWNER = "LoRA-TMLR-2024"

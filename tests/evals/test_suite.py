@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lvf.config import LmEvalTaskConfig, RunConfig
+from lvf.config.schema import LmEvalTaskConfig, RunConfig
 from lvf.errors import UserError
 from lvf.evals.official import local_files, task_names
 from lvf.evals.suite import run_lm_eval

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lvf.cells import Cell, SweepConfig, cells_of
+from lvf.config.grid_schema import SweepConfig
 from lvf.errors import UserError
-from lvf.identity import run_id
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import Task
 from lvf.launching.status import ENDED_WITH, statuses
-from lvf.training.checkpoints import seal
-from lvf.training.run_folder import open_run_folder
+from lvf.runs.checkpoints import seal
+from lvf.runs.run_folder import open_run_folder
+from lvf.runs.run_id import run_id
+from lvf.runs.sweep import Cell, cells_of
 
 BATCH_TOKENS = 8 * 256
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from lvf.cells import Cell, SweepConfig, cells_of
+from lvf.config.grid_schema import SlurmConfig, SweepConfig
 from lvf.errors import UserError
-from lvf.launching.slurm import JOB_SCRIPT, SlurmConfig, submit
+from lvf.launching.slurm import JOB_SCRIPT, submit
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, endings, queued_jobs, start_evaluation
 from lvf.launching.status import statuses
-from lvf.training.run_folder import RunFolder
+from lvf.runs.run_folder import RunFolder
+from lvf.runs.sweep import Cell, cells_of
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,7 +241,7 @@ def test_a_written_export_is_measured_at_once_and_the_others_wait_for_their_runs
     two += cells(tmp_path, "measure_at=[0.5]", "seed=1", cpt=False)
     assert submit(two, later) == 6
     root = tmp_path / "runs" / "slurm"
-    start_evaluation(root, two[1].run_id, 0.5)
+    start_evaluation(RunFolder(two[1].folder), 0.5)
 
     def waiting() -> set[tuple[str, float | None]]:
         rows = (

@@ -8,14 +8,14 @@ from peft import LoraConfig, get_peft_model
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lvf.compose import compose
+from lvf.config.compose import compose
+from lvf.config.validate import require_compiler
 from lvf.errors import UserError
 from lvf.models.compiled import compile_layers
 from lvf.models.fast_lora import speed_up
 from lvf.models.lean import keep_less
 from lvf.models.packed import attend_within_segments, find_segments
 from lvf.models.token_loss import give_loss_in_chunks, mean_loss
-from lvf.validate import require_compiler
 from tests.conftest import needs_compiler
 
 LAYERS = 3

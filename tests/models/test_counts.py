@@ -3,8 +3,8 @@
 import pytest
 from transformers import LlamaConfig
 
-from lvf.compose import compose
-from lvf.config import MethodConfig
+from lvf.config.compose import compose
+from lvf.config.schema import MethodConfig
 from lvf.models.counts import num_lora_parameters, num_parameters, train_flops_per_token
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -5,8 +5,8 @@ import torch
 from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lvf.compose import compose
-from lvf.config import MethodConfig
+from lvf.config.compose import compose
+from lvf.config.schema import MethodConfig
 from lvf.errors import UserError
 from lvf.models.lora import add_adapters, check_rank, hold_base_in_bf16
 

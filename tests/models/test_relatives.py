@@ -8,8 +8,8 @@ from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lvf.compose import compose
-from lvf.config import MethodConfig
+from lvf.config.compose import compose
+from lvf.config.schema import MethodConfig
 from lvf.errors import UserError
 from lvf.models.counts import num_trainable_parameters
 from lvf.models.lora import add_adapters, check_rank

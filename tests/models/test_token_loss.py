@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from lvf.data.loader import IGNORED
+from lvf.config.schema import IGNORED_LABEL
 from lvf.models.token_loss import LossHead, MeanCrossEntropy, give_loss_in_chunks, mean_loss
 
 VOCABULARY, TOKENS = 61, 40
@@ -25,7 +25,7 @@ PREDICTED = torch.randperm(TOKENS - 1, generator=torch.Generator().manual_seed(0
 
 def inputs() -> dict[str, torch.Tensor]:
     ids = torch.randint(0, VOCABULARY, (1, TOKENS), generator=torch.Generator().manual_seed(1))
-    labels = torch.full_like(ids, IGNORED)
+    labels = torch.full_like(ids, IGNORED_LABEL)
     labels[0, PREDICTED] = ids[0, PREDICTED]
     labels[0, 0] = 5  # the first token is nobody's next one
     return {"input_ids": ids, "labels": labels}

@@ -6,9 +6,9 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from lvf.compose import compose
-from lvf.config import CONF_DIR
-from lvf.identity import run_id
+from lvf.config.compose import compose
+from lvf.config.schema import CONF_DIR
+from lvf.runs.run_id import run_id
 
 SWITCHES = [
     one.switch for one in OmegaConf.load(CONF_DIR / "departures.yaml") if one.switch is not None

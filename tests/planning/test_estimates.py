@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lvf.cells import Cell
-from lvf.compose import compose
+from lvf.config.compose import compose
 from lvf.planning.estimates import epoch_rows, plan, total_batches
 from lvf.planning.listing import estimates, quantity, totals
+from lvf.runs.sweep import Cell
 
 
 def cell(*overrides: str) -> Cell:

@@ -7,9 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from lvf.cells import Cell
-from lvf.compose import compose
-from lvf.config import CONF_DIR, RunConfig, ShapeConfig
+from lvf.config.compose import compose
+from lvf.config.schema import CONF_DIR, RunConfig, ShapeConfig
 from lvf.planning.cluster import H100, Cluster
 from lvf.planning.estimates import plan
 from lvf.planning.published import PUBLISHED, Measured, predicted
@@ -24,6 +23,7 @@ from lvf.planning.scaling import (
     traffic,
 )
 from lvf.planning.shapes import forward_share, shape_of
+from lvf.runs.sweep import Cell
 
 # Llama-2-7B, PAPER facts, section 1.6, and the shape of its config.json
 TOTAL = 6_738_415_616

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig, LlamaConfig, Olmo2Config, Qwen3Config
 
-from lvf.compose import compose
-from lvf.config import ModelConfig, ShapeConfig
+from lvf.config.compose import compose
+from lvf.config.schema import ModelConfig, ShapeConfig
 from lvf.models import counts
 from lvf.planning.shapes import (
     num_parameters,

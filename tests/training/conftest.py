@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.kill_storm import start_ranks, wait_for
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.data.shards import prepare
-from lvf.training.run_folder import RunFolder, open_run_folder
+from lvf.runs.run_folder import RunFolder, open_run_folder
 from lvf.training.trainer import train
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lvf.compose import compose
-from lvf.config import RunConfig
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.errors import UserError
 from lvf.training.fitting import Fit, Kept, choose, fit, fixed_bytes, kept_bytes
 from lvf.training.packed_model import PackedModel

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.kill_storm import same_weights, storm
 from lvf.data.shards import prepare
-from lvf.training.run_folder import run_folder
+from lvf.runs.run_folder import run_folder
 from tests.training.conftest import trained_on_ranks
 
 

@@ -8,11 +8,11 @@ from composer.models import HuggingFaceModel
 from composer.utils.import_helpers import MissingConditionalImportError
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lvf.compose import compose
-from lvf.config import CONF_DIR
+from lvf.config.compose import compose
+from lvf.config.schema import CONF_DIR
 from lvf.models.counts import num_trainable_parameters
 from lvf.models.lora import add_adapters
-from lvf.training.run_folder import RunFolder
+from lvf.runs.run_folder import RunFolder
 from lvf.training.trainer import make_loggers, make_optimizer
 
 CONFIG = LlamaConfig(

@@ -19,12 +19,11 @@ from composer.loggers import Logger, LoggerDestination
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from benchmarks.kill_storm import last_weights, same_weights, start_ranks, wait_for
-from lvf.config import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.data.shards import prepare
 from lvf.errors import UserError
-from lvf.training.checkpoints import newest_whole, state_file
-from lvf.training.parts import parts_folder
-from lvf.training.run_folder import (
+from lvf.runs.checkpoints import newest_whole, state_file
+from lvf.runs.run_folder import (
     FAILED,
     STOPPED,
     TRAINED,
@@ -32,6 +31,7 @@ from lvf.training.run_folder import (
     open_run_folder,
     run_folder,
 )
+from lvf.training.parts import parts_folder
 from lvf.training.trainer import train
 from tests.training.conftest import add_logger, metrics, trained, trained_on_ranks
 

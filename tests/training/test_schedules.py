@@ -8,9 +8,9 @@ import torch
 from composer.core import State, Timestamp
 from composer.devices import DeviceCPU
 
-from lvf.compose import compose
-from lvf.config import ScheduleConfig
-from lvf.training.schedules import make_scheduler, trapezoid, warmup_batches
+from lvf.config.compose import compose
+from lvf.config.schema import ScheduleConfig
+from lvf.training.schedules import make_scheduler, trapezoid
 
 
 def foundry_inv_sqrt(t: int, t_max: int, t_warmup: int, t_cooldown: int, alpha_f: float) -> float:
@@ -65,7 +65,7 @@ def test_the_end_of_a_run_is_the_final_ratio() -> None:
 @pytest.mark.parametrize(("warmup", "expected"), [(0.1, 20), (0.0, 0), (1000, 1000), (1, 1)])
 def test_a_warmup_below_one_is_a_share_of_the_run(warmup: float, expected: int) -> None:
     schedule = ScheduleConfig(kind="cosine", warmup=warmup, final_lr_ratio=0.0)
-    assert warmup_batches(schedule, 200) == expected
+    assert schedule.warmup_batches(200) == expected
 
 
 def composer_cosine(t: int, t_max: int, t_warmup: int, alpha_f: float) -> float:

@@ -19,8 +19,8 @@ from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
 from lvf.models.load import load_export, model_folder_or_id
-from lvf.training.checkpoints import is_whole, newest_whole, state_file
-from lvf.training.run_folder import (
+from lvf.runs.checkpoints import is_whole, newest_whole, state_file
+from lvf.runs.run_folder import (
     DIVERGED,
     FAILED,
     TRAINED,
@@ -59,7 +59,7 @@ def test_the_first_loss_is_the_mean_over_response_tokens_of_each_example_alone(
     composed: Any,
 ) -> None:
     cfg = composed("method=full")
-    batch = next(iter(make_loader(prepare(cfg), cfg)))
+    batch = next(iter(make_loader(prepare(cfg), cfg, "run")))
     model = AutoModelForCausalLM.from_pretrained(
         model_folder_or_id(cfg.model), dtype=torch.float32
     ).eval()
@@ -172,7 +172,7 @@ def test_a_compiled_run_gives_the_run_that_is_not_across_a_resume(
 
 def test_bf16_holds_the_base_of_a_run_in_bf16_and_changes_no_gradient(composed: Any) -> None:
     cfg = composed("method=lora", "training.precision=amp_bf16")
-    batch = next(iter(make_loader(prepare(cfg), cfg)))
+    batch = next(iter(make_loader(prepare(cfg), cfg, "run")))
 
     def gradients(narrow: bool) -> list[torch.Tensor]:
         cfg.runtime.bf16_base = narrow
@@ -285,7 +285,7 @@ def test_a_folder_of_another_configuration_is_refused(composed: Any) -> None:
 def test_a_run_loads_no_model_of_transformers_but_its_own() -> None:
     code = (
         "import sys\n"
-        "from lvf.compose import compose\n"
+        "from lvf.config.compose import compose\n"
         "from lvf.training.trainer import make_model\n"
         "make_model(compose('+experiment=math_ift', 'method=lora'))\n"
         "print(*(name for name in sys.modules if 'models.' in name and '.modeling_' in name))\n"

@@ -1,0 +1,163 @@
+"""From Hydra's command line to a checked `RunConfig`, and from a `UserError` to one message."""
+
+import functools
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import hydra
+import hydra.version
+import omegaconf.base
+from hydra import initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lvf.config.schema import CONF_DIR, RunConfig
+from lvf.config.validate import validate
+from lvf.errors import UserError
+
+
+def lr_of_method(
+    lr_by_method: dict[str, float],
+    kind: str,
+    rank: int | None,
+    multiplier: float,
+    lora_lr_ratio: float | None,
+) -> float:
+    """Peak rate of a method: the entry of its rank, else of its kind, times the multiplier.
+
+    With `lora_lr_ratio`, LoRA's is that of full finetuning times the ratio.
+    """
+    if kind == "lora" and lora_lr_ratio is not None:
+        kind, rank, multiplier = "full", None, multiplier * lora_lr_ratio
+    if kind not in lr_by_method:
+        raise UserError(
+            f"no learning rate for method kind {kind!r}: training.lr_by_method has "
+            f"{sorted(lr_by_method)}. Set training.lr_peak=... on the command line."
+        )
+    return float(lr_by_method.get(f"{kind}_r{rank}", lr_by_method[kind])) * multiplier
+
+
+WITHOUT_HYDRAS_OWN = [
+    f"~hydra/{group}"
+    for group in (
+        "env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper"
+    )
+]  # fmt: skip
+"""Hydra's own settings, a sixth of a composition's time; of no use to one that is not its main."""
+Schema = TypeVar("Schema")
+
+
+def to_schema(composed: DictConfig, schema: type[Schema]) -> Schema:
+    """Resolve a composed configuration into the dataclass that it was composed on.
+
+    Raises:
+        UserError: a value is missing or cannot be resolved.
+    """
+    try:
+        cfg = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {error}") from error
+    assert isinstance(cfg, schema)
+    return cfg
+
+
+def to_run_config(composed: DictConfig) -> RunConfig:
+    """Resolve a composed configuration into a checked `RunConfig`.
+
+    Raises:
+        UserError: a value is missing, has the wrong type, or the combination is impossible.
+    """
+    cfg = to_schema(composed, RunConfig)
+    validate(cfg)
+    return cfg
+
+
+def compose(*overrides: str) -> RunConfig:
+    """Compose a run without a command line of its own, as notebooks and tests do."""
+    return to_run_config(compose_tree(*overrides))
+
+
+def compose_tree(*overrides: str) -> DictConfig:
+    """Hydra's composition of a run, not resolved yet."""
+    running = GlobalHydra.instance().is_initialized()  # within another command's main
+    ready = nullcontext() if running else initialize_config_dir(str(CONF_DIR), version_base="1.3")
+    with ready:
+        return hydra.compose("train", overrides=[*overrides, *WITHOUT_HYDRAS_OWN])
+
+
+@contextmanager
+def files_read_once() -> Iterator[None]:
+    """Within it, many compositions take half as long: Hydra parses thirty files anew for each.
+
+    What changes on disk meanwhile is not seen.
+    """
+    read = ConfigRepository.load_config
+    copies: dict[tuple[str, ...], bytes] = {}  # composing changes what was loaded
+
+    def load_config(self: ConfigRepository, config_path: str) -> Any:
+        key = (config_path, *(source.path for source in self.sources))
+        if key not in copies:
+            copies[key] = pickle.dumps(read(self, config_path))
+        return pickle.loads(copies[key])
+
+    ConfigRepository.load_config = load_config  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigRepository.load_config = read  # type: ignore[method-assign]
+
+
+Result = TypeVar("Result")
+
+
+def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
+    """Turn a function of a run into a Hydra command that reports user errors without traceback."""
+
+    @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base="1.3")
+    @functools.wraps(work)
+    def main(composed: DictConfig) -> None:
+        with speaking_to_the_user():
+            work(to_run_config(composed))
+
+    return main
+
+
+class speaking_to_the_user:  # noqa: N801, a context manager that reads as a sentence
+    """Print a `UserError` as one message and exit with status 2 instead of a traceback."""
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        """Translate a `UserError`; let everything else through."""
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+def times(a: float, b: float) -> float:
+    """Product for conf/; a whole one is an integer, as ranks and alphas are."""
+    product = a * b
+    return int(product) if product == int(product) else product
+
+
+def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
+    return store
+
+
+# Hydra deep-copies the whole store, its own schemas included, for each group that --help lists
+# (140 times, 2 s) and for each composition; the store is a singleton whose load() copies anyway.
+ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
+# OmegaConf parses the text of an interpolation whenever it resolves it, half of what that takes;
+# Hydra parses its own version 280 times a composition.
+omegaconf.base.parse = functools.cache(omegaconf.base.parse)  # type: ignore[attr-defined]
+hydra.version._get_version = functools.cache(hydra.version._get_version)
+ConfigStore.instance().store(name="run_schema", node=RunConfig)
+OmegaConf.register_new_resolver("lvf.lr", lr_of_method, replace=True)
+OmegaConf.register_new_resolver("lvf.times", times, replace=True)

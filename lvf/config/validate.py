@@ -1,0 +1,172 @@
+"""What types alone cannot check of a run, found out before any work starts."""
+
+import os
+import shutil
+import sys
+from dataclasses import fields
+
+from lvf.config.schema import MethodConfig, RunConfig
+from lvf.errors import UserError
+
+
+def validate(cfg: RunConfig) -> None:
+    """Check what types alone cannot, before any work starts.
+
+    Raises:
+        UserError: names the key, its value and what is allowed.
+    """
+    _one_of("method.init", cfg.method.init, ("zero", "pissa"))
+    _one_of("method.kind", cfg.method.kind, ("full", "lora"))
+    _one_of("regime.duration_unit", cfg.regime.duration_unit, ("epochs", "tokens"))
+    _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
+    _one_of("evals.sandbox", cfg.evals.sandbox, ("required", "best"))
+    _one_of("training.precision", cfg.training.precision, ("fp32", "amp_bf16"))
+    _validate_method(cfg.method)
+    for key, value in (
+        ("duration", cfg.duration),
+        ("training.lr_peak", cfg.training.lr_peak),
+        ("training.seq_len", cfg.training.seq_len),
+        ("training.global_batch_rows", cfg.training.global_batch_rows),
+        ("training.grad_clip_norm", cfg.training.grad_clip_norm),
+        ("training.packing_ratio", cfg.training.packing_ratio),
+        ("runtime.ranks", cfg.runtime.ranks),
+        ("runtime.nodes", cfg.runtime.nodes),
+        ("runtime.checkpoint_every_batches", cfg.runtime.checkpoint_every_batches),
+        ("runtime.keep_checkpoints", cfg.runtime.keep_checkpoints),
+        ("bench.steps", cfg.bench.steps),
+        ("bench.warmup_steps", cfg.bench.warmup_steps),
+        ("bench.documents_per_row", cfg.bench.documents_per_row),
+        ("runtime.loss_chunk_tokens", cfg.runtime.loss_chunk_tokens),
+    ):
+        if value is not None and value <= 0:
+            raise UserError(f"{key}={value} must be above 0")
+    if not 0 <= cfg.training.attention_dropout < 1:
+        raise UserError(
+            f"training.attention_dropout={cfg.training.attention_dropout} not in [0, 1)"
+        )
+    late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
+    if late:
+        raise UserError(
+            f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
+            "always measured, so list only moments before it"
+        )
+    ranks = cfg.runtime.num_ranks
+    if cfg.training.global_batch_rows % ranks:
+        raise UserError(
+            f"training.global_batch_rows={cfg.training.global_batch_rows} cannot be shared evenly "
+            f"among {ranks} ranks (runtime.ranks times runtime.nodes)"
+        )
+    _validate_trunk(cfg)
+    _validate_bench(cfg)
+    has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)
+    if has_pair == bool(cfg.data.text_column):
+        raise UserError(
+            f"data.{cfg.data.name}: set either data.text_column or both data.prompt_column and "
+            "data.response_column"
+        )
+    known = [*cfg.evals.lm_eval, "humaneval", "kl_base"]
+    known += ["nll_target", "nll_validation", "nll_source"]
+    for task in [*cfg.evals.tasks, *cfg.evals.forgetting]:
+        _one_of("evals.tasks", task, known)
+
+
+def require_consent(cfg: RunConfig, setting: str = "evals.execute_code=true") -> None:
+    """Refuse to start what will run generated programs unless the user agreed to it.
+
+    Args:
+        setting: how the user of this command agrees.
+
+    Raises:
+        UserError: `humaneval` is among the tasks and `evals.execute_code` is false.
+    """
+    if "humaneval" in cfg.evals.tasks and not cfg.evals.execute_code:
+        raise UserError(
+            "the task humaneval runs programs that the model wrote on this machine: agree with "
+            f"{setting}, or leave humaneval out of evals.tasks"
+        )
+
+
+def require_compiler(cfg: RunConfig) -> None:
+    """Refuse to start what torch.compile makes kernels for where it finds no C++ compiler.
+
+    Raises:
+        UserError: `runtime.compile` is set, and there is none.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if cfg.runtime.compile and not shutil.which(compiler):
+        raise UserError(
+            f"runtime.compile=true needs the C++ compiler {compiler}, which is not on the PATH: "
+            "install it, name another in the environment variable CXX, or leave the setting out"
+        )
+
+
+def _validate_trunk(cfg: RunConfig) -> None:
+    trunk = cfg.trunk.duration
+    if trunk is None:
+        return
+    if cfg.regime.duration_unit != "tokens" or cfg.schedule.kind != "trapezoid":
+        raise UserError(
+            f"trunk.tokens={trunk:g} needs a budget of tokens and schedule=trapezoid, whose "
+            "constant phase branches can share; set trunk.branch=false"
+        )
+    if max([cfg.duration, *cfg.trunk.budgets]) > trunk:
+        raise UserError(
+            f"duration={cfg.duration:g} and trunk.budgets={cfg.trunk.budgets} must not exceed "
+            f"trunk.tokens={trunk:g}: raise it, or set trunk.branch=false"
+        )
+
+
+def _validate_bench(cfg: RunConfig) -> None:
+    bench = cfg.bench
+    _one_of("bench.data", bench.data, ("real", "synthetic"))
+    if bench.data == "real" and (bench.documents_per_row, bench.padding) != (1, 0):
+        raise UserError(
+            "bench.documents_per_row and bench.padding describe synthetic rows: set "
+            "bench.data=synthetic, or leave them out"
+        )
+    if not 0 <= bench.padding < 1:
+        raise UserError(f"bench.padding={bench.padding} not in [0, 1)")
+    most = bench.row_tokens(cfg.training.seq_len) // 2  # a token to predict, and one before it
+    if bench.documents_per_row > most:
+        raise UserError(
+            f"bench.documents_per_row={bench.documents_per_row}: a row of training.seq_len="
+            f"{cfg.training.seq_len} with bench.padding={bench.padding} holds at most {most}"
+        )
+
+
+def _validate_method(method: MethodConfig) -> None:
+    settings = ("rank", "alpha", "dropout", "targets")
+    plain = MethodConfig()
+    given = (one.name for one in fields(method) if one.name not in ("name", "kind"))
+    present = [name for name in given if getattr(method, name) != getattr(plain, name)]
+    if method.kind == "full":
+        if present:
+            raise UserError(
+                f"method=full takes no {', '.join('method.' + name for name in present)}: full "
+                "finetuning has no adapters. Choose method=lora, or drop the setting."
+            )
+        return
+    missing = [f"method.{name}" for name in settings if name not in present]
+    if missing:
+        raise UserError(f"method {method.name!r} is LoRA and needs {', '.join(missing)}")
+    assert method.rank is not None and method.dropout is not None  # for the type checker
+    if method.rank < 1 or not 0 <= method.dropout < 1 or not method.targets:
+        raise UserError(
+            f"method {method.name!r}: rank={method.rank} must be at least 1, "
+            f"dropout={method.dropout} in [0, 1), targets={method.targets} not empty"
+        )
+    if min(method.lr_ratio_b, method.trained_modules_lr_ratio) <= 0:
+        raise UserError(
+            f"method {method.name!r}: lr_ratio_b={method.lr_ratio_b} and trained_modules_lr_ratio="
+            f"{method.trained_modules_lr_ratio} must be above 0"
+        )
+    if method.init == "pissa" and (method.dora or method.rank_stabilised or method.trained_modules):
+        raise UserError(
+            f"method {method.name!r}: init=pissa goes with plain LoRA only, since its export is a "
+            "plain adapter of twice the rank; drop dora, rank_stabilised and trained_modules"
+        )
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...] | list[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value!r} is not one of {', '.join(allowed)}")

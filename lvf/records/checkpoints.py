@@ -1,0 +1,277 @@
+"""From scores to measured models: one row per checkpoint, with its differences to the base."""
+
+import functools
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from lvf.config.schema import CONF_DIR
+from lvf.records.estimate import Estimate, mean_of, paired_difference
+from lvf.records.store import AXES, COSTS, RecordWarning, items
+
+PER_TOKEN = {
+    **dict.fromkeys(("nll_target", "nll_validation", "nll_source"), "nll_per_token"),
+    "kl_base": "kl_per_token",
+}
+"""Measures on text: task to metric."""
+GROUP = ["scale", "domain", "regime", "model", "dataset"]
+"""Models are compared within one value of these: the same base, data and benchmarks."""
+CELL = ["source", "label", "method", "rank", "lr_peak", "run_duration", "duration", "cooled_down"]
+"""Models of one group that agree in these differ in their seed alone."""
+MARKS: dict[str, Callable[[Any], str]] = {
+    "alpha": " α={:g}".format,
+    "targets": " {}".format,
+    "optimizer": lambda target: f" {target.rsplit('.', 1)[-1]}",
+}
+"""How a label tells what else varies under a method's name."""
+MODEL_AXES = [name for name in AXES if name not in GROUP]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Which tasks and metrics the measures are, as conf/ has them."""
+
+    target: dict[str, tuple[str, str]]
+    """Domain to (task, metric)."""
+    forgetting: list[str]
+    forgetting_metric: dict[str, str]
+    """Scale to the score that is averaged there."""
+
+
+@functools.cache
+def names() -> Names:
+    """Read the domains' targets and the forgetting tasks from conf/domain and conf/evals."""
+    domains = [OmegaConf.load(path) for path in sorted((CONF_DIR / "domain").glob("*.yaml"))]
+    evals = OmegaConf.load(CONF_DIR / "evals" / "tasks.yaml")
+    return Names(
+        target={one.name: (one.target_task, one.target_metric) for one in domains},
+        forgetting=list(evals.forgetting),
+        forgetting_metric={
+            path.stem: _forgetting_metric(path.stem)
+            for path in sorted((CONF_DIR / "scale").glob("*.yaml"))
+        },
+    )
+
+
+def _forgetting_metric(evals: str) -> str:
+    """That of a file in conf/evals, or of the file that it builds on."""
+    tree = OmegaConf.load(CONF_DIR / "evals" / f"{evals}.yaml")
+    if "forgetting_metric" in tree:
+        return str(tree.forgetting_metric)
+    return _forgetting_metric(tree.defaults[0])
+
+
+def measures() -> list[str]:
+    """Names of the measures: target score, forgetting average and its parts, those on text."""
+    return ["target", "forgetting", *names().forgetting, *PER_TOKEN]
+
+
+def models(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per (run_id, checkpoint): its axes, a label, its cell, and every measure.
+
+    A cell is a number that models have in common which differ in their seed alone; cells are
+    numbered by source, group and label, then rate and duration.
+
+    A measure m has the columns m, m_se (standard error over items), m_n, m_path and m_metric (where
+    its items are), m_delta and m_delta_se (difference to the base under the same settings; paired
+    by item where both have items, otherwise from both standard errors). Missing is NaN; the
+    forgetting average needs all of its parts.
+
+    Scores of one task that were taken under several settings are never mixed: within a `GROUP` the
+    setting that most checkpoints have counts (then the largest n, then the newest), and a
+    `RecordWarning` says what was left out.
+
+    A run whose every score another run of the same settings and seed has too is that run once more,
+    as the branch of a trunk is of a run of its own: it is left out. Runs of the same settings and
+    seed that differ in a score have their names in their labels.
+    """
+    scores = _without_duplicates(_one_setting_per_task(_with_measure(scores)))
+    rows = []
+    for key, group in scores.groupby(GROUP, dropna=False, sort=True):
+        base = _by_measure(group[group.method == "base"])
+        for _, checkpoint in group.groupby(["source", "run_id", "checkpoint"], sort=True):
+            rows.append(_row(dict(zip(GROUP, key, strict=True)), checkpoint, base))
+    columns = [*GROUP, "source", "run_id", "checkpoint", *MODEL_AXES, *COSTS]
+    numbers = [
+        name + end for name in measures() for end in ("", "_se", "_n", "_delta", "_delta_se")
+    ]
+    places = [name + end for name in measures() for end in ("_path", "_metric")]
+    frame = pd.DataFrame(rows, columns=pd.Index([*columns, *numbers, *places]))
+    kinds = {name: scores.dtypes[name] for name in columns}
+    frame = frame.astype({**kinds, **dict.fromkeys(numbers, "float64")})
+    frame = in_few_blocks(_labelled(frame))
+    return frame.assign(cell=frame.groupby([*GROUP, *CELL], dropna=False).ngroup())
+
+
+def in_few_blocks(models: pd.DataFrame) -> pd.DataFrame:
+    """The same table with texts as objects, from which rows are chosen several times as fast."""
+    texts = {name: "object" for name, kind in models.dtypes.items() if kind == "string"}
+    return models.astype(texts).copy()
+
+
+def _with_measure(scores: pd.DataFrame) -> pd.DataFrame:
+    """Only the rows that are a measure, named in the new column `measure`."""
+    known = names()
+
+    def measure(task: str, metric: str, domain: str, scale: str) -> str | None:
+        if known.target.get(domain) == (task, metric):
+            return "target"
+        if task in known.forgetting and metric == known.forgetting_metric.get(scale, "acc"):
+            return task
+        if task == "forgetting":  # the paper published the average only
+            return task
+        return task if PER_TOKEN.get(task) == metric else None
+
+    columns = (scores.task, scores.metric, scores.domain, scores.scale)
+    found = [measure(*row) for row in zip(*columns, strict=True)]
+    scores = scores.assign(measure=pd.array(found, dtype="string"))
+    return scores[scores.measure.notna()]
+
+
+def _one_setting_per_task(scores: pd.DataFrame) -> pd.DataFrame:
+    kept = []
+    for key, group in scores.groupby(["source", *GROUP, "measure"], dropna=False, sort=True):
+        by_setting = group.groupby("settings_id")
+        ranking = pd.DataFrame({
+            "models": by_setting.run_id.count(), "n": by_setting.n.max(),
+            "newest": by_setting.created_at.max(),
+        }).sort_values(["models", "n", "newest"])  # fmt: skip
+        chosen = ranking.index[-1]
+        kept.append(group[group.settings_id == chosen])
+        if len(ranking) > 1:
+            _warn_of_settings(f"{key[2]}_{key[3]} {key[-1]}", group, ranking, str(chosen))
+    return pd.concat(kept) if kept else scores
+
+
+def _warn_of_settings(where: str, group: pd.DataFrame, ranking: pd.DataFrame, chosen: str) -> None:
+    """Say which settings count, in the keys in which they differ."""
+    trees = {key: json.loads(one.settings.iloc[0]) for key, one in group.groupby("settings_id")}
+    keys = {key for tree in trees.values() for key in tree}
+    differ = sorted(k for k in keys if len({str(tree.get(k)) for tree in trees.values()}) > 1)
+
+    def told(setting: str) -> str:
+        values = ", ".join(f"{key}={trees[setting].get(key)}" for key in differ)
+        return f"{ranking.models[setting]} with {values} (n={ranking.n[setting]})"
+
+    others = "; ".join(told(str(one)) for one in ranking.index if one != chosen)
+    warnings.warn(
+        f"{where} was measured under several settings, which are never mixed. "
+        f"Counted: {told(chosen)}. Left out: {others}.",
+        RecordWarning,
+        stacklevel=4,
+    )
+
+
+def _without_duplicates(scores: pd.DataFrame) -> pd.DataFrame:
+    """The newest of records that stand for one measurement; contradictions are reported."""
+    key = ["source", "run_id", "checkpoint", "measure"]
+    repeated = scores[scores.duplicated(key, keep=False)]
+    conflicts = [g for _, g in repeated.groupby(key) if g.value.nunique() > 1]
+    if conflicts:
+        told = "\n  ".join(" and ".join(f"{one.path} ({one.value:g})" for one in g.itertuples())
+                           for g in conflicts)  # fmt: skip
+        warnings.warn(
+            f"records of one measurement contradict each other; the newest counts:\n  {told}",
+            RecordWarning,
+            stacklevel=3,
+        )
+    return scores.sort_values("created_at").drop_duplicates(key, keep="last")
+
+
+def _by_measure(base: pd.DataFrame) -> dict[tuple[str, str], Any]:
+    return {(row["source"], row["measure"]): row for row in base.to_dict("records")}
+
+
+def _row(group: dict[str, Any], scores: pd.DataFrame, base: dict[tuple[str, str], Any]) -> dict:
+    """One measured model from its scores (one a measure) and those of the base."""
+    first = scores.iloc[0]
+    row = group | {k: first[k] for k in ["source", "run_id", "checkpoint", *MODEL_AXES, *COSTS]}
+    deltas: dict[str, Estimate] = {}
+    for one in scores.to_dict("records"):
+        name = str(one["measure"])
+        row |= {name: one["value"], f"{name}_se": one["stderr"], f"{name}_n": _known(one["n"])}
+        if one["has_items"]:
+            row |= {f"{name}_path": one["path"], f"{name}_metric": one["metric"]}
+        reference = base.get((one["source"], name))
+        if reference is not None and first["method"] != "base":
+            deltas[name] = _difference(one, reference)
+    parts = names().forgetting
+    if "forgetting" not in row and all(part in row for part in parts):
+        average = mean_of([Estimate(row[p], _known(row[f"{p}_se"])) for p in parts])
+        row |= {"forgetting": average.value, "forgetting_se": average.stderr}
+        if all(part in deltas for part in parts):
+            deltas["forgetting"] = mean_of([deltas[part] for part in parts])
+    for name, delta in deltas.items():
+        row |= {f"{name}_delta": delta.value, f"{name}_delta_se": delta.stderr}
+    return row
+
+
+def _difference(one: Any, reference: Any) -> Estimate:
+    value = one["value"] - reference["value"]
+    ours, theirs = (
+        items(row["path"], row["metric"]) if row["has_items"] else None for row in (one, reference)
+    )
+    if ours is not None and theirs is not None and len(ours) == len(theirs) > 1:
+        return Estimate(value, paired_difference(ours, theirs).stderr)
+    errors = _known(one["stderr"]), _known(reference["stderr"])
+    if errors[0] is None or errors[1] is None:
+        return Estimate(value)
+    return Estimate(value, float((errors[0] ** 2 + errors[1] ** 2) ** 0.5))
+
+
+def _known(number: float) -> float | None:
+    return None if pd.isna(number) else float(number)
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add `label`: the method's name in figures, with what else varies under that name.
+
+    What more than half of the models have that go by a name goes without saying.
+    """
+    labels = [
+        f"LoRA r={rank}" if name == f"lora_r{rank}" else name
+        for name, rank in zip(frame.method_name, frame["rank"], strict=True)
+    ]
+    frame["label"] = pd.array(labels, dtype="string")
+    for _, group in frame.groupby([*GROUP, "label"], dropna=False):
+        for axis, mark in MARKS.items():
+            shares = group[axis].value_counts(normalize=True)
+            if len(shares) > 1:
+                usual = shares.index[shares > 0.5]
+                said = group[axis].astype("object").where(~group[axis].isin(usual))
+                told = said.map(mark, na_action="ignore").fillna("")
+                frame.loc[group.index, "label"] = frame.label[group.index] + told
+        if group.source.nunique() > 1:
+            told = [" (published)" if one == "paper" else "" for one in group.source]
+            frame.loc[group.index, "label"] = frame.label[group.index] + told
+    seeds = [*GROUP, "label", "lr_peak", "run_duration", "duration", "cooled_down", "seed"]
+    frame = _without_repeats(frame, seeds)
+    twins = frame[(frame.method != "base") & frame.duplicated(seeds, keep=False)]
+    frame.loc[twins.index, "label"] = twins.label + " #" + twins.run_id.str[-6:]
+    return frame
+
+
+def _without_repeats(frame: pd.DataFrame, seeds: list[str]) -> pd.DataFrame:
+    """Without runs whose scores another run that agrees in `seeds` has, all of them."""
+    trained = frame[frame.method != "base"]
+    twins = trained[trained.duplicated(seeds, keep=False)].groupby(seeds, dropna=False)
+    return frame.drop(index=[i for _, group in twins for i in _once_more(group[measures()])])
+
+
+def _once_more(scores: pd.DataFrame) -> list[Any]:
+    """Index of each row all of whose scores another row that is kept has, too."""
+    kept: list[pd.Series] = []
+    found = []
+    most_first = scores.notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
+    for index, row in scores.loc[most_first].iterrows():
+        own = row.dropna()
+        if any(own.equals(other[own.index]) for other in kept):
+            found.append(index)
+        else:
+            kept.append(row)
+    return found

@@ -1,0 +1,64 @@
+"""A number with its standard error, and differences paired by benchmark item."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its standard error (None: unknown) and its degrees of freedom."""
+
+    value: float
+    stderr: float | None = None
+    dof: float = math.inf
+    """Of the standard error; infinite where it comes from many items."""
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Student-t interval of this level; None without a standard error."""
+        if self.stderr is None:
+            return None
+        quantile = float(stdtrit(min(self.dof, 1e9), (1 + level) / 2))
+        half = quantile * self.stderr
+        return self.value - half, self.value + half
+
+    def p_above(self) -> float | None:
+        """One-sided p of "the truth is not above zero"; None without a standard error."""
+        if self.stderr is None:
+            return None
+        if self.stderr == 0:
+            return 0.5 if self.value == 0 else float(self.value < 0)
+        return float(stdtr(min(self.dof, 1e9), -self.value / self.stderr))
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the 95 % interval lies on one side of zero, else 0."""
+        interval = self.interval()
+        if interval is None:
+            return 0
+        return int(interval[0] > 0) - int(interval[1] < 0)
+
+
+def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
+    """Mean of `ours - theirs`, each (num_items,), with the standard error of paired items.
+
+    Raises:
+        ValueError: the arrays are not of one length of at least 2.
+    """
+    if ours.shape != theirs.shape or ours.ndim != 1 or len(ours) < 2:
+        raise ValueError(f"cannot pair items of shapes {ours.shape} and {theirs.shape}")
+    difference = ours - theirs
+    stderr = difference.std(ddof=1) / math.sqrt(len(difference))
+    return Estimate(float(difference.mean()), float(stderr))
+
+
+def mean_of(parts: Sequence[Estimate]) -> Estimate:
+    """Mean of independent estimates: stderr = sqrt(sum of squares) / number of parts."""
+    value = float(np.mean([one.value for one in parts]))
+    known = [one.stderr for one in parts if one.stderr is not None]
+    if len(known) < len(parts):
+        return Estimate(value)
+    return Estimate(value, math.sqrt(sum(se * se for se in known)) / len(parts))

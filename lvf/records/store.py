@@ -1,0 +1,215 @@
+"""Reads record files, and the paper's published numbers, into one typed table."""
+
+import functools
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from lvf.config.schema import stable_hash
+from lvf.records.schema import SCHEMA_VERSION, Axes, read_record
+
+PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
+TOKENS_OF = {
+    "nll_per_token": "tokens",
+    "kl_per_token": "tokens",
+    "kl_response_per_token": "response_tokens",
+}
+"""Ratios of sums over documents: the metric that counts each one's tokens."""
+AXES = [one.name for one in fields(Axes)]
+COSTS = ["tokens", "train_flops", "train_seconds", "peak_memory_bytes"]
+"""Of the training so far: tokens without padding, operations, seconds on its devices, and the most
+memory of any of them."""
+NUMBERS = [
+    "rank",
+    "alpha",
+    "lr_peak",
+    "seed",
+    "run_duration",
+    "duration",
+    "value",
+    "stderr",
+    "n",
+    *COSTS,
+]
+WHOLE = ("rank", "seed", "n")
+TEXTS = ["source", "run_id", "checkpoint", "task", "metric", "settings_id", "settings", "path"]
+COLUMNS = [*TEXTS, "created_at", *AXES, *COSTS, "value", "stderr", "n", "has_items"]
+SHAPE = {
+    **dict.fromkeys(["source", "run_id", "checkpoint", "task", "created_at"], "VARCHAR"),
+    "axes": {name: "DOUBLE" if name in NUMBERS else "VARCHAR" for name in AXES}
+    | {"targets": ["VARCHAR"], "cooled_down": "BOOLEAN"},
+    "metrics": 'MAP(VARCHAR, STRUCT("value" DOUBLE, stderr DOUBLE, n DOUBLE, items JSON))',
+    "settings": "JSON",
+    "training": "MAP(VARCHAR, DOUBLE)",
+    "schema_version": "BIGINT",
+}
+"""A whole record of today, as DuckDB's types."""
+FIELDS = [*(name for name, kind in SHAPE.items() if kind == "VARCHAR"), "settings"]
+ROWS = f"""
+with parsed as (select path, {{parse}} as record from files),
+metrics as (select path, record, unnest(map_entries(record.metrics)) as entry from parsed
+            where record.schema_version = {SCHEMA_VERSION})
+select path, {", ".join(f"record.{name}" for name in FIELDS)},
+    {", ".join(f"record.axes.{name}" for name in AXES if name != "targets")},
+    array_to_string(record.axes.targets, ',') as targets,
+    {", ".join(f"record.training['{name}'] as {name}" for name in COSTS)},
+    entry.key as metric, {", ".join(f"entry.value.{name}" for name in ("value", "stderr", "n"))},
+    entry.value.items is not null as has_items
+from metrics
+"""
+STRICT = "from_json_strict(text, $shape)"
+"""What is no whole record of today is an error; within `try` it is left out."""
+
+PAPER_ITEMS = {
+    "humaneval": (164 * 50,), "gsm8k": (1319,), "mmlu": (14042,), "forgetting": (10042, 1172, 1267),
+}  # fmt: skip
+"""Answers behind a published score: HumanEval's generations (section 3.2), else test items."""
+PAPER_NOISE = {"stderr": "binomial, from the published value and the number of answers"}
+
+
+class RecordWarning(UserWarning):
+    """Something among the records that the reader of a report must know."""
+
+
+def load(source: Path | Iterable[Path]) -> pd.DataFrame:
+    """One row per (run_id, checkpoint, task, metric), with all axes as typed columns.
+
+    Files that are not records are left out and named in one `RecordWarning`. A missing or empty
+    folder gives an empty table of the same columns.
+
+    Args:
+        source: the folder where records were written, or the files themselves.
+    """
+    paths = sorted(source.rglob("*.json") if isinstance(source, Path) else source)
+    tables = [_rows({str(path): _text(path) for path in paths}, f"try({STRICT})")]
+    whole = set(tables[0].path)
+    broken: list[str] = []
+    for path in (path for path in paths if str(path) not in whole):
+        try:  # an older record, whose new fields have their defaults, or none
+            record = json.dumps(asdict(read_record(path)))
+            tables.append(_rows({str(path): record}, STRICT))
+        except (OSError, ValueError, duckdb.Error) as error:
+            broken.append(f"{path}: {type(error).__name__}: {error}")
+    if broken:
+        warnings.warn(
+            f"{len(broken)} files are not records of schema {SCHEMA_VERSION} and were left out:\n  "
+            + "\n  ".join(broken),
+            RecordWarning,
+            stacklevel=2,
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+@functools.lru_cache(maxsize=16384)
+def items(path: str, metric: str) -> np.ndarray | None:
+    """Per-item scores (num_items,) of one metric of one record file, read when asked for.
+
+    Their mean is the metric's value. A likelihood or divergence is a ratio, nats over tokens, of
+    sums over documents; its items are the linearised R + (nats_i - R tokens_i) / mean(tokens),
+    whose standard error is the ratio's (Cochran, Sampling Techniques, 1977, section 6.4), also of
+    differences.
+    """
+    metrics = json.loads(Path(path).read_text())["metrics"]
+    if metrics[metric]["items"] is None:
+        return None
+    scores = np.asarray(metrics[metric]["items"], dtype=np.float64)
+    if metric in TOKENS_OF:
+        value, tokens = metrics[metric]["value"], np.asarray(metrics[TOKENS_OF[metric]]["items"])
+        scores = value + (scores - value) * tokens / tokens.mean()
+    return scores
+
+
+def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
+    """The paper's published numbers in the columns of `load`, with source `paper`.
+
+    The paper has one run a condition and no errors; `stderr` is the binomial noise of the answers.
+    HumanEval's is thus that of 50 generations for the given 164 problems; the forgetting average's
+    takes its three parts to be as accurate as their mean; MT-bench has none. No seed noise is
+    known. The one base model stands beside every data set.
+    """
+    published = pd.read_csv(path)
+    base = published[published.method == "base"].drop(columns=["dataset", "regime", "domain"])
+    trained = published[published.method != "base"].copy()
+    datasets = trained[["dataset", "regime", "domain", "duration_unit"]].drop_duplicates()
+    base = base.drop(columns="duration_unit").merge(datasets, how="cross")
+    trained["method_name"] = [
+        "full" if method == "full" else f"lora_r{rank:.0f}"
+        for method, rank in zip(trained.method, trained["rank"], strict=True)
+    ]
+    trained["run_id"] = [
+        f"paper-{one.dataset}-{one.method_name}-{one.duration:g}" for one in trained.itertuples()
+    ]
+    base["run_id"], base["method_name"] = "base-llama2_7b-" + base.dataset, "base"
+    both = pd.concat([trained.assign(checkpoint="published"), base.assign(checkpoint="base")])
+    both = both.assign(
+        source="paper", scale="paper", model="llama2_7b", run_duration=both.duration,
+        # App. C: one run, measured hot at 2, 4 and 6 epochs
+        cooled_down=(both.dataset != "tulu_v2_mix") | (both.method == "base"),
+        path=str(path), settings_id="published", settings=json.dumps(PAPER_NOISE), has_items=False,
+    )  # fmt: skip
+    both["stderr"] = [
+        _binomial_stderr(one.value, PAPER_ITEMS.get(one.task)) for one in both.itertuples()
+    ]
+    both["n"] = both.task.map(lambda task: sum(PAPER_ITEMS[task]) if task in PAPER_ITEMS else None)
+    return _typed(both)
+
+
+def export(table: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a table as `stem`.csv and `stem`.parquet, typed; returns both paths."""
+    connection = duckdb.connect()
+    connection.register("exported", table)
+    everything = connection.sql("select * from exported")
+    paths = [stem.with_suffix(".csv"), stem.with_suffix(".parquet")]
+    everything.write_csv(str(paths[0]), header=True)
+    everything.write_parquet(str(paths[1]))
+    return paths
+
+
+def _binomial_stderr(accuracy: float, items: tuple[int, ...] | None) -> float | None:
+    """Standard error of the mean of accuracies that are alike, each over its number of items."""
+    if items is None:
+        return None
+    return math.sqrt(accuracy * (1 - accuracy) * sum(1 / n for n in items)) / len(items)
+
+
+def _rows(texts: dict[str, str | None], parse: str) -> pd.DataFrame:
+    """One row a metric of records, by path; DuckDB parses them twice as fast as Python."""
+    files = pd.DataFrame({"path": texts.keys(), "text": texts.values()}, dtype="str")
+    connection = duckdb.connect(config={"threads": 1})
+    connection.register("files", files)
+    query = ROWS.format(parse=parse)
+    found = connection.execute(query, {"shape": json.dumps(SHAPE)}).df()
+    trees = {text: json.loads(text) for text in found.settings.unique()}
+    ids = found.settings.map({text: stable_hash(tree) for text, tree in trees.items()})
+    sorted_keys = {text: json.dumps(tree, sort_keys=True) for text, tree in trees.items()}
+    return _typed(found.assign(settings_id=ids, settings=found.settings.map(sorted_keys)))
+
+
+def _text(path: Path) -> str | None:
+    """A file's text; None where `read_record` will say why there is none."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return None
+
+
+def _typed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows as a table whose columns have their types even where it is empty."""
+    frame = rows.reindex(columns=COLUMNS).reset_index(drop=True)
+    for name in COLUMNS:
+        if name in WHOLE:
+            frame[name] = pd.to_numeric(frame[name]).astype("Int64")
+        elif name in NUMBERS:
+            frame[name] = pd.to_numeric(frame[name]).astype("float64")
+        elif name in ("cooled_down", "has_items"):
+            frame[name] = frame[name].astype("bool")
+        else:
+            frame[name] = frame[name].astype("string")
+    return frame

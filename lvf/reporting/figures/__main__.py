@@ -1,0 +1,83 @@
+"""`python -m lvf.reporting.figures`: execute every notebook, which draw and save every figure."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+
+from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.schema import CONF_DIR
+from lvf.errors import UserError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+    from tqdm import tqdm
+
+CELL_SECONDS = 600
+
+
+@dataclass(kw_only=True)
+class FiguresConfig:
+    """What to draw from, and where the figures go."""
+
+    records: str = "results/embedded/records"
+    out: str = "runs/figures"
+    notebooks: str = "notebooks"
+
+
+ConfigStore.instance().store(name="figures_schema", node=FiguresConfig)
+
+
+def figures(cfg: FiguresConfig) -> None:
+    """Execute the notebooks, one a core at a time; they are not written back.
+
+    Raises:
+        UserError: there are no notebooks, or a cell of one fails.
+    """
+    import nbformat
+    from tqdm import tqdm
+
+    paths = sorted(Path(cfg.notebooks).glob("*.ipynb"))
+    if not paths:
+        raise UserError(f"notebooks={cfg.notebooks} has no *.ipynb files; run from the repository")
+    os.environ["LVF_RECORDS"] = str(Path(cfg.records).resolve())
+    os.environ["LVF_FIGURES"] = str(Path(cfg.out).resolve())
+    books = {path: nbformat.read(path, as_version=4) for path in paths}
+    cells = sum(len(book.cells) for book in books.values())
+    with tqdm(total=cells, unit="cell") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(_execute, path, book, bar) for path, book in books.items()]:
+            done.result()
+    print(f"figures of {len(paths)} notebooks in {cfg.out}")
+
+
+def _execute(path: Path, book: NotebookNode, bar: tqdm) -> None:
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    resources = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(book, timeout=CELL_SECONDS, resources=resources)
+    with client.setup_kernel():
+        for index, cell in enumerate(book.cells):
+            try:
+                client.execute_cell(cell, index)
+            except CellExecutionError as error:
+                raise UserError(f"{path}, cell {index}: {error}") from error
+            bar.update()
+
+
+@hydra.main(config_path=str(CONF_DIR), config_name="figures", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    """Run the command line."""
+    with speaking_to_the_user():
+        figures(to_schema(composed, FiguresConfig))
+
+
+if __name__ == "__main__":
+    main()

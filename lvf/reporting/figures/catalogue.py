@@ -1,0 +1,179 @@
+"""Every figure by name: what it is called, which notebook shows it, and how it is drawn."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lvf.config.schema import CONF_DIR
+from lvf.records.checkpoints import models
+from lvf.records.store import load, load_paper
+from lvf.reporting.figures import (
+    ablations,
+    cost,
+    curves,
+    equal_learning,
+    generations,
+    style,
+    tradeoff,
+    weights,
+)
+from lvf.reporting.select.settings import groups
+
+ROOT = CONF_DIR.parent
+RECORDS = ROOT / "results" / "embedded" / "records"
+FIGURES = ROOT / "runs" / "figures"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What figures are drawn from."""
+
+    models: pd.DataFrame
+    """`lvf.records.checkpoints.models` of our records and the published numbers."""
+    scores: pd.DataFrame
+    """`lvf.records.store.load`, likewise."""
+
+    @classmethod
+    def read(cls, records: Path | None = None) -> "Data":
+        """Read records, and the paper's published numbers beside them.
+
+        Args:
+            records: their folder; by default `LVF_RECORDS`, else the repository's own records.
+        """
+        folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
+        scores = pd.concat([load(folder), load_paper()], ignore_index=True)
+        return cls(models(scores), scores)
+
+    @functools.cached_property
+    def weights(self) -> pd.DataFrame:
+        """`lvf.reporting.figures.weights.weights_of` the scores."""
+        return weights.weights_of(self.scores)
+
+    def parts(self, by: str) -> Iterator[tuple[str, "Data"]]:
+        """The data of each `scale`, or of each `group` of comparable models, by name."""
+        if by == "group":
+            for name, group in groups(self.models):
+                yield name, replace(self, models=group)
+            return
+        for scale in sorted(self.models.scale.unique()):
+            here = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
+            yield str(scale), Data(*here)
+
+
+Draw = Callable[[Data, str], Figure]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure of the catalogue."""
+
+    name: str
+    """Stem of its files."""
+    notebook: str
+    title: str
+    draw: Draw
+    by: str = "scale"
+    """`scale` or `group`: it is drawn once for each; or `once`."""
+
+
+def _of_models(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
+    return lambda data, title: draw(data.models, title)
+
+
+def _of_scores(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
+    return lambda data, title: draw(data.scores, title)
+
+
+def _of_weights(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
+    return lambda data, title: draw(data.weights, title)
+
+
+def _tulu(*tasks: str) -> Draw:
+    return lambda data, title: curves.tulu(data.models, data.scores, tasks, title)
+
+
+def _over_durations(measure: str) -> Draw:
+    return lambda data, title: curves.over_durations(data.models, measure, title)
+
+
+FIGURES_OF_THE_PAPER = [
+    Entry("fig1", "learning", "Fig. 1: learning the target domain", _over_durations("target")),
+    Entry(
+        "fig2", "learning", "Fig. 2: forgetting the source domain", _over_durations("forgetting")
+    ),
+    Entry("fig3", "tradeoff", "Fig. 3: learning and forgetting", _of_models(tradeoff.pareto)),
+    Entry("fig4", "ablations", "Fig. 4: regularisation", _of_models(ablations.regularisation)),
+    Entry("fig5", "generations", "Fig. 5: diversity", _of_scores(generations.diversity)),
+    Entry("fig6", "weights", "Fig. 6: rank of the update", _of_weights(weights.ranks_by_layer)),
+    Entry("fig7", "ablations", "Fig. 7: target modules", _of_models(ablations.target_modules)),
+    Entry("figS1", "ablations", "Fig. S1: learning rates", _of_models(ablations.learning_rates)),
+    Entry("figS2", "ablations", "Fig. S2: Lion and AdamW", _of_models(ablations.optimizers)),
+    Entry("figS3", "ablations", "Fig. S3: alpha", _of_models(ablations.alphas)),
+    Entry("figS4", "tulu", "Fig. S4: Tülu, MT-bench", _tulu("mt_bench")),
+    Entry("figS5", "tulu", "Fig. S5: Tülu, GSM8K and MMLU", _tulu("gsm8k", "mmlu")),
+    Entry("figS6", "tulu", "Fig. S6: Tülu, forgetting", _tulu("forgetting")),
+    Entry("figS7", "weights", "Fig. S7: spectra of W_q", _of_weights(weights.spectra)),
+    Entry(
+        "figS8", "weights", "Fig. S8: spectra of random matrices",
+        lambda _, title: weights.random_spectra(title), by="once",
+    ),
+    Entry("figS9", "generations", "Fig. S9: pass@k", _of_scores(generations.pass_at_k)),
+    Entry("figS10", "cost", "Fig. S10: throughput, memory", _of_scores(cost.throughput)),
+    Entry(
+        "v1-tasks", "learning", "v1 Figs S4 and S5: forgetting by task",
+        _of_models(curves.forgetting_by_task),
+    ),
+]  # fmt: skip
+"""In the order of the paper."""
+FIGURES_BEYOND = [
+    Entry(
+        "frontier", "tradeoff", "Learning and forgetting over rates",
+        _of_models(tradeoff.frontier), by="group",
+    ),
+    Entry(
+        "equal-learning", "tradeoff", "Forgetting at equal learning",
+        _of_models(equal_learning.at_equal_learning),
+    ),
+    Entry("hypervolume", "tradeoff", "Hypervolume", _of_models(equal_learning.hypervolumes)),
+    Entry("cost", "cost", "Score against cost", _of_models(cost.scores_against_cost)),
+    Entry("budget", "cost", "Loss against budget by rank", _of_models(cost.loss_against_budget)),
+    Entry("rates", "cost", "Optimal rate by rank", _of_models(cost.optimal_rates)),
+    Entry("intruders", "weights", "Intruder dimensions", _of_weights(weights.intruders)),
+]  # fmt: skip
+CATALOGUE = {entry.name: entry for entry in FIGURES_OF_THE_PAPER + FIGURES_BEYOND}
+
+
+def drawn(name: str, data: Data) -> dict[str, Figure]:
+    """A figure of the catalogue for every scale (or group) that has data for it, by file stem.
+
+    Where none has, one that says what there are no records for.
+    """
+    entry = CATALOGUE[name]
+    if entry.by == "once":
+        return {name: entry.draw(data, entry.title)}
+    found = {
+        f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({part})")
+        for part, its_data in data.parts(entry.by)
+    }
+    full = {stem: figure for stem, figure in found.items() if style.has_data(figure)}
+    return full or {name: entry.draw(data, entry.title)}
+
+
+def draw(name: str, data: Data, out: Path | None = None) -> list[Figure]:
+    """The figures of `drawn`, saved as PDF and PNG.
+
+    Args:
+        name: key of `CATALOGUE`.
+        data: what to draw.
+        out: folder; by default `LVF_FIGURES`, else runs/figures of the repository.
+    """
+    folder = out or Path(os.environ.get("LVF_FIGURES", FIGURES))
+    figures = drawn(name, data)
+    for stem, figure in figures.items():
+        style.save(figure, folder / stem)
+    return list(figures.values())

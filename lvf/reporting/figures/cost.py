@@ -1,0 +1,164 @@
+"""What learning costs: arithmetic, time, budgets by rank, and the rate that each rank needs."""
+
+import json
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from lvf.reporting.figures import style
+from lvf.reporting.figures.curves import conditions
+from lvf.reporting.select.settings import CELL, cells, rate_text
+from lvf.reporting.select.variants import circumstances
+
+THROUGHPUT = {
+    "tokens_per_second": "training tokens a second",
+    "peak_memory_gb": "peak memory, GB a device",
+}
+TRADED = ("compile", "recompute_activations")
+"""Settings by which memory or time was bought with the other, or with compilation."""
+COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
+
+
+@style.styled
+def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
+    """Target score against training FLOPs and device-hours, a row of panels a condition.
+
+    Every mark is a rate and a duration, means over seeds; device-hours are the measured training
+    seconds on whatever device the records name.
+    """
+    found = [
+        (name, domain, with_costs(group))
+        for name, domain, group in conditions(models)
+        if group.target[group.method != "base"].notna().any()
+    ]
+    found = [one for one in found if one[2].train_flops.notna().any()]
+    figure, places = style.panels(2 * max(len(found), 1), 2)
+    looks = style.looks(models)
+    if not found:
+        for axes, text in zip(places, COSTS.values(), strict=True):
+            style.say_missing(axes, text)
+    for index, (name, domain, rows) in enumerate(found):
+        for axes, cost in zip(places[2 * index :], COSTS, strict=False):
+            axes.set_title(name)
+            for label, line in rows.groupby("label", sort=False):
+                series = str(label), looks[str(label)]
+                style.points(axes, line, cost, "target", *series, linestyle="")
+            axes.set_xscale("log")
+            axes.set_xlabel(COSTS[cost])
+            axes.set_ylabel(style.target_text(domain))
+    return style.finish(figure, title, looks)
+
+
+@style.styled
+def throughput(scores: pd.DataFrame, title: str) -> Figure:
+    """Training tokens a second and peak memory over the global batch (paper Fig. S10).
+
+    Args:
+        scores: rows of `lvf.records.store.load` of one scale; drawn are the metrics
+            `tokens_per_second` and `peak_memory_gb` of the task `throughput`, at the setting
+            `global_batch_rows`, but of no run that was compiled or recomputed activations; of
+            several other circumstances (device, packing, ...) those that most rows have.
+        title: heading.
+    """
+    rows = scores[scores.task == "throughput"]
+    traded = [any(json.loads(one).get(name) for name in TRADED) for one in rows.settings]
+    rows = rows[~pd.Series(traded, rows.index, dtype=bool)]
+    under = circumstances(rows)
+    rows = rows[under.isin(under.mode()[:1])]
+    batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
+    plain = (rows.method_name == "lora_r" + rows["rank"].astype("string")).fillna(False)
+    label = rows.method_name.mask(plain, "LoRA r=" + rows["rank"].astype("string"))
+    rows = rows.assign(batch=batch, label=label)
+    looks = style.looks(rows)
+    figure, places = style.panels(2, 2)
+    for axes, (metric, text) in zip(places, THROUGHPUT.items(), strict=True):
+        here = rows[rows.metric == metric]
+        if here.empty:
+            style.say_missing(axes, text)
+            continue
+        for name, line in here.groupby("label", sort=False):
+            mean = line.groupby("batch", as_index=False).value.mean()
+            style.points(axes, mean, "batch", "value", str(name), looks[str(name)])
+        style.log2_axis(axes, list(here.batch), str)
+        axes.set(xlabel="global batch, rows", ylabel=text, ylim=(0, None))
+    return style.finish(figure, title, looks)
+
+
+@style.styled
+def loss_against_budget(models: pd.DataFrame, title: str) -> Figure:
+    """Validation loss over the budget, one line a rank, log-log, in the four conditions.
+
+    As in "LoRA Without Regret" (Thinking Machines, 2025): the best rate at each budget; a rank that
+    has run out of capacity leaves the common line.
+    """
+    return _by_rank(models, "duration", title)
+
+
+@style.styled
+def optimal_rates(models: pd.DataFrame, title: str) -> Figure:
+    """Validation loss over the learning rate, one line a rank, the lowest point of each ringed."""
+    return _by_rank(models, "lr_peak", title)
+
+
+def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
+    found = [(name, _best(group, x)) for name, _, group in conditions(models)]
+    everything = pd.concat([rows for _, rows in found])
+    looks = style.looks(everything)
+    figure, places = style.panels(len(found), 2)
+    for axes, (name, rows) in zip(places, found, strict=True):
+        axes.set_title(name)
+        if rows.empty:
+            style.say_missing(axes, f"{name.split(':')[0]}\nwith a validation loss")
+            continue
+        for label, line in rows.groupby("label", sort=False):
+            style.points(axes, line, x, "nll_validation", str(label), looks[str(label)])
+            if x == "lr_peak":
+                _ring_lowest(axes, line)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.set_ylabel(style.MEASURE_TEXTS["nll_validation"])
+        if x == "duration":
+            style.duration_axis(axes, rows)
+        else:
+            style.rate_axis(axes, list(rows.lr_peak))
+        axes.minorticks_off()
+    return style.finish(figure, title, looks)
+
+
+def _ring_lowest(axes: Axes, line: pd.DataFrame) -> None:
+    best = line.iloc[line.nll_validation.argmin()]
+    axes.plot(
+        [best.lr_peak], [best.nll_validation], "o", markersize=13, color="#D55E00",
+        markerfacecolor="none",
+    )  # fmt: skip
+    axes.annotate(
+        rate_text(best.lr_peak), (best.lr_peak, best.nll_validation), xytext=(0, -14),
+        textcoords="offset points", ha="center", fontsize=8, color="#D55E00",
+    )  # fmt: skip
+
+
+def _best(group: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Cooled-down cells with a validation loss: of each rate, or the best rate of each budget."""
+    rows = cells(group)
+    trained = (rows.method != "base") & rows.cooled_down & rows.nll_validation.notna()
+    rows = rows[trained].assign(duration_unit=group.duration_unit.dropna().unique()[:1].sum())
+    if rows.empty:
+        return rows
+    if x == "duration":
+        return rows.loc[rows.groupby(["label", "duration"]).nll_validation.idxmin()]
+    most = rows[rows.lr_peak.notna()].groupby("duration").lr_peak.nunique().idxmax()
+    return rows[rows.duration == most]
+
+
+def with_costs(models: pd.DataFrame) -> pd.DataFrame:
+    """Cells of trained models with their mean training cost.
+
+    Adds `train_flops` and `device_hours` (training seconds over 3600); NaN where no record says.
+    """
+    trained = models[models.method != "base"]
+    trained = trained.assign(device_hours=trained.train_seconds / 3600)
+    means = trained.groupby(CELL, dropna=False)[list(COSTS)].mean()
+    return cells(trained).merge(means.reset_index(), on=CELL)

@@ -1,0 +1,235 @@
+"""What all figures share: colours and markers, axes, missing data said in words, and saving."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lvf.records.checkpoints import names
+from lvf.reporting.select.settings import duration_text, rate_text
+
+RANK_COLOURS = LinearSegmentedColormap.from_list("ranks", ["plum", "slateblue", "navy"])
+"""The paper's colours of LoRA ranks, lowest to highest; full finetuning is black. They differ in
+lightness, so that they stay apart in grey and for colour-blind readers; so do the markers."""
+RANK_MARKERS = ("o", "^", "D", "v", "P", "X")
+CONTRASTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours for series that are not ranks (Okabe and Ito, Color Universal Design, 2008)."""
+SERIES_MARKERS = ("s", "o", "^", "D", "v", "P")
+BASE_LINE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1, "zorder": 0}
+BASE, HOT = "base model", "not cooled down"
+STYLE: Any = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
+    "axes.titlelocation": "left", "axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True,
+    "legend.frameon": False, "figure.dpi": 160, "pdf.fonttype": 42, "svg.hashsalt": "lvf",
+}  # fmt: skip
+MEASURE_TEXTS = {
+    "forgetting": "⅓ (HellaSwag + ARC-challenge\n+ WinoGrande)",
+    "hellaswag": "HellaSwag accuracy",
+    "arc_challenge": "ARC-challenge accuracy",
+    "winogrande": "WinoGrande accuracy",
+    "nll_source": "held-out source NLL, nats per token",
+    "nll_target": "held-out target NLL, nats per token",
+    "nll_validation": "validation NLL, nats per token",
+}
+REGIMES = {"ift": "IFT", "cpt": "CPT"}
+Look = tuple[Any, str]
+"""Colour and marker of a series."""
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the common style."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PDF and PNG; returns both paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(paths[0], metadata={"CreationDate": None})
+        figure.savefig(paths[1])
+    return paths
+
+
+def panels(
+    count: int,
+    columns: int,
+    size: tuple[float, float] = (3.7, 3.0),
+    legend: float = 1.7,
+    heights: Sequence[float] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in so many columns, with room for a legend on the right.
+
+    Args:
+        count: number of panels.
+        columns: panels in a row.
+        size: width and height of one panel in inches.
+        legend: width of the legend in inches.
+        heights: height of each row of panels in inches, in place of the one in `size`.
+    """
+    heights = heights or [size[1]] * math.ceil(count / columns)
+    width, height = size[0] * columns + legend, sum(heights) + 0.5
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    axes = list(grid.flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def finish(
+    figure: Figure,
+    title: str,
+    looks: Mapping[str, Look] | None = None,
+    missing: Sequence[str] = (),
+    more: Sequence[Line2D] = (),
+) -> Figure:
+    """Title, a legend of what was drawn, and below everything what there are no records for.
+
+    Args:
+        figure: whose lines carry the names of their series as labels.
+        title: heading.
+        looks: looks of all series; those without a line are left out of the legend.
+        missing: what there are no records for.
+        more: further legend entries.
+    """
+    looks = looks or {}
+    drawn = {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
+    hot: dict[str, Any] = {"linestyle": ":", "marker": "o", "markerfacecolor": "white"}
+    handles = [
+        *legend_of({name: look for name, look in looks.items() if name in drawn}),
+        *([Line2D([], [], **BASE_LINE, label=BASE)] if BASE in drawn - set(looks) else []),
+        *([Line2D([], [], color="0.4", **hot, label=HOT)] if HOT in drawn else []),
+        *more,
+    ]
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    if handles:
+        figure.legend(handles=handles, loc="outside right center")
+    if missing:
+        told = f"No records for {'; '.join(missing)}."
+        figure.supxlabel(told, x=0.01, ha="left", fontsize=8, color="0.35", style="italic")
+    return figure
+
+
+def say_missing(axes: Axes, what: str) -> None:
+    """Say in an empty panel what there are no records for."""
+    axes.text(
+        0.5, 0.5, f"no records for\n{what}", ha="center", va="center", color="0.35",
+        style="italic", transform=axes.transAxes,
+    )  # fmt: skip
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color("0.85")
+
+
+def has_data(figure: Figure) -> bool:
+    """Whether any panel shows more than what is missing."""
+    return any(axes.lines for axes in figure.axes)
+
+
+def looks(rows: pd.DataFrame) -> dict[str, Look]:
+    """Colour and marker of every label: by rank, so that a rank looks alike in all figures.
+
+    Full finetuning is a black square. Labels of one rank, and variants of full finetuning, share a
+    look; figures that compare those take `contrasts`.
+    """
+    ranks = sorted(rows["rank"].dropna().unique())
+    places = np.linspace(0, 1, len(ranks)) if len(ranks) > 1 else [0.5]
+    found: dict[str, Look] = {}
+    trained = rows[rows.method != "base"].drop_duplicates("label")
+    for one in trained.sort_values(["rank", "label"]).itertuples():
+        if pd.isna(one.rank):
+            found[str(one.label)] = ("black", "s")
+        else:
+            index = ranks.index(one.rank)
+            marker = RANK_MARKERS[index % len(RANK_MARKERS)]
+            found[str(one.label)] = (RANK_COLOURS(float(places[index])), marker)
+    return found
+
+
+def contrasts(series: Sequence[str]) -> dict[str, Look]:
+    """Colour and marker of each of a few series that have no order."""
+    return {
+        name: (CONTRASTS[i % len(CONTRASTS)], SERIES_MARKERS[i % len(SERIES_MARKERS)])
+        for i, name in enumerate(series)
+    }
+
+
+def legend_of(looks: Mapping[str, Look]) -> list[Line2D]:
+    """A legend entry for each look."""
+    return [
+        Line2D([], [], color=colour, marker=marker, label=label)
+        for label, (colour, marker) in looks.items()
+    ]
+
+
+def points(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, series: str, look: Look, **line: Any
+) -> None:
+    """One series with its error bars: one standard error, where a column `<y>_se` has one."""
+    rows = rows[rows[x].notna() & rows[y].notna()].sort_values(x)
+    colour, marker = look
+    axes.errorbar(
+        rows[x], rows[y], yerr=bars(rows, y), color=colour, marker=marker, elinewidth=0.7,
+        label=series, **line,
+    )  # fmt: skip
+
+
+def bars(rows: pd.DataFrame, name: str) -> np.ndarray | None:
+    """Standard errors of a column, none where no row has one."""
+    if f"{name}_se" not in rows or rows[f"{name}_se"].isna().all():
+        return None
+    return np.nan_to_num(rows[f"{name}_se"].to_numpy(dtype=float))
+
+
+def log2_axis(axes: Axes, values: Sequence[float], text: Callable[[float], str]) -> None:
+    """A log2 x axis with a tick at each value."""
+    axes.set_xscale("log", base=2)
+    ticks = sorted(set(values))
+    turn: Any = {"rotation": 60, "fontsize": 8} if len(ticks) > 6 else {}
+    axes.set_xticks(ticks, [text(one) for one in ticks], **turn)
+    axes.minorticks_off()
+
+
+def rate_axis(axes: Axes, rates: Sequence[float]) -> None:
+    """Learning rates on a log axis, a tick at each."""
+    axes.set_xscale("log")
+    ticks = sorted(set(rates))
+    axes.set_xticks(ticks, [rate_text(one) for one in ticks], rotation=45, fontsize=8)
+    axes.minorticks_off()
+    axes.set_xlabel("peak learning rate")
+
+
+def duration_axis(axes: Axes, rows: pd.DataFrame) -> None:
+    """The durations of trained models on a log2 axis, named by their unit."""
+    unit = str(rows.duration_unit.iloc[0])
+    log2_axis(axes, list(rows.duration), lambda one: duration_text(one, True))
+    axes.set_xlabel("training tokens" if unit == "tokens" else unit)
+
+
+def target_text(domain: str) -> str:
+    """The benchmark that measures learning in a domain, and its metric."""
+    task, metric = names().target.get(domain, ("target", "score"))
+    task = {"gsm8k": "GSM8K", "humaneval": "HumanEval"}.get(task, task)
+    metric = {"exact_match,strict-match": "strict match"}.get(metric, metric)
+    return f"{task} {metric.split(',')[0]}"
+
+
+def measure_text(measure: str, domain: str) -> str:
+    """The y-axis label of a measure."""
+    return MEASURE_TEXTS.get(measure) or target_text(domain)

@@ -1,0 +1,202 @@
+"""A run on disk: its folder, its configuration, its state, and who may write to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lvf.config.schema import RunConfig, stable_hash
+from lvf.errors import UserError
+from lvf.runs.run_id import identity, run_id
+
+RUNNING, STOPPED, TRAINED, FAILED, DIVERGED = "running", "stopped", "trained", "failed", "diverged"
+"""What a status file says; the following are concluded from it."""
+MISSING, DONE = "missing", "done"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run; the folder is named by the hash of the resolved configuration."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Composer's resumable checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        """Measured models, one folder each."""
+        return self.path / "exports"
+
+    @property
+    def submissions(self) -> Path:
+        """What was submitted to Slurm, of this run and those beside it."""
+        return self.path.parent / "slurm"
+
+    def export(self, batch: int) -> Path:
+        """Folder of the model after `batch` optimiser steps."""
+        return self.exports / f"ba{batch:06d}"
+
+    def finished_exports(self) -> list[Path]:
+        """Exports in the order of training."""
+        return sorted(self.exports.glob("ba*"))
+
+    def status(self) -> dict[str, Any]:
+        """Last written state, or an empty one for a run that never started."""
+        file = self.path / "status.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def write_status(self, state: str, **facts: Any) -> None:
+        """Replace the state, keeping earlier facts that are not given again."""
+        merged = {**self.status(), "state": state, **facts}
+        write_json(self.path / "status.json", merged)
+
+    @contextmanager
+    def recording_refusal(self) -> Iterator[None]:
+        """Record why a start is refused, until the next one is not.
+
+        The status of earlier starts stays: another process may be at work on the run.
+        """
+        try:
+            yield
+        except UserError as error:
+            with suppress(OSError):  # it may be the reason that nothing can be written here
+                self.path.mkdir(parents=True, exist_ok=True)
+                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                write_json(self._refusal, {"refused": str(error), "at": now})
+            raise UserError(f"{self.path.name} refused: {error}") from error
+        self._refusal.unlink(missing_ok=True)
+
+    def refusal(self) -> dict[str, str] | None:
+        """Why (`refused`) and when (`at`) the last start was refused, if it was."""
+        return json.loads(self._refusal.read_text()) if self._refusal.is_file() else None
+
+    @property
+    def _refusal(self) -> Path:
+        return self.path / "refused.json"
+
+    def state(self, cfg: RunConfig) -> str:
+        """`missing`, `running`, `stopped`, `failed`, `diverged`, `trained`, or `done`.
+
+        Stopped by a signal or a kill, that is. Done means measured as this configuration asks, too.
+        """
+        status = self.status()
+        state = str(status.get("state", MISSING))
+        if state == RUNNING and self._is_free():
+            return STOPPED
+        if state == TRAINED and all(
+            self._mark(cfg, one).exists() for one in self.finished_exports()
+        ):
+            return DONE
+        return state
+
+    def exports_of(self, cfg: RunConfig) -> list[Path]:
+        """Exports that this configuration asks to measure."""
+        only = cfg.runtime.export
+        found = self.finished_exports()
+        return found if only is None else [one for one in found if _moment(one) == only]
+
+    def mark_measured(self, cfg: RunConfig) -> None:
+        """Note that all records which the configuration asks for are written.
+
+        In a file for each export: several jobs measure those of one run at once.
+        """
+        for export in self.exports_of(cfg):
+            mark = self._mark(cfg, export)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+    def exported_moments(self) -> set[float]:
+        """Durations whose exports are written."""
+        return {_moment(export) for export in self.finished_exports()}
+
+    def measured_moments(self, cfg: RunConfig) -> set[float]:
+        """Durations whose exports are measured as this configuration asks."""
+        found = self.finished_exports()
+        return {_moment(export) for export in found if self._mark(cfg, export).exists()}
+
+    def _mark(self, cfg: RunConfig, export: Path) -> Path:
+        return self.path / "evals" / export.name / f"measured-{stable_hash(asdict(cfg.evals))}"
+
+    def _is_free(self) -> bool:
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        return True
+
+    def lock(self) -> FileLock:
+        """The right to work on this run, taken at once or not at all.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is working on {self.path}; wait for it, or stop it first"
+            ) from error
+        return lock
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks and writes: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _moment(export: Path) -> float:
+    return float(json.loads((export / "export.json").read_text())["duration"])
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write aside, then rename, so that a reader or a crash never meets half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(tree, indent=1))
+    temporary.replace(path)
+
+
+def run_folder(cfg: RunConfig) -> RunFolder:
+    """Where this configuration's run is or will be; touches nothing."""
+    return RunFolder(Path(cfg.paths.runs) / run_id(cfg))
+
+
+def open_run_folder(cfg: RunConfig) -> RunFolder:
+    """Make or reopen the folder of a run.
+
+    Raises:
+        UserError: the folder cannot be written, or holds the run of another configuration.
+    """
+    folder = run_folder(cfg)
+    file = folder.path / "config.json"
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if not file.is_file():
+            write_json(file, asdict(cfg))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run folder {folder.path}: {error.strerror}. Choose another place "
+            "with paths.runs=/some/folder"
+        ) from error
+    found = identity(json.loads(file.read_text()))
+    wanted = json.loads(json.dumps(identity(asdict(cfg))))
+    different = [key for key in wanted if found.get(key) != wanted[key]]
+    if different:
+        raise UserError(
+            f"{folder.path} was made with another configuration (it differs in "
+            f"{', '.join(different)}); move that folder away or choose another paths.runs"
+        )
+    return folder

@@ -1,0 +1,330 @@
+"""Every file composes, every value has its type, impossible combinations are refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+
+from lvf.config.compose import compose, lr_of_method
+from lvf.config.schema import CONF_DIR
+from lvf.errors import UserError
+from lvf.runs.run_id import run_id
+
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
+GROUPS = ("optimizer", "logger", "schedule", "packing", "model")
+SCALES = sorted(path.stem for path in (CONF_DIR / "scale").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml"))
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+MLP = ["gate_proj", "up_proj", "down_proj"]
+CONDITIONS = {
+    # experiment: (domain, regime), as PAPER facts, sections 1.1 and 5, describe it
+    "code_ift": ("code", "ift"),
+    "math_ift": ("math", "ift"),
+    "code_cpt": ("code", "cpt"),
+    "math_cpt": ("math", "cpt"),
+    "tulu": ("chat", "ift"),
+    "regularisation": ("code", "ift"),
+    "targets": ("code", "ift"),
+    "lr_sensitivity": ("code", "ift"),
+    "optimizers": ("code", "ift"),
+    "alpha_lr": ("code", "ift"),
+    "pass_at_k": ("code", "ift"),
+    "throughput": ("code", "cpt"),
+    "without_regret": ("math", "ift"),
+}
+MODELS = {"embedded": "embedded", "small": "smollm2_135m", "paper": "llama2_7b"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_with_every_scale(experiment: str, scale: str) -> None:
+    full = compose(f"+experiment={experiment}", f"scale={scale}", "method=full")
+    lora = compose(f"+experiment={experiment}", f"scale={scale}", "method=lora")
+    assert (full.domain.name, full.regime.name) == CONDITIONS[experiment]
+    assert full.scale.name == scale and full.model.name == MODELS[scale]
+    assert full.method.kind == "full" and lora.method.kind == "lora"
+    assert lora.method.rank == lora.scale.lora_rank and lora.method.targets == ATTENTION + MLP
+    assert lora.training.lr_peak >= full.training.lr_peak  # so in every column of the paper
+    on_one_gpu = full.training.global_batch_rows % (full.runtime.microbatch_rows or 1) == 0
+    assert on_one_gpu and full.training.precision == ("fp32" if scale == "embedded" else "amp_bf16")
+
+
+METHOD_TABLE = {
+    # name: (rank, alpha, targets) on the paper's scale; PAPER facts, sections 1.1, 1.7 and 5
+    "full": (None, None, None),
+    "full_decay_5e-5": (None, None, None),
+    "full_decay_1e-4": (None, None, None),
+    "full_attention_dropout_5": (None, None, None),
+    "full_attention_dropout_10": (None, None, None),
+    "lora": (256, 512, ATTENTION + MLP),
+    "lora_r2": (2, 4, ATTENTION + MLP),
+    "lora_r8": (8, 16, ATTENTION + MLP),
+    "lora_r16": (16, 32, ATTENTION + MLP),
+    "lora_r32": (32, 64, ATTENTION + MLP),
+    "lora_r64": (64, 128, ATTENTION + MLP),
+    "lora_r256": (256, 512, ATTENTION + MLP),
+    "lora_alpha": (256, 32, ATTENTION + MLP),
+    "lora_attention": (256, 512, ATTENTION),
+    "lora_mlp": (256, 512, MLP),
+    "lora_v1": (256, 32, [*ATTENTION, "up_proj", "down_proj"]),
+    "lora_v1_attention": (256, 32, ATTENTION),
+    "lora_v1_mlp": (256, 32, ["up_proj", "down_proj"]),
+    "rslora": (256, 8, ATTENTION + MLP),
+    "dora": (256, 512, ATTENTION + MLP),
+    "pissa": (256, 256, ATTENTION + MLP),
+    "lora_plus": (256, 512, ATTENTION + MLP),
+    "lora_embeddings": (256, 512, ATTENTION + MLP),
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_method_composes_with_every_scale_under_a_name_of_its_own(scale: str) -> None:
+    names = {}
+    for method in METHODS:
+        cfg = compose("+experiment=code_ift", f"scale={scale}", f"method={method}")
+        rank, alpha, targets = METHOD_TABLE[method]
+        if scale == "paper":
+            assert (cfg.method.rank, cfg.method.alpha, cfg.method.targets) == (rank, alpha, targets)
+            assert cfg.method.dropout == (None if rank is None else 0.05)
+        names[method] = (cfg.method.name, run_id(cfg))
+    # `lora` is one of the named ranks, by another name
+    assert len(set(names.values())) == len(METHODS) - 1
+    assert sorted(METHOD_TABLE) == METHODS
+
+
+# What a method changes beside itself: optimiser's decay, attention dropout (paper Fig. 4).
+REGULARISED = {
+    "full_decay_5e-5": (5e-5, 0.0),
+    "full_decay_1e-4": (1e-4, 0.0),
+    "full_attention_dropout_5": (None, 0.05),
+    "full_attention_dropout_10": (None, 0.1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_any_method_joins_any_experiment_and_changes_only_its_own(
+    experiment: str, scale: str
+) -> None:
+    plain = compose(f"+experiment={experiment}", f"scale={scale}", "method=full")
+    for method in METHODS:
+        cfg = compose(f"+experiment={experiment}", f"scale={scale}", f"method={method}")
+        assert (cfg.domain.name, cfg.regime.name) == CONDITIONS[experiment]
+        if scale == "paper":
+            own = cfg.method.rank, cfg.method.alpha, cfg.method.targets
+            assert own == METHOD_TABLE[method]
+        decay, dropout = REGULARISED.get(method, (None, 0.0))
+        usual = plain.optimizer["weight_decay"]
+        assert cfg.optimizer["weight_decay"] == (usual if decay is None else decay)
+        assert cfg.training.attention_dropout == dropout
+        cfg.method, cfg.training.lr_peak = plain.method, plain.training.lr_peak
+        cfg.training.attention_dropout = 0.0
+        cfg.optimizer["weight_decay"] = usual
+        assert cfg == plain, method
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_of_every_free_group_composes(group: str) -> None:
+    options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    assert options
+    for option in options:
+        compose(f"{group}={option}")
+
+
+# Independent of conf/: typed from the paper's App. A and README (PAPER facts, section 1.3).
+PAPER_TABLE = {
+    # experiment: (data, seq_len, batch, a device, rate of full, r=16, r=64, r=256, weight decay)
+    "code_cpt": ("bigcode/starcoderdata", 4096, 192, 6, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6),
+    "math_cpt": ("open-web-math/open-web-math", 4096, 192, 6, 1e-5, 4e-5, 4e-5, 4e-5, 0.0),
+    "code_ift": ("ise-uiuc/Magicoder-Evol-Instruct-110K", 4096, 192, 6, 5e-5, 2e-4, 2e-4, 1e-4, 0),
+    "math_ift": ("meta-math/MetaMathQA", 1024, 768, 24, 1e-5, 1e-4, 1e-4, 5e-5, 0.0),
+    "tulu": ("allenai/tulu-v2-sft-mixture", 4096, 192, 6, 5e-6, 1e-4, 1e-4, 1e-4, 0.0),
+}
+
+
+@pytest.mark.parametrize("experiment", PAPER_TABLE)
+def test_the_paper_scale_holds_the_values_of_the_paper(experiment: str) -> None:
+    data, seq_len, batch, per_device, *rates, decay = PAPER_TABLE[experiment]
+    for method, rate in zip(("full", "lora_r16", "lora_r64", "lora_r256"), rates, strict=True):
+        cfg = compose(f"+experiment={experiment}", "scale=paper", f"method={method}")
+        assert cfg.data.train.path == data
+        assert cfg.model.path == "meta-llama/Llama-2-7b-hf"
+        assert (cfg.training.seq_len, cfg.training.global_batch_rows) == (seq_len, batch)
+        assert cfg.runtime.microbatch_rows == per_device == batch // 32  # on its 32 GPUs
+        assert cfg.training.lr_peak == pytest.approx(rate)
+        assert cfg.optimizer == {
+            "_target_": "lion_pytorch.Lion", "betas": [0.9, 0.95], "weight_decay": decay,
+            "decoupled_weight_decay": True,
+        }  # fmt: skip
+        assert cfg.training.grad_clip_norm == 1.0
+        assert cfg.training.precision == "amp_bf16"
+        assert cfg.training.attention_dropout == 0.0 and not cfg.training.loss_on_prompt
+        schedule = (cfg.schedule.kind, cfg.schedule.warmup, cfg.schedule.final_lr_ratio)
+        if experiment.endswith("cpt"):
+            assert schedule == ("trapezoid", 1000, 0.0) and cfg.schedule.cooldown == 0.2
+            assert cfg.duration == 20e9
+            assert cfg.trunk.budgets == [0.25e9, 0.5e9, 1e9, 2e9, 4e9, 8e9, 16e9]
+        else:
+            assert schedule == ("cosine", 0.1, 0.01)
+            assert cfg.scale.epochs == [1, 2, 4, 8, 16]
+
+
+def test_the_paper_measures_as_it_says() -> None:
+    # PAPER facts, section 2
+    code = compose("+experiment=code_ift", "scale=paper").evals
+    assert (code.humaneval.samples, code.humaneval.temperature) == (50, 0.2)
+    assert (code.humaneval.top_p, code.humaneval.max_length_tokens) == (0.95, 512)
+    assert code.tasks[0] == "humaneval"
+    math = compose("+experiment=math_cpt", "scale=paper").evals
+    assert math.tasks[0] == "gsm8k" and math.lm_eval["gsm8k"].num_fewshot == 5
+    assert math.forgetting == ["hellaswag", "arc_challenge", "winogrande"]
+    curve = compose("+experiment=pass_at_k", "scale=paper")
+    assert (curve.evals.humaneval.samples, curve.evals.humaneval.temperature) == (256, 0.8)
+    assert curve.evals.tasks == ["humaneval"] and curve.duration == 4
+    code_run = compose("+experiment=code_ift", "scale=paper", "duration=4")
+    assert run_id(curve) == run_id(code_run)  # trained once
+
+
+def test_tulu_is_one_run_of_six_epochs_measured_hot_at_two_and_four() -> None:
+    cfg = compose("+experiment=tulu", "scale=paper")
+    assert (cfg.duration, cfg.measure_at) == (6, [2, 4])
+    assert {"mmlu", "gsm8k", "hellaswag", "arc_challenge", "winogrande"} < set(cfg.evals.tasks)
+    assert "mmlu" not in compose("+experiment=tulu").evals.tasks
+
+
+@pytest.mark.parametrize(
+    ("method", "decay", "dropout"),
+    [
+        ("full", 0.0, 0.0),
+        ("full_decay_5e-5", 5e-5, 0.0),
+        ("full_decay_1e-4", 1e-4, 0.0),
+        ("full_attention_dropout_5", 0.0, 0.05),
+        ("full_attention_dropout_10", 0.0, 0.1),
+    ],
+)
+def test_the_regularised_methods_are_those_of_figure_4(
+    method: str, decay: float, dropout: float
+) -> None:
+    cfg = compose("+experiment=regularisation", "scale=paper", f"method={method}")
+    assert cfg.optimizer["weight_decay"] == decay
+    assert cfg.training.attention_dropout == dropout
+    assert cfg.training.lr_peak == 5e-5
+    assert run_id(cfg) != run_id(compose("+experiment=regularisation", "scale=paper", "seed=1"))
+
+
+def test_lora_without_regret_is_its_own_recipe() -> None:
+    # PAPER facts, section 7
+    words = ("+experiment=without_regret", "scale=paper")
+    for rank in (16, 256):
+        lora = compose(*words, f"method.rank={rank}")
+        assert (lora.method.alpha, lora.training.global_batch_rows) == (32, 32)
+        assert lora.method.targets == ATTENTION + MLP
+        full = compose(*words, "method=full")
+        assert lora.training.lr_peak == pytest.approx(10 * full.training.lr_peak)
+        assert (lora.schedule.warmup, lora.schedule.cooldown) == (0, 0)
+        assert lora.schedule.final_lr_ratio == 1.0
+
+
+def test_packing_is_one_switch() -> None:
+    for scale, ratio, across in (("paper", 3, True), ("small", None, False)):
+        training = compose("+experiment=code_ift", f"scale={scale}").training
+        assert (training.packing_ratio, training.attend_across_examples) == (ratio, across)
+    clean = compose("+experiment=code_ift", "scale=paper", "packing=clean").training
+    assert (clean.packing_ratio, clean.attend_across_examples) == (None, False)
+    paper = compose("+experiment=code_ift", "packing=paper").training
+    assert (paper.packing_ratio, paper.attend_across_examples) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method=full", "+method.rank=8"], "takes no method.rank"),
+        (["method=full", "method.rank=8"], "takes no method.rank"),
+        (["method=full", "method.dora=true"], "takes no method.dora"),
+        (["method.rank=0"], "at least 1"),
+        (["method.init=gaussian"], "zero, pissa"),
+        (["method=pissa", "method.dora=true"], "plain LoRA only"),
+        (["method=lora_plus", "method.lr_ratio_b=0"], "above 0"),
+        (["training.packing_ratio=0"], "packing_ratio=0"),
+        (["training.attention_dropout=1"], "attention_dropout"),
+        (["method.dropout=1.5"], "dropout"),
+        (["duration=-1"], "duration=-1"),
+        (["duration=2", "measure_at=[4]"], "measure_at"),
+        (["evals.tasks=[mmmlu]"], "mmmlu"),
+        (["schedule.kind=linear"], "cosine, trapezoid"),
+        (["training.precision=fp8"], "fp32, amp_bf16"),
+        (["data.text_column=text"], "text_column"),
+        (["~training.lr_by_method.full", "method=full"], "no learning rate"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_what_is_allowed(
+    overrides: list[str], words: str
+) -> None:
+    with pytest.raises((UserError, HydraException), match=words.replace("[", r"\[")):
+        compose(*overrides)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainin.seq_len=3", "training.sequence=3", "training.seq_len=long", "method=qlora"],
+)
+def test_an_unknown_key_a_wrong_type_and_an_unknown_option_are_refused(override: str) -> None:
+    with pytest.raises((UserError, HydraException)):
+        compose(override)
+
+
+def test_what_does_not_change_the_result_does_not_change_the_name() -> None:
+    name = run_id(compose())
+    same = ["paths.runs=/elsewhere", "logger=none", "runtime.microbatch_rows=1", "evals.limit=3"]
+    assert {run_id(compose(override)) for override in same} == {name}
+    other = ["seed=1", "duration=2", "measure_at=[1]", "training.lr_peak=1e-9", "method.rank=4"]
+    assert len({name, *(run_id(compose(override)) for override in other)}) == len(other) + 1
+
+
+def test_a_rate_reached_by_multiplier_and_by_value_names_the_same_run() -> None:
+    by_multiplier = compose("training.lr_multiplier=0.5")
+    by_value = compose(f"training.lr_peak={by_multiplier.training.lr_peak!r}")
+    assert run_id(by_multiplier) == run_id(by_value)
+
+
+def test_a_rank_without_a_rate_of_its_own_takes_that_of_lora() -> None:
+    table = {"full": 1.0, "lora": 2.0, "lora_r256": 3.0}
+    assert lr_of_method(table, "full", None, 1.0, None) == 1.0
+    assert lr_of_method(table, "lora", 16, 1.0, None) == 2.0
+    assert lr_of_method(table, "lora", 256, 0.5, None) == 1.5
+
+
+def test_the_rule_of_ten_takes_the_place_of_every_rate_of_lora() -> None:
+    table = {"full": 1.0, "lora": 2.0, "lora_r256": 3.0}
+    assert lr_of_method(table, "full", None, 1.0, 10) == 1.0
+    assert lr_of_method(table, "lora", 16, 1.0, 10) == 10.0
+    assert lr_of_method(table, "lora", 256, 0.5, 10) == 5.0
+    today = compose("+experiment=code_ift", "scale=paper", "model=llama3_8b", "method=lora_r256")
+    assert today.training.lr_peak == pytest.approx(10 * 5e-5)
+
+
+def test_help_names_our_groups_and_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.argv = ['lvf.train', '--help']\n"
+        "from lvf.train import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'composer', 'transformers', 'pandas'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for group in ("experiment: alpha_lr, code_cpt, code_ift", "method: dora, full"):
+        assert group in done.stdout
+
+
+def test_a_user_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lvf.train", "method=full", "method.rank=8"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "method.rank" in done.stderr
+    assert list(tmp_path.iterdir()) == []

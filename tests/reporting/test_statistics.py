@@ -1,0 +1,86 @@
+"""Statistics against closed forms and enumeration."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm, ttest_1samp
+
+from lvf.records.estimate import (
+    Estimate,
+    mean_of,
+    paired_difference,
+)
+from lvf.reporting.stats.seeds import holm, over_seeds
+
+
+def test_a_paired_difference_has_the_standard_error_of_the_mean_of_differences() -> None:
+    found = paired_difference(np.array([1.0, 1, 0, 1]), np.array([0.0, 1, 0, 0]))
+    assert found.value == 0.5
+    assert found.stderr == pytest.approx(math.sqrt(4 * 0.25 / 3 / 4))
+
+
+def test_the_paired_variance_is_that_of_all_resamples_up_to_bessels_factor() -> None:
+    ours, theirs = np.array([1.0, 4, 2, 0, 3]), np.array([1.0, 1, 0, 2, 2])
+    means = [
+        np.mean([ours[i] - theirs[i] for i in drawn])
+        for drawn in itertools.product(range(5), repeat=5)
+    ]
+    stderr = paired_difference(ours, theirs).stderr
+    assert stderr is not None and stderr**2 == pytest.approx(np.var(means) * 5 / 4)
+
+
+def test_items_of_different_number_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        paired_difference(np.zeros(3), np.zeros(4))
+
+
+def test_one_seed_has_no_spread_and_three_have_that_of_their_mean() -> None:
+    assert over_seeds([0.5]).stderr is None
+    found = over_seeds([1.0, 2.0, 6.0])
+    assert (found.value, found.dof) == (3.0, 2)
+    assert found.stderr == pytest.approx(math.sqrt((4 + 1 + 9) / 2 / 3))
+
+
+def test_the_mean_of_parts_adds_their_variances() -> None:
+    found = mean_of([Estimate(0.6, 0.03), Estimate(0.9, 0.04)])
+    assert found.value == pytest.approx(0.75) and found.stderr == pytest.approx(0.025)
+    assert mean_of([Estimate(0.6, 0.03), Estimate(0.9)]).stderr is None
+
+
+def test_intervals_are_those_of_students_table() -> None:
+    low, high = Estimate(1.0, 0.5, dof=4).interval() or (0, 0)
+    assert high - 1 == pytest.approx(2.776445 * 0.5, rel=1e-5) and low == pytest.approx(2 - high)
+    low, _ = Estimate(0.0, 1.0).interval() or (0, 0)
+    assert low == pytest.approx(-1.959964, rel=1e-5)
+
+
+def test_a_sign_is_given_only_where_the_interval_leaves_out_zero() -> None:
+    assert Estimate(1.0, 0.5).sign == 1 and Estimate(-1.0, 0.5).sign == -1
+    assert Estimate(1.0, 0.5, dof=2).sign == 0  # t = 4.30
+    assert Estimate(1.0).sign == 0
+
+
+def test_holm_rejects_as_the_step_down_procedure_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p = rng.beta(0.3, 2, size=6).round(2)  # with ties
+        rejected: set[int] = set()
+        for step, index in enumerate(sorted(range(6), key=lambda i: p[i])):
+            if p[index] > 0.05 / (6 - step):
+                break
+            rejected.add(index)
+        assert {i for i, one in enumerate(holm(list(p))) if one <= 0.05 + 1e-12} == rejected
+    assert holm([]) == [] and holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_the_one_sided_p_is_that_of_scipys_t_test() -> None:
+    sample = np.array([0.3, -0.1, 0.8, 0.4, 0.2])
+    expected = ttest_1samp(sample, 0, alternative="greater").pvalue
+    stderr = float(sample.std(ddof=1) / math.sqrt(5))
+    found = Estimate(float(sample.mean()), stderr, dof=4).p_above()
+    assert found == pytest.approx(expected)
+    assert Estimate(1.0, 1.0).p_above() == pytest.approx(norm.sf(1.0), rel=1e-6)
+    assert Estimate(1.0).p_above() is None
+    assert (Estimate(1.0, 0.0).p_above(), Estimate(0.0, 0.0).p_above()) == (0.0, 0.5)
