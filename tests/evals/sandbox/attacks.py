@@ -9,6 +9,14 @@ PROBLEM = {
 }
 GOOD = "\n    return x + 1\n"
 
+LEFT = (
+    "import os, sys\nplaces = ['/tmp', '.', os.path.dirname(sys.prefix)]\n"
+    "seen = any(os.path.exists(place + '/left') for place in places)\n"
+    "for place in places:\n  try: open(place + '/left', 'w').close()\n"
+    "  except OSError: pass\nreturn seen"
+)
+"""Look for what this program leaves itself, where it can: whoever comes second finds it."""
+
 SUCCEEDED = {
     # other processes
     "fork bomb": "import os\nwhile True: os.fork()",
@@ -38,6 +46,13 @@ SUCCEEDED = {
     "remount writable": "import ctypes\n"
     "return ctypes.CDLL(None).mount(b'x', b'/', None, 0x1020, b'') == 0",
     "chroot": "import os\nos.chroot('/tmp')\nreturn True",
+    "unmount the temporary folder": "import ctypes\n"
+    "return ctypes.CDLL(None).umount2(b'/tmp', 2) == 0",
+    "unmount the environment": "import ctypes, sys\n"
+    "return ctypes.CDLL(None).umount2(sys.prefix.encode(), 2) == 0",
+    "move the temporary folder away": "import ctypes\n"
+    "libc = ctypes.CDLL(None)\n"
+    "return libc.mount(b'/tmp', b'/dev/stage/tmp', None, 0x2000, None) == 0",
     # memory and processor
     "memory bomb": "block = bytearray(1 << 34)\nreturn True",
     "memory bomb in steps": "blocks = []\nfor _ in range(64): blocks.append(bytearray(1 << 26))\n"
@@ -57,6 +72,36 @@ SUCCEEDED = {
     "disk fill": "for number in range(64):\n"
     "  with open(f'/tmp/{number}', 'wb') as file: file.write(bytes(1 << 20))\nreturn True",
     "many files": "for number in range(5000): open(f'/tmp/{number}', 'w').close()\nreturn True",
+    "disk fill beside the environment": "import os, sys\n"
+    "for number in range(64):\n"
+    "  with open(f'{os.path.dirname(sys.prefix)}/{number}', 'wb') as file:\n"
+    "    file.write(bytes(1 << 20))\nreturn True",
+    "disk fill by memory maps": "import mmap, os\nmaps = []\nfor number in range(8):\n"
+    "  file = os.open(f'/tmp/{number}', os.O_RDWR | os.O_CREAT)\n"
+    "  os.ftruncate(file, 1 << 23)\n  maps.append(mmap.mmap(file, 1 << 23))\n"
+    "  maps[-1].write(bytes(1 << 23))\nreturn True",
+    "write where temporary folders are made": "open('/dev/stage/tmp/new', 'w').close()\n"
+    "return True",
+    "write in the environment": "import sys\nopen(sys.prefix + '/new', 'w').close()\nreturn True",
+    "put another environment in its place": "import os, sys\n"
+    "os.rename(sys.prefix, sys.prefix + '-old')\nos.mkdir(sys.prefix)\nreturn True",
+    "link to another environment": "import os, shutil, sys\n"
+    "shutil.rmtree(sys.prefix, ignore_errors=True)\nos.symlink('/tmp', sys.prefix)\nreturn True",
+    "take the interpreter by a link": "import os\nos.link(os.__file__, '/tmp/link')\nreturn True",
+    "read what another program left": LEFT,
+    "read what another program left, again": LEFT,
+    "read from the environment upwards": "import os, sys\nos.chdir(sys.prefix)\n"
+    "return bool(open(os.path.relpath('CANARY/kept')).read())",
+    "read from a folder's descriptor upwards": "import os, sys\n"
+    "folder = os.open(sys.prefix, os.O_RDONLY)\n"
+    "way = os.path.relpath('CANARY/kept', sys.prefix)\n"
+    "return bool(os.read(os.open(way, os.O_RDONLY, dir_fd=folder), 1))",
+    "read by a link beside the environment": "import os, sys\n"
+    "link = os.path.join(os.path.dirname(sys.prefix), 'link')\n"
+    "os.symlink('CANARY', link)\nreturn bool(open(link + '/kept').read())",
+    "read what lies below /tmp": "import os, sys\n"
+    "shown = (os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix))\n"
+    "return any(names for folder, _, names in os.walk('/tmp') if not folder.startswith(shown))",
     "read /etc/passwd": "return 'root' in open('/etc/passwd').read()",
     "read by a symbolic link": "import os\nos.symlink('/etc', '/tmp/link')\n"
     "return bool(open('/tmp/link/passwd').read())",

