@@ -209,6 +209,7 @@ def _hub_parts(source: SourceConfig) -> Iterator[Part]:
             split=source.split,
             revision=source.revision,
             streaming=True,
+            trust_remote_code=False,  # datasets 3 could run a corpus's own script
         )
         numbered = ((f"{source.path} row {n}", row) for n, row in enumerate(rows, start=1))
         for number in count():

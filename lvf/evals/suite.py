@@ -100,6 +100,7 @@ def _language_model(
         pretrained=model,  # type: ignore[arg-type]
         tokenizer=tokenizer,  # type: ignore[arg-type]
         batch_size=batch_size,
+        trust_remote_code=False,  # both are loaded already
         softmax_dtype="float32",  # in bf16, scores of whole answers are multiples of 0.5
     )
     lm.num_tokens = {}
