@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from lvf.config.schema.compose import compose
+from lvf.config.schema.schema import RunConfig
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lvf.config.compose import compose
-from lvf.config.schema import RunConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.train import run
@@ -85,6 +85,33 @@ def test_a_model_folder_without_a_model(tmp_path: Path) -> None:
 
 def test_programs_are_not_run_without_consent(tmp_path: Path) -> None:
     refused(tmp_path, r"evals.execute_code=true", "domain=code", "evals.execute_code=false")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "composer.loggers.file_logger.os.system",  # what an allowed module imports
+        "lvf.training.metrics_log.json.dumps",
+        "composer.loggersX.Logger",
+        "torch.optim",
+    ],
+)
+@pytest.mark.parametrize("group", ["optimizer", "logger.mine"])
+def test_a_configuration_that_would_start_any_function(
+    tmp_path: Path, group: str, target: str
+) -> None:
+    told = rf"{group[:6]}.*_target_='{target}' is not allowed.*TARGET_MODULES"
+    refused(tmp_path, told, f"++{group}._target_={target}")
+    refused(tmp_path, told, f"++{group}.inner.list=[{{deep: {{_target_: {target}}}}}]")
+
+
+def test_the_optimisers_and_loggers_of_the_libraries_are_allowed(tmp_path: Path) -> None:
+    for optimizer in ("torch.optim.SGD", "lion_pytorch.Lion", "composer.optim.DecoupledAdamW"):
+        settings(tmp_path, f"optimizer._target_={optimizer}")
+    for logger in ("jsonl", "tensorboard", "wandb", "mlflow", "none"):
+        settings(tmp_path, f"logger={logger}")
 
 
 def test_a_missing_benchmark_file_is_noticed_before_the_training(tmp_path: Path) -> None:

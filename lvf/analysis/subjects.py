@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from lvf.analysis.tensors import ADAPTER_CONFIG, weights_folder
-from lvf.config.schema import RunConfig, stable_hash
+from lvf.config.schema.schema import RunConfig, stable_hash
 from lvf.errors import UserError
 from lvf.evals.measure import Subject
 from lvf.evals.subjects import export_subjects
 from lvf.models.load import load_export, model_folder_or_id
+from lvf.models.untrusted import check_model
 from lvf.records.schema import Axes
 from lvf.runs.run_folder import run_folder
 
@@ -43,6 +44,7 @@ def models(cfg: RunConfig) -> list[Model]:
 def _elsewhere(cfg: RunConfig, tuned: str) -> Model:
     """A model that lvf did not train; only what its files say is known of how it was made."""
     folder = weights_folder(tuned, None, "tuned")
+    check_model("tuned", str(folder), trust_remote_code=cfg.model.trust_remote_code)
     adapter = folder / ADAPTER_CONFIG
     lora = json.loads(adapter.read_text()) if adapter.is_file() else {}
     method = "lora" if lora else "full"

@@ -68,6 +68,9 @@ class ModelConfig:
     """Hub id or local folder; null takes the model's own."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Whether Python files that come with the model or tokenizer may run, with your rights. Without
+    it such a model is refused (docs/security.md). Not part of a run's identity."""
     shape: ShapeConfig | None = None
     """For the planner, where the model is not on this machine. Not part of a run's identity."""
     random_weights: bool = False

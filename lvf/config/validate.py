@@ -1,12 +1,22 @@
 """What types alone cannot check of a run, found out before any work starts."""
 
 import os
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
-from lvf.config.schema import MethodConfig, RunConfig
+from lvf.config.schema.schema import MethodConfig, RunConfig
 from lvf.errors import UserError
+
+TARGET_MODULES = {
+    "optimizer": ("torch.optim", "lion_pytorch", "composer.optim"),
+    "logger": ("composer.loggers", "lvf.training.metrics_log"),
+}
+"""Where the classes of `_target_` may come from. Modules below them are no part of it: through one,
+every module that it imports could be reached."""
 
 
 def validate(cfg: RunConfig) -> None:
@@ -21,6 +31,8 @@ def validate(cfg: RunConfig) -> None:
     _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
     _one_of("evals.sandbox", cfg.evals.sandbox, ("required", "best"))
     _one_of("training.precision", cfg.training.precision, ("fp32", "amp_bf16"))
+    _validate_targets("optimizer", cfg.optimizer)
+    _validate_targets("logger", cfg.logger)
     _validate_method(cfg.method)
     for key, value in (
         ("duration", cfg.duration),
@@ -98,6 +110,29 @@ def require_compiler(cfg: RunConfig) -> None:
             f"runtime.compile=true needs the C++ compiler {compiler}, which is not on the PATH: "
             "install it, name another in the environment variable CXX, or leave the setting out"
         )
+
+
+def _validate_targets(group: str, settings: Any) -> None:
+    modules = TARGET_MODULES[group]
+    allowed = re.compile(rf"({'|'.join(map(re.escape, modules))})\.[A-Z]\w*")
+    for target in _targets(settings):
+        if not (isinstance(target, str) and allowed.fullmatch(target)):
+            raise UserError(
+                f"{group}: _target_={target!r} is not allowed, since a configuration must not "
+                f"start any function there is: choose a class of {' or '.join(modules)}. For a "
+                f"class of your own, add its module to TARGET_MODULES in {__file__}"
+            )
+
+
+def _targets(settings: Any) -> Iterator[Any]:
+    """Every `_target_` at any depth."""
+    if isinstance(settings, dict):
+        if "_target_" in settings:
+            yield settings["_target_"]
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for inner in settings:
+            yield from _targets(inner)
 
 
 def _validate_trunk(cfg: RunConfig) -> None:

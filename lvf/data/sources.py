@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
 
-from lvf.config.schema import SourceConfig, stable_hash
+from lvf.config.schema.schema import SourceConfig, stable_hash
 from lvf.data.readers import FORMATS, Fault, RawRow, Stretch, check_row, cut, read
 from lvf.data.tally import Tally, describe, refuse_unusable
 from lvf.errors import UserError
@@ -209,6 +209,7 @@ def _hub_parts(source: SourceConfig) -> Iterator[Part]:
             split=source.split,
             revision=source.revision,
             streaming=True,
+            trust_remote_code=False,  # datasets 3 could run a corpus's own script
         )
         numbered = ((f"{source.path} row {n}", row) for n, row in enumerate(rows, start=1))
         for number in count():

@@ -31,6 +31,7 @@ def generate(request: Request) -> Iterator[tuple[Key, str]]:
         torch.cuda.empty_cache()
         engine = LLM(
             model=folder,
+            trust_remote_code=False,
             dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=request.sampling.max_length_tokens,
             max_num_seqs=rows,

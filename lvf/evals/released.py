@@ -7,13 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lvf.config.compose import compose
-from lvf.config.schema import RunConfig
-from lvf.config.validate import require_consent
+from lvf.config.schema.compose import compose
+from lvf.config.schema.schema import RunConfig
+from lvf.config.schema.validate import require_consent
 from lvf.errors import UserError
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
 from lvf.evals.subjects import base_subject
-from lvf.models.released import Released, adapter_facts, list_released, load_released
+from lvf.models.released import (
+    Released,
+    adapter_facts,
+    check_released,
+    list_released,
+    load_released,
+)
 from lvf.records.schema import Axes
 
 NEEDS_HELDOUT = ("nll_target", "nll_validation", "kl_base")
@@ -52,7 +58,7 @@ def released_conditions(
     """The conditions of the released models there: each one's configuration and checkpoints.
 
     Raises:
-        UserError: nothing there, or a model of unknown domain.
+        UserError: nothing there, a model of unknown domain, or one that is not to be trusted.
     """
     found = list_released(where)
     pairs = dict.fromkeys(_condition(one) for one in found)
@@ -60,6 +66,9 @@ def released_conditions(
         (_config(*pair, overrides), [one for one in found if _condition(one) == pair])
         for pair in pairs
     ]
+    for cfg, checkpoints in conditions:
+        for one in checkpoints:
+            check_released(one, cfg.model)
     _show(found)
     return conditions
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvf.config.schema import EvalsConfig, LmEvalTaskConfig
+from lvf.config.schema.schema import EvalsConfig, LmEvalTaskConfig
 from lvf.evals.official import load_tasks
 from lvf.records.schema import Metric
 
@@ -100,6 +100,7 @@ def _language_model(
         pretrained=model,  # type: ignore[arg-type]
         tokenizer=tokenizer,  # type: ignore[arg-type]
         batch_size=batch_size,
+        trust_remote_code=False,  # both are loaded already
         softmax_dtype="float32",  # in bf16, scores of whole answers are multiples of 0.5
     )
     lm.num_tokens = {}

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema import ModelConfig
+from lvf.config.schema.schema import ModelConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
+from lvf.models.untrusted import check_model, needs_safetensors
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,8 +56,9 @@ def load_model_config(model: ModelConfig) -> PretrainedConfig:
         shape = {name: value for name, value in asdict(model.shape).items() if value is not None}
         # The shape does not say for how many positions; rotary embeddings have any.
         return AutoConfig.for_model(**shape, max_position_embeddings=ANY_POSITION)
-    on_hub = {"revision": model.revision, "local_files_only": model.random_weights}
-    return _or_user_error(AutoConfig, "model.path", path, **on_hub)
+    kwargs: dict[str, Any] = {"local_files_only": model.random_weights}
+    kwargs |= {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    return _or_user_error(AutoConfig, "model.path", path, **kwargs)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -76,7 +78,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     else:
         path = _checked_path("model.tokenizer", model.tokenizer, "tokenizer_config.json")
         key, revision = "model.tokenizer", None
-    tokenizer = _or_user_error(AutoTokenizer, key, path, revision=revision)
+    kwargs = {"revision": revision, "trust_remote_code": model.trust_remote_code}
+    tokenizer = _or_user_error(AutoTokenizer, key, path, **kwargs)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{key}={path}: the tokenizer has no eos token, which ends every document")
     return tokenizer
@@ -93,14 +96,14 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     import torch
     from transformers import AutoModelForCausalLM
 
-    kwargs: dict[str, Any] = {"dtype": torch.float32}
+    kwargs: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": model.trust_remote_code}
     if attention_dropout:  # not every architecture knows it
         kwargs["attention_dropout"] = attention_dropout
     if model.random_weights:
         base = _random_model(load_model_config(model), **kwargs)
     else:
         path = model_folder_or_id(model)
-        kwargs["revision"] = model.revision
+        kwargs |= {"revision": model.revision, "use_safetensors": needs_safetensors() or None}
         base = _or_user_error(AutoModelForCausalLM, "model.path", path, **kwargs)
     base.config.use_cache = False  # with a cache, transformers lets packed examples see each other
     return base
@@ -127,11 +130,13 @@ def load_export(
     Merging in fp32 adds rounding of the order of 1e-7 and saves the adapters' cost at evaluation.
 
     Raises:
-        UserError: the folder holds neither weights nor an adapter.
+        UserError: the folder holds neither weights nor an adapter, or what is not to be trusted.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    trust = model.trust_remote_code
+    check_model("export", str(export), trust_remote_code=trust)
     if (export / "adapter_config.json").is_file():
         from peft import PeftModel
 
@@ -140,7 +145,12 @@ def load_export(
         return merged, load_tokenizer(model)
     if not (export / "config.json").is_file():
         raise UserError(f"{export} holds neither a model (config.json) nor an adapter")
-    weights = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
+    weights = AutoModelForCausalLM.from_pretrained(
+        export,
+        dtype=torch.float32,
+        trust_remote_code=trust,
+        use_safetensors=needs_safetensors() or None,
+    )
     return weights, load_tokenizer(model)
 
 
@@ -150,7 +160,10 @@ def read_export_facts(export: Path) -> dict[str, Any]:
 
 
 def _or_user_error(auto_class: Any, key: str, path: str, **kwargs: Any) -> Any:
+    to_check = ("revision", "trust_remote_code", "local_files_only")
     try:
+        checked = {name: kwargs[name] for name in to_check if name in kwargs}
+        kwargs["revision"] = check_model(key, path, **checked)
         return auto_class.from_pretrained(path, **kwargs)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]

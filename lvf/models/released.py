@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema import ModelConfig
+from lvf.config.schema.schema import ModelConfig
 from lvf.errors import UserError
 from lvf.models.load import load_export
+from lvf.models.untrusted import check_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -102,6 +103,23 @@ def fetch(released: Released) -> Path:
 
     try:
         return Path(snapshot_download(released.repo, revision=released.branch))
+    except (OSError, ValueError) as error:
+        raise UserError(_hub_error(released.repo, error)) from error
+
+
+def check_released(released: Released, base: ModelConfig) -> None:
+    """Refuse a checkpoint that is not to be trusted, before its weights are downloaded.
+
+    Raises:
+        UserError: it names code or places outside its folder, or the hub does not give it.
+    """
+    try:
+        check_model(
+            "released",
+            str(released.folder or released.repo),
+            None if released.folder else released.branch,
+            trust_remote_code=base.trust_remote_code,
+        )
     except (OSError, ValueError) as error:
         raise UserError(_hub_error(released.repo, error)) from error
 

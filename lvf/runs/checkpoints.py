@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,12 @@ from lvf.errors import UserError
 
 WHOLE = "whole.json"
 """File sizes of a checkpoint, written after all of them."""
+PLAIN = re.compile(
+    r"numpy\.(ndarray|dtype|dtypes\.\w+|(core|_core)\.multiarray\._reconstruct)"
+    r"|datetime\.timedelta|torch\.torch_version\.TorchVersion"
+)
+"""What Composer's state is made of beside tensors: the list of Composer's main branch, whose last
+release (0.32.1) lets a checkpoint run any function that it names."""
 
 
 def name_of(batch: int) -> str:
@@ -54,6 +62,26 @@ def newest_whole(folder: Path) -> Path | None:
 def state_file(checkpoint: Path) -> Path:
     """The file that Composer loads."""
     return checkpoint / "rank0.pt"
+
+
+def refuse_code(checkpoint: Path) -> None:
+    """Refuse a checkpoint whose state names functions other than those that make plain data.
+
+    Raises:
+        UserError: names them.
+    """
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    file = state_file(checkpoint)
+    try:
+        names = get_unsafe_globals_in_checkpoint(str(file))
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{file} is no checkpoint of torch.save: {error}") from error
+    if unknown := sorted(name for name in names if not PLAIN.fullmatch(name)):
+        raise UserError(
+            f"{file} would run {', '.join(unknown)} when it is loaded, which no checkpoint of lvf "
+            "does. Where it did not come from a run of yours, delete the run folder"
+        )
 
 
 def by_age(folder: Path) -> list[Path]:

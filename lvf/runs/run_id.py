@@ -3,13 +3,13 @@
 from dataclasses import asdict
 from typing import Any
 
-from lvf.config.schema import RunConfig, stable_hash
+from lvf.config.schema.schema import RunConfig, stable_hash
 
 UNIDENTIFYING = ("evals", "logger", "paths", "runtime", "released", "tuned")
 SILENT = {
     "training": ("lr_by_method", "lr_multiplier", "lora_lr_ratio"),  # what led to lr_peak
-    "model": ("shape",),  # this and the following are for the planner
-    "data": ("documents", "tokens", "strict"),  # strict decides whether there is a run at all
+    "model": ("shape", "trust_remote_code"),  # shape, documents and tokens are for the planner
+    "data": ("documents", "tokens", "strict"),  # strict and trust decide whether there is a run
 }
 
 

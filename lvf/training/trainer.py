@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import hydra.utils
 from omegaconf import OmegaConf
 
-from lvf.config.schema import RunConfig
+from lvf.config.schema.schema import RunConfig
 from lvf.data.loader import make_loader, total_batches
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
 from lvf.models.load import load_base, load_tokenizer
 from lvf.models.lora import add_adapters, hold_base_in_bf16
-from lvf.runs.checkpoints import batch_of, newest_whole, state_file
+from lvf.runs.checkpoints import batch_of, newest_whole, refuse_code, state_file
 from lvf.runs.run_folder import (
     DIVERGED,
     FAILED,
@@ -122,11 +122,13 @@ def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
     """Checkpoint from which a run starts, and how to say so.
 
     Raises:
-        UserError: no own checkpoint is whole, or the trunk's is missing.
+        UserError: no own checkpoint is whole, the trunk's is missing, or it would run code.
     """
     if own := newest_whole(folder.checkpoints):
+        refuse_code(own)
         return own, f"resumed at batch {batch_of(own)} from {own}"
     if point := branch_point(cfg):
+        refuse_code(point)
         return point, f"branched at batch {batch_of(point)} from {point}"
     return None, "fresh"
 

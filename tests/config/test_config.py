@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
+from lvf.config.schema.compose import compose, lr_of_method
+from lvf.config.schema.schema import CONF_DIR
 
-from lvf.config.compose import compose, lr_of_method
-from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 from lvf.runs.run_id import run_id
 
@@ -280,6 +280,7 @@ def test_an_unknown_key_a_wrong_type_and_an_unknown_option_are_refused(override:
 def test_what_does_not_change_the_result_does_not_change_the_name() -> None:
     name = run_id(compose())
     same = ["paths.runs=/elsewhere", "logger=none", "runtime.microbatch_rows=1", "evals.limit=3"]
+    same.append("model.trust_remote_code=true")
     assert {run_id(compose(override)) for override in same} == {name}
     other = ["seed=1", "duration=2", "measure_at=[1]", "training.lr_peak=1e-9", "method.rank=4"]
     assert len({name, *(run_id(compose(override)) for override in other)}) == len(other) + 1

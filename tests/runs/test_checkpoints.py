@@ -1,13 +1,26 @@
 """Only whole checkpoints are used, and a run is never silently started afresh."""
 
+import datetime
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lvf.errors import UserError
-from lvf.runs.checkpoints import WHOLE, batch_of, is_whole, name_of, newest_whole, seal
+from lvf.runs.checkpoints import (
+    WHOLE,
+    batch_of,
+    is_whole,
+    name_of,
+    newest_whole,
+    refuse_code,
+    seal,
+    state_file,
+)
 
 
 def made(folder: Path, batch: int) -> Path:
@@ -74,3 +87,43 @@ def test_a_sealed_checkpoint_lists_every_file_with_its_size(tmp_path: Path) -> N
     assert json.loads((checkpoint / WHOLE).read_text()) == {"rank0.pt": 7}
     assert is_whole(checkpoint) and batch_of(checkpoint) == 7
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+
+
+class Harmful:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_checkpoint_that_would_run_a_command_is_refused_and_nothing_runs(
+    tmp_path: Path, protocol: int, legacy: bool
+) -> None:
+    checkpoint = made(tmp_path, 7)
+    harm = {"state": {"model": Harmful(f"touch {tmp_path}/ran")}}
+    torch.save(
+        harm,
+        state_file(checkpoint),
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=not legacy,
+    )
+    with pytest.raises(UserError, match=r"system when it is loaded|no checkpoint of torch.save"):
+        refuse_code(checkpoint)
+    assert not (tmp_path / "ran").exists()
+    torch.load(state_file(checkpoint), weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_of_plain_data_tensors_and_arrays_is_not_refused(tmp_path: Path) -> None:
+    checkpoint = made(tmp_path, 7)
+    plain = {
+        "tensor": torch.ones(2), "array": np.arange(3.0), "time": datetime.timedelta(1),
+        "version": torch.__version__, "text": "os.system", "numbers": [1, 2.5, None, (True,)],
+    }  # fmt: skip
+    torch.save(plain, state_file(checkpoint))
+    refuse_code(checkpoint)
