@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from lvf.config.schema.compose import compose
-from lvf.config.schema.schema import RunConfig
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.train import run

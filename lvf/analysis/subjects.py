@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lvf.analysis.tensors import ADAPTER_CONFIG, weights_folder
-from lvf.config.schema.schema import RunConfig, stable_hash
+from lvf.config.schema import RunConfig, stable_hash
 from lvf.errors import UserError
 from lvf.evals.measure import Subject
 from lvf.evals.subjects import export_subjects

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from lvf.config.schema.schema import MethodConfig, RunConfig
+from lvf.config.schema import MethodConfig, RunConfig
 from lvf.errors import UserError
 
 TARGET_MODULES = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
 
-from lvf.config.schema.schema import SourceConfig, stable_hash
+from lvf.config.schema import SourceConfig, stable_hash
 from lvf.data.readers import FORMATS, Fault, RawRow, Stretch, check_row, cut, read
 from lvf.data.tally import Tally, describe, refuse_unusable
 from lvf.errors import UserError

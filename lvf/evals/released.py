@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lvf.config.schema.compose import compose
-from lvf.config.schema.schema import RunConfig
-from lvf.config.schema.validate import require_consent
+from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
+from lvf.config.validate import require_consent
 from lvf.errors import UserError
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
 from lvf.evals.subjects import base_subject

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from lvf.config.schema import RunConfig, stable_hash
+from lvf.config.schema import RunConfig
 from lvf.data.shards import Prepared
 from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
 from lvf.models.counts import num_parameters, num_trainable_parameters
@@ -21,7 +21,7 @@ from lvf.models.load import (
 )
 from lvf.records.schema import Axes
 from lvf.runs.run_folder import RunFolder
-from lvf.runs.run_id import identity
+from lvf.runs.run_id import base_id
 
 
 def measure_run(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> list[Path]:
@@ -60,9 +60,7 @@ def _texts(prepared: Prepared) -> dict[str, Path]:
 def base_subject(cfg: RunConfig) -> Subject:
     """The untrained model, measured once for each (model, data set)."""
     axes = Axes(**_shared_axes(cfg), method="base", method_name="base")
-    condition = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}"
-    run = identity(asdict(cfg))
-    run_id = f"{condition}-base-{stable_hash([run['model'], run['data'], cfg.training.seq_len])}"
+    run_id = base_id(cfg)
     return Subject(
         run_id=run_id,
         checkpoint="base",

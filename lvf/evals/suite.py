@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvf.config.schema.schema import EvalsConfig, LmEvalTaskConfig
+from lvf.config.schema import EvalsConfig, LmEvalTaskConfig
 from lvf.evals.official import load_tasks
 from lvf.records.schema import Metric
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema.schema import ModelConfig
+from lvf.config.schema import ModelConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.models.untrusted import check_model, needs_safetensors

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema.schema import ModelConfig
+from lvf.config.schema import ModelConfig
 from lvf.errors import UserError
 from lvf.models.load import load_export
 from lvf.models.untrusted import check_model

@@ -181,19 +181,20 @@ def open_run_folder(cfg: RunConfig) -> RunFolder:
         UserError: the folder cannot be written, or holds the run of another configuration.
     """
     folder = run_folder(cfg)
-    file = folder.path / "config.json"
+    file = folder.path / "identity.json"
+    wanted = json.loads(json.dumps(identity(cfg)))
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         if not file.is_file():
-            write_json(file, asdict(cfg))
+            write_json(folder.path / "config.json", asdict(cfg))
+            write_json(file, wanted)
     except OSError as error:
         raise UserError(
             f"cannot write the run folder {folder.path}: {error.strerror}. Choose another place "
             "with paths.runs=/some/folder"
         ) from error
-    found = identity(json.loads(file.read_text()))
-    wanted = json.loads(json.dumps(identity(asdict(cfg))))
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    found = json.loads(file.read_text())
+    different = sorted(key for key in wanted | found if found.get(key) != wanted.get(key))
     if different:
         raise UserError(
             f"{folder.path} was made with another configuration (it differs in "

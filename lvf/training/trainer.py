@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import hydra.utils
 from omegaconf import OmegaConf
 
-from lvf.config.schema.schema import RunConfig
+from lvf.config.schema import RunConfig
 from lvf.data.loader import make_loader, total_batches
 from lvf.data.shards import Prepared
 from lvf.errors import UserError

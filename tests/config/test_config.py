@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
-from lvf.config.schema.compose import compose, lr_of_method
-from lvf.config.schema.schema import CONF_DIR
 
+from lvf.config.compose import compose, lr_of_method
+from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 from lvf.runs.run_id import run_id
 

@@ -274,7 +274,7 @@ def test_two_processes_cannot_work_on_one_run(composed: Any) -> None:
 
 def test_a_folder_of_another_configuration_is_refused(composed: Any) -> None:
     cfg = composed()
-    file = open_run_folder(cfg).path / "config.json"
+    file = open_run_folder(cfg).path / "identity.json"
     tree = json.loads(file.read_text())
     tree["seed"] = 7
     file.write_text(json.dumps(tree))
