@@ -31,13 +31,16 @@ def keep_from_terminal() -> None:
 
 
 def log_to(file: Path) -> None:
-    """Append what was kept so far, and what will follow, to a file.
+    """Append what was kept so far, and what will follow, to a file; imports torch, transformers.
 
     Does nothing unless this process has called `keep_from_terminal`: notebooks and tests log as
     they like. Where the file cannot be written, lines are kept on, and lost at the end.
     """
     if not _is_in_use():
         return
+    import torch  # noqa: F401, both make their handlers when they are imported
+    import transformers  # noqa: F401
+
     silence_own_handlers()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
