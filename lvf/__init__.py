@@ -1,0 +1,3 @@
+"""LoRA or full finetuning: learning, forgetting and cost, measured."""
+
+__version__ = "0.1.0"

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
+from lvf.log import log_to
 
 if TYPE_CHECKING:
     from lvf.analysis.subjects import Model
@@ -21,6 +22,7 @@ def run(cfg: RunConfig) -> None:
     Raises:
         UserError: there is nothing to analyse, or it does not match the base model.
     """
+    log_to(Path(cfg.paths.runs) / "log.txt")
     if cfg.released is not None:
         analyse_released(cfg.released, list(HydraConfig.get().overrides.task))
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
 from lvf.config.validate import require_compiler
+from lvf.log import log_to
 
 if TYPE_CHECKING:
     from lvf.data.shards import Prepared
@@ -48,6 +49,7 @@ def benchmark(cfg: RunConfig) -> Path:
         print(f"measured already; to measure again delete {path}")
     else:
         folder = open_run_folder(cfg)
+        log_to(folder.log())
         with folder.lock(), _rows(cfg, folder) as prepared:
             work = train_on_ranks if cfg.runtime.num_ranks > 1 else time_steps
             work(cfg, prepared, folder)

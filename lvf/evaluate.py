@@ -1,11 +1,14 @@
 """`python -m lvf.evaluate`: measure a trained run, or released models, where records lack."""
 
+from pathlib import Path
+
 from hydra.core.hydra_config import HydraConfig
 
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
 from lvf.config.validate import require_consent
 from lvf.errors import UserError
+from lvf.log import log_to
 
 
 def run(cfg: RunConfig) -> None:
@@ -17,6 +20,7 @@ def run(cfg: RunConfig) -> None:
         UserError: the run has exported nothing yet.
     """
     if cfg.released is not None:
+        log_to(Path(cfg.paths.runs) / "log.txt")
         evaluate_released(cfg.released, list(HydraConfig.get().overrides.task))
         return
     require_consent(cfg)
@@ -33,6 +37,7 @@ def run(cfg: RunConfig) -> None:
             f"{folder.path} has no exported model{moment}; train it first with the same settings: "
             "python -m lvf.train ..."
         )
+    log_to(folder.log())
     records = measure_run(cfg, prepare(cfg), folder)
     folder.mark_measured(cfg)
     print_run(records)

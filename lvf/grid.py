@@ -16,6 +16,7 @@ from lvf.errors import UserError
 from lvf.launching.local import default_workers, run_local
 from lvf.launching.slurm import submit
 from lvf.launching.status import QUEUED, CellStatus, statuses
+from lvf.log import keep_from_terminal
 from lvf.planning.listing import show
 from lvf.runs.run_folder import DIVERGED, DONE, RUNNING, TRAINED
 from lvf.runs.sweep import Cell, cells_of
@@ -90,6 +91,7 @@ def run(grid: GridConfig) -> None:
 @hydra.main(config_path=str(CONF_DIR), config_name="grid", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Command line of the planner."""
+    keep_from_terminal()
     with speaking_to_the_user():
         run(to_schema(composed, GridConfig))
 

@@ -1,7 +1,10 @@
 """`python -m lvf.prepare`: make the token shards of a run and say what is in them."""
 
+from pathlib import Path
+
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
+from lvf.log import log_to
 
 
 def run(cfg: RunConfig) -> None:
@@ -10,6 +13,7 @@ def run(cfg: RunConfig) -> None:
     Raises:
         UserError: bad input; nothing half-made is left.
     """
+    log_to(Path(cfg.paths.runs) / "log.txt")
     from lvf.data.report import report
     from lvf.data.shards import check_enough, prepare_own_part
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from lvf.config.compose import speaking_to_the_user, to_schema
 from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
+from lvf.log import keep_from_terminal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,6 +208,7 @@ def quoted(argument: str) -> str:
 
 @hydra.main(config_path=str(CONF_DIR), config_name="report", version_base="1.3")
 def _main(composed: DictConfig) -> None:
+    keep_from_terminal()
     with speaking_to_the_user():
         report(to_schema(composed, ReportConfig))
 

@@ -6,6 +6,7 @@ from lvf.bench import benchmark
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
 from lvf.config.validate import require_compiler, require_consent
+from lvf.log import log_to
 
 
 def run(cfg: RunConfig) -> None:
@@ -39,6 +40,7 @@ def run(cfg: RunConfig) -> None:
         prepared = prepare(cfg)
         check_measurable(cfg, prepared)
         lock = open_run_folder(cfg).lock()
+        log_to(folder.log())
         is_trained = folder.status().get("state") == TRAINED
         if not is_trained:
             check_same_shards(cfg, prepared, folder)

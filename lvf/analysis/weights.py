@@ -60,7 +60,9 @@ def _fill(base: Weights, tuned: list[tuple[Subject, Tuned]]) -> None:
     todo = [pair for pair in pairs if not _matrix_file(pair[1], pair[0]).exists()]
     todo.sort(key=lambda pair: (place(pair[0]), pair[0]))
     done = len(pairs) - len(todo)
-    bar = tqdm(total=len(pairs), initial=done, desc="Analysing weights", unit="matrix")
+    bar = tqdm(
+        total=len(pairs), initial=done, desc="Analysing weights", unit="matrix", disable=False
+    )
     with bar:
         for name, same_matrix in itertools.groupby(todo, key=lambda pair: pair[0]):
             base_matrix = base.read(name).to(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.metadata
 import platform
 import sys
 from dataclasses import replace
@@ -16,12 +15,12 @@ from lvf.config.schema import RunConfig, TrunkConfig, stable_hash
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.evals.subjects import run_axes
-from lvf.records.schema import Metric, Record, record_path, write_record
+from lvf.records.schema import Metric, Record, record_path, versions_of, write_record
 from lvf.runs.run_folder import RUNNING, TRAINED, RunFolder, is_first
 from lvf.runs.run_id import run_id
 
 TASK = "throughput"
-PACKAGES = ("lvf", "torch", "mosaicml", "transformers", "peft", "mosaicml-streaming")
+PACKAGES = ("torch", "mosaicml", "transformers", "peft", "mosaicml-streaming")
 
 
 def num_steps(cfg: RunConfig) -> int:
@@ -196,5 +195,5 @@ def _record(cfg: RunConfig, metrics: dict[str, Metric], costs: dict[str, Any]) -
         metrics=metrics,
         settings=inputs_of(cfg) | {"threads": torch.get_num_threads()},
         training=costs,
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        versions=versions_of(PACKAGES),
     )

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lvf.config.schema import CONF_DIR, RunConfig
 from lvf.config.validate import validate
 from lvf.errors import UserError
+from lvf.log import keep_from_terminal
 
 
 def lr_of_method(
@@ -122,6 +123,7 @@ def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
     @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base="1.3")
     @functools.wraps(work)
     def main(composed: DictConfig) -> None:
+        keep_from_terminal()
         with speaking_to_the_user():
             work(to_run_config(composed))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -169,7 +168,8 @@ def _items_to_compare(cfg: RunConfig) -> tuple[Items, str]:
 def _bar(cfg: RunConfig, num_rows: int | None) -> Any:
     from tqdm import tqdm
 
-    return tqdm(desc=f"preparing {cfg.data.name}", total=num_rows, unit=" rows", mininterval=1.0)
+    name = f"preparing {cfg.data.name}"
+    return tqdm(desc=name, total=num_rows, unit=" rows", mininterval=1.0, disable=False)
 
 
 def _merge(train: Path, num_parts: int) -> None:
@@ -181,12 +181,7 @@ def _merge(train: Path, num_parts: int) -> None:
     numbered = sorted(path for path in train.iterdir() if path.is_dir())
     for beyond in numbered[num_parts:]:
         shutil.rmtree(beyond)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it warns of the temporary folder that it makes
-    try:
-        merge_index([str(path / "index.json") for path in numbered[:num_parts]], str(train))
-    finally:
-        logging.disable(disabled)
+    merge_index([str(path / "index.json") for path in numbered[:num_parts]], str(train))
 
 
 def _refuse_all_prompts(tally: Tally, cfg: RunConfig) -> None:

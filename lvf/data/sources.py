@@ -15,6 +15,7 @@ from lvf.config.schema import SourceConfig, stable_hash
 from lvf.data.readers import FORMATS, Fault, RawRow, Stretch, check_row, cut, read
 from lvf.data.tally import Tally, describe, refuse_unusable
 from lvf.errors import UserError
+from lvf.log import silence_own_handlers
 
 EMBEDDED = "embedded:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -200,6 +201,8 @@ def _local_parts(source: SourceConfig, files: list[Path]) -> Iterator[Part]:
 
 def _hub_parts(source: SourceConfig) -> Iterator[Part]:
     import datasets
+
+    silence_own_handlers()
 
     try:
         rows = datasets.load_dataset(

@@ -133,7 +133,7 @@ def sample_completions(
     finished = load_backend(settings.backend)(request)
     with samples_file.open("a") as file:
         for key, completion in tqdm(
-            finished, desc="Sampling HumanEval", unit="sample", total=len(missing)
+            finished, desc="Sampling HumanEval", unit="sample", total=len(missing), disable=False
         ):
             line = {"task_id": key[0], "sample": key[1], "completion": completion}
             file.write(json.dumps(line) + "\n")

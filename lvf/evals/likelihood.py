@@ -127,7 +127,8 @@ def _by_document(
     ]
     windows.sort(key=lambda window: window[1].start - window[1].stop)  # longest first: too much
     with torch.inference_mode():  # fails at once
-        for start in tqdm(range(0, len(windows), batch_size), desc="Scoring text", unit="batch"):
+        starts = range(0, len(windows), batch_size)
+        for start in tqdm(starts, desc="Scoring text", unit="batch", disable=False):
             batch = windows[start : start + batch_size]
             rows = [(encoded[doc][0][:-1][span], encoded[doc][0][1:][span]) for doc, span in batch]
             values = score(*(part.to(model.device) for part in _padded(rows)))

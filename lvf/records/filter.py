@@ -1,9 +1,9 @@
 """Models chosen by a condition, as in SQL."""
 
-import duckdb
 import pandas as pd
 
 from lvf.errors import UserError
+from lvf.records.store import connect
 
 
 def models_where(models: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -13,7 +13,9 @@ def models_where(models: pd.DataFrame, where: str) -> pd.DataFrame:
         UserError: the condition cannot be evaluated, or leaves no model.
     """
     numbered = models.assign(row_number=range(len(models)))
-    connection = duckdb.connect()
+    connection = connect()
+    import duckdb
+
     connection.register("models", numbered)
     try:
         kept = connection.sql(f"select row_number from models where {where}").fetchall()

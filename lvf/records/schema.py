@@ -1,13 +1,17 @@
 """What measurements leave behind: immutable JSON, one file a (run, checkpoint, task)."""
 
+import importlib.metadata
 import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+import lvf
 
 SCHEMA_VERSION = 1
 
@@ -73,6 +77,11 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     created_at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
     schema_version: int = SCHEMA_VERSION
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of lvf, which may run from a checkout without being installed, and of packages."""
+    return {"lvf": lvf.__version__} | {one: importlib.metadata.version(one) for one in packages}
 
 
 def record_path(folder: Path, run_id: str, checkpoint: str, task: str, settings_hash: str) -> Path:

@@ -1,5 +1,7 @@
 """Reads record files, and the paper's published numbers, into one typed table."""
 
+from __future__ import annotations
+
 import functools
 import json
 import math
@@ -7,13 +9,17 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 
 from lvf.config.schema import stable_hash
-from lvf.records.schema import SCHEMA_VERSION, Axes, read_record
+from lvf.errors import UserError
+from lvf.records.schema import SCHEMA_VERSION, Axes, Record, read_record
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
 TOKENS_OF = {
@@ -53,7 +59,7 @@ SHAPE = {
 """A whole record of today, as DuckDB's types."""
 FIELDS = [*(name for name, kind in SHAPE.items() if kind == "VARCHAR"), "settings"]
 ROWS = f"""
-with parsed as (select path, {{parse}} as record from files),
+with parsed as (select path, try(from_json_strict(text, $shape)) as record from files),
 metrics as (select path, record, unnest(map_entries(record.metrics)) as entry from parsed
             where record.schema_version = {SCHEMA_VERSION})
 select path, {", ".join(f"record.{name}" for name in FIELDS)},
@@ -64,8 +70,7 @@ select path, {", ".join(f"record.{name}" for name in FIELDS)},
     entry.value.items is not null as has_items
 from metrics
 """
-STRICT = "from_json_strict(text, $shape)"
-"""What is no whole record of today is an error; within `try` it is left out."""
+"""What is no whole record of today is left out."""
 
 PAPER_ITEMS = {
     "humaneval": (164 * 50,), "gsm8k": (1319,), "mmlu": (14042,), "forgetting": (10042, 1172, 1267),
@@ -85,17 +90,22 @@ def load(source: Path | Iterable[Path]) -> pd.DataFrame:
     folder gives an empty table of the same columns.
 
     Args:
-        source: the folder where records were written, or the files themselves.
+        source: the folder where records were written, which takes DuckDB to read; or files.
+
+    Raises:
+        UserError: DuckDB is not installed.
     """
-    paths = sorted(source.rglob("*.json") if isinstance(source, Path) else source)
-    tables = [_rows({str(path): _text(path) for path in paths}, f"try({STRICT})")]
+    if isinstance(source, Path):
+        paths = sorted(source.rglob("*.json"))
+        tables = [_parsed({str(path): _text(path) for path in paths})]
+    else:
+        paths, tables = sorted(source), [_typed(pd.DataFrame())]
     whole = set(tables[0].path)
     broken: list[str] = []
     for path in (path for path in paths if str(path) not in whole):
         try:  # an older record, whose new fields have their defaults, or none
-            record = json.dumps(asdict(read_record(path)))
-            tables.append(_rows({str(path): record}, STRICT))
-        except (OSError, ValueError, duckdb.Error) as error:
+            tables.append(_rows_of(read_record(path), path))
+        except (OSError, ValueError) as error:
             broken.append(f"{path}: {type(error).__name__}: {error}")
     if broken:
         warnings.warn(
@@ -161,9 +171,24 @@ def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
     return _typed(both)
 
 
+def connect(**config: Any) -> DuckDBPyConnection:
+    """A new DuckDB in memory; imported here, so that what trains and measures does without it.
+
+    Raises:
+        UserError: DuckDB is not installed.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise UserError(
+            "reading a folder of records needs duckdb, which is not installed: pip install duckdb"
+        ) from error
+    return duckdb.connect(config=config)
+
+
 def export(table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write a table as `stem`.csv and `stem`.parquet, typed; returns both paths."""
-    connection = duckdb.connect()
+    connection = connect()
     connection.register("exported", table)
     everything = connection.sql("select * from exported")
     paths = [stem.with_suffix(".csv"), stem.with_suffix(".parquet")]
@@ -179,13 +204,29 @@ def _binomial_stderr(accuracy: float, items: tuple[int, ...] | None) -> float | 
     return math.sqrt(accuracy * (1 - accuracy) * sum(1 / n for n in items)) / len(items)
 
 
-def _rows(texts: dict[str, str | None], parse: str) -> pd.DataFrame:
-    """One row a metric of records, by path; DuckDB parses them twice as fast as Python."""
+def _rows_of(record: Record, path: Path) -> pd.DataFrame:
+    """One row a metric of one record.
+
+    Raises:
+        ValueError: a number is none.
+    """
+    axes = asdict(record.axes) | {"targets": record.axes.targets and ",".join(record.axes.targets)}
+    whole = asdict(record) | axes | {name: record.training.get(name) for name in COSTS}
+    rows = [
+        {**whole, "metric": name, **asdict(one), "has_items": one.items is not None}
+        for name, one in record.metrics.items()
+    ]
+    settings = json.dumps(record.settings, sort_keys=True)
+    about = {"path": str(path), "settings": settings, "settings_id": stable_hash(record.settings)}
+    return _typed(pd.DataFrame(rows).assign(**about))
+
+
+def _parsed(texts: dict[str, str | None]) -> pd.DataFrame:
+    """One row a metric of the records of today, by path; twice as fast as Python reads them."""
     files = pd.DataFrame({"path": texts.keys(), "text": texts.values()}, dtype="str")
-    connection = duckdb.connect(config={"threads": 1})
+    connection = connect(threads=1)
     connection.register("files", files)
-    query = ROWS.format(parse=parse)
-    found = connection.execute(query, {"shape": json.dumps(SHAPE)}).df()
+    found = connection.execute(ROWS, {"shape": json.dumps(SHAPE)}).df()
     trees = {text: json.loads(text) for text in found.settings.unique()}
     ids = found.settings.map({text: stable_hash(tree) for text, tree in trees.items()})
     sorted_keys = {text: json.dumps(tree, sort_keys=True) for text, tree in trees.items()}

@@ -43,6 +43,10 @@ class RunFolder:
         """What was submitted to Slurm, of this run and those beside it."""
         return self.path.parent / "slurm"
 
+    def log(self, rank: int = 0) -> Path:
+        """What libraries say (`lvf.log`), a file a rank."""
+        return self.path / (f"log-rank{rank}.txt" if rank else "log.txt")
+
     def export(self, batch: int) -> Path:
         """Folder of the model after `batch` optimiser steps."""
         return self.exports / f"ba{batch:06d}"

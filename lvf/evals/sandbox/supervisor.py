@@ -124,7 +124,7 @@ def score_completions(
 
         threads = stack.enter_context(ThreadPoolExecutor(len(checkers)))
         label = f"Running programs ({checkers[0].level} isolation)"
-        judged = tqdm(threads.map(judge, orders), label, len(orders), unit="program")
+        judged = tqdm(threads.map(judge, orders), label, len(orders), unit="program", disable=False)
         verdicts = dict(zip(unique, judged, strict=True))
     return [verdicts[completion] for completion in completions]
 
