@@ -8,7 +8,20 @@ from typing import Any
 
 from omegaconf import MISSING
 
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(path: str) -> Path:
+    """Where a file or folder of the repository lies: below lvf/ if that was installed as a wheel.
+
+    Args:
+        path: relative to the repository's root; pyproject.toml lists what a wheel has.
+    """
+    packaged = PACKAGE / path
+    return packaged if packaged.exists() else PACKAGE.parent / path
+
+
+CONF_DIR = shipped("conf")
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lvf.config import CONF_DIR
+from lvf.config import CONF_DIR, PACKAGE
 from lvf.figures import (
     ablations,
     cost,
@@ -24,7 +24,8 @@ from lvf.results.cells import groups
 from lvf.results.measured import models
 from lvf.results.store import load, load_paper
 
-ROOT = CONF_DIR.parent
+# A wheel has no records and no place for figures: there it is the folder that one works in.
+ROOT = Path.cwd() if CONF_DIR.parent == PACKAGE else CONF_DIR.parent
 RECORDS = ROOT / "results" / "embedded" / "records"
 FIGURES = ROOT / "runs" / "figures"
 

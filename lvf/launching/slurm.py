@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lvf.cells import Cell
+from lvf.config import shipped
 from lvf.errors import UserError
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
@@ -19,7 +20,7 @@ from lvf.launching.status import log_of
 from lvf.training.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
 
 EACH_ITS_OWN = "aftercorr:"
-JOB_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "run.sbatch"
+JOB_SCRIPT = shipped("launchers/run.sbatch")
 
 
 @dataclass(kw_only=True)

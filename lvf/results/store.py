@@ -12,10 +12,10 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from lvf.config import stable_hash
+from lvf.config import shipped, stable_hash
 from lvf.results.records import SCHEMA_VERSION, Axes, read_record
 
-PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
+PAPER_CSV = shipped("results/paper.csv")
 TOKENS_OF = {
     "nll_per_token": "tokens",
     "kl_per_token": "tokens",
