@@ -19,20 +19,19 @@ help:
 	@echo "make test-older  the fast tests on the packages that pip installs; make test-pythons  the demo"
 	@echo "              and the fast tests on each Python from 3.10 to 3.13 that is installed"
 	@echo "make test-slurm  the tests that need a Slurm, on two nodes that it sets up here (as root)"
-	@echo "make lock     newest packages into requirements.lock"
+	@echo "make lock     today's releases into requirements.lock and requirements-dev.lock"
 	@echo "make base     pre-train the packaged base model of the embedded scale again"
 
-# The environment is made once, and brought up to date only when the lock changes. uv reads from
-# pyproject.toml which pins of Composer and streaming it passes over.
-INSTALL = $(BIN)/uv pip install --python $(BIN)/python --constraint requirements.lock --editable
+# The environment is made once, and brought up to date only when the locked packages change.
+INSTALL = $(BIN)/uv pip install --python $(BIN)/python --no-deps
 $(VENV)/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
-	$(INSTALL) .
+	$(INSTALL) --requirements requirements.lock --editable .
 	touch $@
 
 # The tools of tests, checks and notebooks.
-$(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) '.[dev]'
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.lock
+	$(INSTALL) --requirements requirements-dev.lock
 	touch $@
 
 demo: $(VENV)/installed
@@ -93,9 +92,12 @@ check: $(VENV)/installed-dev
 base: $(VENV)/installed
 	$(BIN)/python -m lvf.embedded.pretrain
 
+# uv reads from pyproject.toml which pins of Composer and streaming it passes over.
+LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --upgrade \
+	--no-annotate --no-header --quiet
 lock: $(VENV)/installed
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --upgrade \
-		--no-annotate --no-header --quiet --output-file requirements.lock
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:
 	rm -rf runs shards dist
