@@ -53,10 +53,10 @@ test: $(VENV)/installed-dev
 test-fast: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-# What pip takes from pyproject.toml: the packages that Composer and streaming declare.
+# The packages that Composer and streaming declare, which pip takes: no override is read.
 .venv-older/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-older
-	.venv-older/bin/pip install --quiet --editable '.[dev]'
+	test -x .venv-older/bin/uv || { $(PYTHON) -m venv .venv-older && .venv-older/bin/pip install --quiet uv; }
+	.venv-older/bin/uv pip install --no-config --python .venv-older/bin/python --editable '.[dev]'
 	touch $@
 
 test-older: .venv-older/installed
