@@ -1,5 +1,6 @@
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 SCALE ?= embedded
 SWEEP ?= main
 LAUNCHER ?= none
@@ -7,42 +8,75 @@ RECORDS ?= results/embedded/records
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo grid figures report test test-fast test-slurm check base clean
+.PHONY: help demo grid figures report test test-fast test-slurm test-older test-pythons test-python
+.PHONY: check base lock clean
 help:
 	@echo "make demo     LoRA against full finetuning, offline, in minutes on two cores"
 	@echo "make grid     a sweep: SWEEP=main SCALE=embedded|small|paper, LAUNCHER=none (list), local or slurm"
 	@echo "make figures  every figure as PDF and PNG, by executing the notebooks"
 	@echo "make report   one HTML page with claims, tables, figures; RECORDS=$(RECORDS)"
 	@echo "make test     all tests; make test-fast leaves the slow ones out; make check lints and types"
+	@echo "make test-older  the fast tests on the packages that pip installs; make test-pythons  the demo"
+	@echo "              and the fast tests on each Python from 3.10 to 3.13 that is installed"
 	@echo "make test-slurm  the tests that need a Slurm, on two nodes that it sets up here (as root)"
+	@echo "make lock     today's releases into requirements.lock and requirements-dev.lock"
 	@echo "make base     pre-train the packaged base model of the embedded scale again"
 
-# The environment is made once, and again only when the dependencies change.
-.venv/installed: pyproject.toml
-	test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/pip install --quiet uv; }
-	$(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]'
+# The environment is made once, and brought up to date only when the locked packages change.
+INSTALL = $(BIN)/uv pip install --python $(BIN)/python --no-deps
+$(VENV)/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
+	$(INSTALL) --requirements requirements.lock --editable .
 	touch $@
 
-demo: .venv/installed
+# The tools of tests, checks and notebooks.
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.lock
+	$(INSTALL) --requirements requirements-dev.lock
+	touch $@
+
+demo: $(VENV)/installed
 	$(BIN)/python -m lvf.grid sweep=demo launcher=local
 	$(BIN)/python -m lvf.report
 
-grid: .venv/installed
+grid: $(VENV)/installed
 	$(BIN)/python -m lvf.grid sweep=$(SWEEP) scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
 
-figures: .venv/installed
+figures: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.reporting.figures records=$(RECORDS)
 
-report: .venv/installed
+report: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.report records=$(RECORDS) paper=true page=true
 
-test: .venv/installed
+test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-fast: .venv/installed
+test-fast: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slurm: .venv/installed
+# The packages that Composer and streaming declare, which pip takes: no override is read.
+.venv-older/installed: pyproject.toml
+	test -x .venv-older/bin/uv || { $(PYTHON) -m venv .venv-older && .venv-older/bin/pip install --quiet uv; }
+	.venv-older/bin/uv pip install --no-config --python .venv-older/bin/python --editable '.[dev]'
+	touch $@
+
+test-older: .venv-older/installed
+	OMP_NUM_THREADS=1 .venv-older/bin/python -m pytest -n 2 -m "not slow"
+
+# pyenv finds no python3.12 that is not asked for by this variable.
+test-pythons:
+	@export PYENV_VERSION=$$(pyenv versions --bare 2> /dev/null | paste -sd :); \
+	for version in 3.10 3.11 3.12 3.13; do \
+		python$$version -c '' 2> /dev/null || { echo "skipped: no python$$version"; continue; }; \
+		$(MAKE) test-python VENV=.venv-$$version PYTHON=python$$version || exit 1; \
+	done
+
+test-python: $(VENV)/installed-dev
+	rm -rf runs/$(VENV) && mkdir -p runs/$(VENV)
+	cd runs/$(VENV) && $(CURDIR)/$(BIN)/python -m lvf.grid sweep=demo launcher=local
+	cd runs/$(VENV) && $(CURDIR)/$(BIN)/python -m lvf.report
+	$(MAKE) test-fast
+
+test-slurm: $(VENV)/installed-dev
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
 		echo "skipped: test-slurm sets up a Slurm with apt, namespaces and root rights"; exit 0; fi; \
 	launchers/test_cluster install && launchers/test_cluster start || exit 1; \
@@ -50,14 +84,21 @@ test-slurm: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster --durations 5; status=$$?; \
 	launchers/test_cluster stop; exit $$status
 
-check: .venv/installed
+check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-base: .venv/installed
+base: $(VENV)/installed
 	$(BIN)/python -m lvf.embedded.pretrain
 
+# uv reads from pyproject.toml which pins of Composer and streaming it passes over.
+LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --upgrade \
+	--no-annotate --no-header --quiet
+lock: $(VENV)/installed
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
 clean:
-	rm -rf runs shards
+	rm -rf runs shards dist

@@ -8,9 +8,22 @@ from typing import Any
 
 from omegaconf import MISSING
 
+PACKAGE = Path(__file__).resolve().parents[1]
 IGNORED_LABEL = -100
 """Label of a token that is not in the loss: the default of torch's `cross_entropy`."""
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+
+
+def shipped(path: str) -> Path:
+    """Where a file or folder of the repository lies: below lvf/ if that was installed as a wheel.
+
+    Args:
+        path: relative to the repository's root; pyproject.toml lists what a wheel has.
+    """
+    packaged = PACKAGE / path
+    return packaged if packaged.exists() else PACKAGE.parent / path
+
+
+CONF_DIR = shipped("conf")
 
 
 @dataclass(kw_only=True)

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
-from lvf.config.schema import RunConfig
+from lvf.config.schema import RunConfig, shipped
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.runs.run_folder import DIVERGED, RUNNING, STOPPED, TRAINED, RunFolder, write_json
 from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
 
-NODE_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "node.sh"
+NODE_SCRIPT = shipped("launchers/node.sh")
 
 
 def check_allocation(cfg: RunConfig) -> None:
@@ -28,8 +27,8 @@ def check_allocation(cfg: RunConfig) -> None:
     if cfg.runtime.nodes > given:
         raise UserError(
             f"runtime.nodes={cfg.runtime.nodes}, but this is {given}: start the run in a Slurm "
-            f"allocation, with sbatch --nodes={cfg.runtime.nodes} launchers/run.sbatch python -m "
-            "lvf.train ..."
+            f"allocation, with sbatch --nodes={cfg.runtime.nodes} "
+            f"{shipped('launchers/run.sbatch')} python -m lvf.train ..."
         )
 
 
@@ -46,7 +45,14 @@ def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> Non
     write_json(config, asdict(cfg))
     folder.write_status(RUNNING)
     runtime = cfg.runtime
-    command = [str(NODE_SCRIPT), sys.executable, str(runtime.ranks), config, prepared.folder]
+    command = [
+        "bash",
+        str(NODE_SCRIPT),
+        sys.executable,
+        str(runtime.ranks),
+        config,
+        prepared.folder,
+    ]
     if runtime.nodes > 1:
         command = ["srun", f"--nodes={runtime.nodes}", "--ntasks-per-node=1", *command]
     process = subprocess.Popen(list(map(str, command)), preexec_fn=die_with_parent)

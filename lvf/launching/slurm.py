@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lvf.config.grid_schema import SlurmConfig
+from lvf.config.schema import shipped
 from lvf.errors import UserError
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
@@ -20,7 +21,7 @@ from lvf.runs.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
 from lvf.runs.sweep import Cell
 
 EACH_ITS_OWN = "aftercorr:"
-JOB_SCRIPT = Path(__file__).resolve().parents[2] / "launchers" / "run.sbatch"
+JOB_SCRIPT = shipped("launchers/run.sbatch")
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lvf.config.schema import stable_hash
+from lvf.config.schema import shipped, stable_hash
 from lvf.errors import UserError
 from lvf.records.schema import SCHEMA_VERSION, Axes, Record, read_record
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
+PAPER_CSV = shipped("results/paper.csv")
 TOKENS_OF = {
     "nll_per_token": "tokens",
     "kl_per_token": "tokens",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lvf.config.schema import CONF_DIR
+from lvf.config.schema import CONF_DIR, PACKAGE
 from lvf.records.checkpoints import models
 from lvf.records.store import load, load_paper
 from lvf.reporting.figures import (
@@ -24,7 +24,8 @@ from lvf.reporting.figures import (
 )
 from lvf.reporting.select.settings import groups
 
-ROOT = CONF_DIR.parent
+# A wheel has no records and no place for figures: there it is the folder that one works in.
+ROOT = Path.cwd() if CONF_DIR.parent == PACKAGE else CONF_DIR.parent
 RECORDS = ROOT / "results" / "embedded" / "records"
 FIGURES = ROOT / "runs" / "figures"
 
