@@ -132,6 +132,8 @@ def load_export(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from lvf.models.newer import from_pretrained
+
     if (export / "adapter_config.json").is_file():
         from peft import PeftModel
 
@@ -140,7 +142,7 @@ def load_export(
         return merged, load_tokenizer(model)
     if not (export / "config.json").is_file():
         raise UserError(f"{export} holds neither a model (config.json) nor an adapter")
-    weights = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
+    weights = from_pretrained(AutoModelForCausalLM, str(export), dtype=torch.float32)
     return weights, load_tokenizer(model)
 
 
@@ -150,8 +152,10 @@ def read_export_facts(export: Path) -> dict[str, Any]:
 
 
 def _or_user_error(auto_class: Any, key: str, path: str, **kwargs: Any) -> Any:
+    from lvf.models.newer import from_pretrained
+
     try:
-        return auto_class.from_pretrained(path, **kwargs)
+        return from_pretrained(auto_class, path, **kwargs)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
