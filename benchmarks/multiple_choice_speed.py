@@ -33,7 +33,7 @@ def main() -> None:
     """Print seconds of both sides, and their ratio."""
     num_items = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     shots = int(sys.argv[2]) if len(sys.argv) > 2 else 2
-    model = AutoModelForCausalLM.from_pretrained(base_dir()).float().eval()
+    model = AutoModelForCausalLM.from_pretrained(base_dir(), dtype=torch.float32).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(base_dir())
     cfg = compose()
     evals, folder = replace(cfg.evals, limit=num_items), benchmarks_dir(cfg)

@@ -74,7 +74,7 @@ def main() -> None:
     """Print the three rates and their ratios."""
     num_problems = int(sys.argv[1]) if len(sys.argv) > 1 else 40
     batch_rows = int(sys.argv[2]) if len(sys.argv) > 2 else 256
-    model = AutoModelForCausalLM.from_pretrained(base_dir()).float().eval()
+    model = AutoModelForCausalLM.from_pretrained(base_dir(), dtype=torch.float32).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(base_dir())
     (file,) = local_files(SourceConfig(path="embedded:benchmarks/humaneval_test")) or ()
     prompts = [one["prompt"].strip() for one in load_problems(file, num_problems).values()]

@@ -46,7 +46,7 @@ def with_trl(job: dict[str, Any]) -> list[float]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    model = AutoModelForCausalLM.from_pretrained(job["model"], torch_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
     model.config.use_cache = False
     if job["lora"]:
         model = get_peft_model(model, LoraConfig(**job["lora"]))

@@ -140,7 +140,7 @@ def _measure(
             "tokens": trainer.state.timestamp.token.value,
             "peak_memory_bytes": exporter.peak_memory_bytes(trainer.state),
             "microbatch_rows": trainer.state.device_train_microbatch_size,
-            "recomputed_activations": wrapped.model.is_gradient_checkpointing,
+            "recomputed_activations": wrapped.recomputes,
         }
     finally:
         trainer.close()

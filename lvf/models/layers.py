@@ -1,8 +1,10 @@
-"""The decoder layers of a causal model, by which it is sharded, compiled and measured."""
+"""The decoder layers of a causal model, by which it is sharded, compiled, recomputed, measured."""
 
+from functools import partial
 from typing import Any
 
 from torch.nn import ModuleList
+from torch.utils.checkpoint import checkpoint
 
 
 def decoder_layers(model: Any) -> ModuleList:
@@ -10,3 +12,13 @@ def decoder_layers(model: Any) -> ModuleList:
     kinds = set(model._no_split_modules)
     lists = (one for one in model.modules() if isinstance(one, ModuleList))
     return next(one for one in lists if type(one[0]).__name__ in kinds)
+
+
+def recompute_layers(model: Any) -> None:
+    """Keep only the input of each decoder layer and compute the rest again for its gradients.
+
+    Compile the layers before. transformers' own `gradient_checkpointing_enable` lies outside of
+    `forward` in version 4 and inside in version 5, where torch.compile then gives up the layer.
+    """
+    for layer in decoder_layers(model):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

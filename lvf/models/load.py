@@ -135,6 +135,8 @@ def load_export(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from lvf.models.newer import from_pretrained
+
     trust = model.trust_remote_code
     check_model("export", str(export), trust_remote_code=trust)
     if (export / "adapter_config.json").is_file():
@@ -145,8 +147,9 @@ def load_export(
         return merged, load_tokenizer(model)
     if not (export / "config.json").is_file():
         raise UserError(f"{export} holds neither a model (config.json) nor an adapter")
-    weights = AutoModelForCausalLM.from_pretrained(
-        export,
+    weights = from_pretrained(
+        AutoModelForCausalLM,
+        str(export),
         dtype=torch.float32,
         trust_remote_code=trust,
         use_safetensors=needs_safetensors() or None,
@@ -160,11 +163,13 @@ def read_export_facts(export: Path) -> dict[str, Any]:
 
 
 def _or_user_error(auto_class: Any, key: str, path: str, **kwargs: Any) -> Any:
+    from lvf.models.newer import from_pretrained
+
     to_check = ("revision", "trust_remote_code", "local_files_only")
     try:
         checked = {name: kwargs[name] for name in to_check if name in kwargs}
         kwargs["revision"] = check_model(key, path, **checked)
-        return auto_class.from_pretrained(path, **kwargs)
+        return from_pretrained(auto_class, path, **kwargs)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(

@@ -21,6 +21,8 @@ class PackedModel(HuggingFaceModel):
 
     in_bf16 = False
     """Whether products are of bf16 (autocast); Composer's `amp_bf16` does so on a GPU only."""
+    recomputes = False
+    """Whether the layers compute their activations again for the gradients."""
 
     def forward(self, batch: dict[str, Any]) -> Any:
         """The loss, as Composer looks for it, without a thought for padding."""

@@ -294,12 +294,15 @@ def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
     """What is around each decoder layer: activation checkpointing, the compiler, the shards."""
     from lvf.training.sharding import is_sharded, shard
 
-    if recompute:
-        model.model.gradient_checkpointing_enable({"use_reentrant": False})
     if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
         from lvf.models.compiled import compile_layers
 
         compile_layers(model.model)
+    if recompute:
+        from lvf.models.layers import recompute_layers
+
+        recompute_layers(model.model)
+        model.recomputes = True
     if is_sharded(cfg):
         shard(model, cfg)
 

@@ -144,9 +144,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, benchmarks: Path) -> Pat
 @pytest.fixture(scope="session")
 def model(model_dir: Path) -> Any:
     """The random model, ready to be measured."""
+    import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="session")

@@ -75,9 +75,7 @@ def test_greedy_tokens_are_those_of_transformers_generate(
             pad_token_id=tokenizer.pad_token_id,
         )
         attended = torch.ones_like(ids)
-        theirs = llama.generate(
-            ids, attention_mask=attended, generation_config=settings, use_model_defaults=False
-        )[0]
+        theirs = llama.generate(ids, attention_mask=attended, generation_config=settings)[0]
         text = tokenizer.decode(theirs, skip_special_tokens=True)[len(prompt) :]
         for sample in range(samples):
             assert ours[name, sample] == cut(text, GREEDY.stop_strings)

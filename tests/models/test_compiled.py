@@ -13,6 +13,7 @@ from lvf.config.validate import require_compiler
 from lvf.errors import UserError
 from lvf.models.compiled import compile_layers
 from lvf.models.fast_lora import speed_up
+from lvf.models.layers import recompute_layers
 from lvf.models.lean import keep_less
 from lvf.models.packed import attend_within_segments, find_segments
 from lvf.models.token_loss import give_loss_in_chunks, mean_loss
@@ -84,9 +85,9 @@ def test_losses_masks_and_gradients_are_those_without_compilation_and_no_batch_n
     expected, _ = losses_and_gradients(model_of(architecture, **lora))
     model = model_of(architecture, **lora)
     names = list(model.state_dict())
-    if recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     compile_layers(model)
+    if recompute:
+        recompute_layers(model)
     counters.clear()
     found, graphs = losses_and_gradients(model)
     assert list(model.state_dict()) == names

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lvf.models.fast_lora import Adapters, FastLinear, draw_dropped, speed_up
+from lvf.models.layers import recompute_layers
 
 LAYERS = 2
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -83,8 +84,7 @@ def test_recomputed_activations_give_the_same_gradients_under_dropout() -> None:
     def gradients(recompute: bool) -> dict[str, torch.Tensor]:
         model = fast(llama(lora_dropout=0.2))
         if recompute:
-            model.enable_input_require_grads()
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_layers(model)
         torch.manual_seed(3)
         return loss_and_gradients(model)[1]
 

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from lvf.config.compose import compose
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
+from lvf.models.layers import recompute_layers
 from lvf.training.fitting import Fit, Kept, choose, fit, fixed_bytes, kept_bytes
 from lvf.training.packed_model import PackedModel
 from lvf.training.trainer import make_model
@@ -167,7 +168,7 @@ def test_a_step_never_holds_more_than_was_foreseen(way: str, recompute: bool) ->
     standing = sum(p.nbytes + 4 * p.numel() * p.requires_grad for p in model.parameters())
     foreseen = fixed_bytes(cfg, model, kept.once) - standing + 4 * kept.row_bytes(256, recompute)
     if recompute:
-        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_layers(model.model)
     batch = one_batch(rows=4, tokens=256)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model.train()(batch)["loss"].backward()

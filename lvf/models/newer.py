@@ -1,0 +1,89 @@
+"""Models and tokenizers saved by transformers 5, on transformers 4: read rightly, or refused.
+
+Version 5 writes `rope_parameters` into config.json where version 4 reads `rope_theta` and
+`rope_scaling`, and 4 then takes its default of 10000 without a word. It names the tokenizer class
+`TokenizersBackend`, which 4 does not know. Version 5 itself reads the files of both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+
+from lvf.errors import UserError
+
+READS_BOTH = int(transformers.__version__.split(".")[0]) >= 5
+SCALING_FIELDS = {
+    "default": set(),
+    "linear": {"factor"},
+    "llama3": {
+        "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
+    },
+}  # fmt: skip
+"""Fields of each type of rotary embedding that means the same in both versions."""
+
+
+def from_pretrained(auto_class: Any, path: str, **kwargs: Any) -> Any:
+    """`auto_class.from_pretrained(path, **kwargs)` of files of either version.
+
+    Args:
+        auto_class: AutoConfig, AutoModelForCausalLM or AutoTokenizer.
+        path: Local folder, or id on the hub.
+        kwargs: Of `from_pretrained`.
+
+    Raises:
+        UserError: this transformers would read them wrongly.
+        OSError, ValueError: they cannot be read.
+    """
+    if READS_BOTH:
+        return auto_class.from_pretrained(path, **kwargs)
+    places = ("revision", "local_files_only")
+    place = {name: kwargs[name] for name in places if kwargs.get(name) is not None}
+    if auto_class is transformers.AutoTokenizer:
+        return _tokenizer(path, place, kwargs)
+    saved, _ = transformers.PretrainedConfig.get_config_dict(path, **place)
+    return auto_class.from_pretrained(path, **kwargs, **fields_of_4(saved, path))
+
+
+def fields_of_4(saved: dict[str, Any], path: str) -> dict[str, Any]:
+    """The fields of version 4 that say what `rope_parameters` of a config.json says.
+
+    Raises:
+        UserError: there are none.
+    """
+    rope = saved.get("rope_parameters")
+    if rope is None and not _is_anywhere("rope_parameters", saved):
+        return {}
+    rope = rope or {}
+    kind = rope.get("rope_type", "default")
+    of_4 = transformers.AutoConfig.for_model(saved["model_type"]).to_dict()
+    names = {"rope_theta", "rope_type"} | SCALING_FIELDS.get(str(kind), set())
+    if rope.keys() - {"rope_type"} != names - {"rope_type"} or "rope_theta" not in of_4:
+        raise UserError(
+            f"{path} was saved by transformers {saved.get('transformers_version', '5')}, and its "
+            f"rope_parameters={rope} mean nothing to transformers {transformers.__version__}, "
+            "which would compute other positions. The packages that `make demo` installs read it"
+        )
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    found = {"rope_theta": rope["rope_theta"]}
+    return found if kind == "default" else found | {"rope_scaling": scaling}
+
+
+def _is_anywhere(name: str, tree: Any) -> bool:
+    if not isinstance(tree, dict):
+        return False
+    return name in tree or any(_is_anywhere(name, inner) for inner in tree.values())
+
+
+def _tokenizer(path: str, place: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    """A `TokenizersBackend` is its tokenizer.json and the names of its special tokens."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    saved = get_tokenizer_config(path, **place)
+    if saved.get("tokenizer_class") != "TokenizersBackend":
+        return transformers.AutoTokenizer.from_pretrained(path, **kwargs)
+    extra = saved.get("extra_special_tokens") or []
+    if isinstance(extra, list):  # version 4 has a name for each, and this field for those without
+        kwargs = kwargs | {"additional_special_tokens": extra, "extra_special_tokens": {}}
+    return transformers.PreTrainedTokenizerFast.from_pretrained(path, **kwargs)

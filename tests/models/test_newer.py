@@ -1,0 +1,120 @@
+"""Files of transformers 5 and 4 are read rightly by the version that is installed, or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lvf.config.schema import ModelConfig
+from lvf.embedded.corpora import base_dir
+from lvf.errors import UserError
+from lvf.models.load import load_base, load_export, load_model_config, load_tokenizer
+from lvf.models.newer import READS_BOTH
+
+HEAD = 8
+THETA = 500_000.0
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+SAVED: dict[str, dict[str, Any]] = {
+    "by 5": {"rope_parameters": {"rope_theta": THETA, "rope_type": "default"}},
+    "by 4": {"rope_theta": THETA, "rope_scaling": None},
+    "by 5, scaled": {"rope_parameters": {"rope_theta": THETA, **LLAMA3}},
+    "by 4, scaled": {"rope_theta": THETA, "rope_scaling": LLAMA3},
+}
+
+
+def folder_with(tmp_path: Path, rope: dict[str, Any]) -> Path:
+    """A small random Llama whose config.json says this about its rotary embeddings."""
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        hidden_size=32, intermediate_size=48, vocab_size=1280, num_hidden_layers=2,
+        num_attention_heads=4, initializer_range=0.3,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    for name in ("rope_theta", "rope_scaling", "rope_parameters"):
+        config.pop(name, None)
+    file.write_text(json.dumps(config | rope))
+    return tmp_path
+
+
+def model_in(folder: Path) -> ModelConfig:
+    return ModelConfig(name="saved", path=str(folder))
+
+
+def frequencies(scaled: bool) -> torch.Tensor:
+    """Of rotary embeddings: Su et al. 2021, eq. 15; scaled as Llama 3's reference code does."""
+    plain = THETA ** (-torch.arange(0, HEAD, 2) / HEAD)
+    if not scaled:
+        return plain
+    waves = LLAMA3["original_max_position_embeddings"] * plain / (2 * torch.pi)
+    low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]
+    smooth = ((waves - low) / (high - low)).clamp(0, 1)
+    return plain * (smooth + (1 - smooth) / LLAMA3["factor"])
+
+
+@pytest.mark.parametrize("saved", SAVED)
+def test_rotary_embeddings_turn_as_the_saved_file_says(saved: str, tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, SAVED[saved])
+    model = model_in(folder)
+    exported, _ = load_export(folder, ModelConfig(name="base", path="embedded"))
+    for loaded in (load_base(model), exported, LlamaForCausalLM(load_model_config(model))):
+        turning: Any = loaded.model.rotary_emb
+        torch.testing.assert_close(turning.inv_freq, frequencies("scaled" in saved))
+
+
+def test_files_of_both_versions_give_the_same_logits(tmp_path: Path) -> None:
+    ids = torch.arange(60)[None]
+    logits = []
+    for name in ("by 4", "by 5"):
+        folder = folder_with(tmp_path / name, SAVED[name])
+        logits.append(load_base(model_in(folder))(ids).logits)
+    assert torch.equal(*logits)
+
+
+@pytest.mark.skipif(READS_BOTH, reason="transformers 5 reads its own files")
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_parameters": {"rope_theta": THETA, "rope_type": "yarn", "factor": 4.0}},
+        {"rope_parameters": {"rope_theta": THETA, "partial_rotary_factor": 0.5}},
+        {"rope_parameters": {"full_attention": {"rope_theta": THETA, "rope_type": "default"}}},
+        {"text_config": {"rope_parameters": {"rope_theta": THETA, "rope_type": "default"}}},
+    ],
+    ids=["other scaling", "other field", "by kind of layer", "inner model"],
+)
+def test_positions_that_transformers_4_cannot_compute_are_refused(
+    rope: dict[str, Any], tmp_path: Path
+) -> None:
+    model = model_in(folder_with(tmp_path, rope))
+    for load in (load_model_config, load_base):
+        with pytest.raises(UserError, match="rope_parameters=.* mean nothing to transformers 4"):
+            load(model)
+
+
+@pytest.mark.parametrize("extra", [[], ["<pad>"]])
+def test_a_tokenizer_of_version_5_gives_the_ids_of_its_file(
+    extra: list[str], tmp_path: Path
+) -> None:
+    file = base_dir() / "tokenizer.json"
+    (tmp_path / "tokenizer.json").write_bytes(file.read_bytes())
+    config = {
+        "backend": "tokenizers", "bos_token": "<s>", "clean_up_tokenization_spaces": False,
+        "eos_token": "</s>", "pad_token": "<pad>", "is_local": True, "model_max_length": 512,
+        "extra_special_tokens": extra, "tokenizer_class": "TokenizersBackend",
+    }  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(ModelConfig(name="base", path="embedded", tokenizer=str(tmp_path)))
+    expected = Tokenizer.from_file(str(file))
+    text = "def add_3(x):\n    return x + 3</s>The red  cup costs £3.<pad>"
+    assert tokenizer(text)["input_ids"] == expected.encode(text).ids
+    assert tokenizer.eos_token_id == expected.token_to_id("</s>")
+    skipped = tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True)
+    assert skipped == "def add_3(x):\n    return x + 3The red  cup costs £3."
