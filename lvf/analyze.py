@@ -22,11 +22,11 @@ def run(cfg: RunConfig) -> None:
     Raises:
         UserError: there is nothing to analyse, or it does not match the base model.
     """
+    print("loading libraries ...", flush=True)
     log_to(Path(cfg.paths.runs) / "log.txt")
     if cfg.released is not None:
         analyse_released(cfg.released, list(HydraConfig.get().overrides.task))
         return
-    print("loading libraries ...", flush=True)
     from lvf.analysis.subjects import models
     from lvf.evals.subjects import base_subject
 
@@ -39,7 +39,6 @@ def analyse_released(where: str, overrides: list[str]) -> None:
     Raises:
         UserError: nothing there, or a model that does not match the base model.
     """
-    print("loading libraries ...", flush=True)
     from lvf.evals.released import released_base, released_conditions, released_subject
     from lvf.models.released import fetch
 

@@ -20,6 +20,7 @@ def run(cfg: RunConfig) -> None:
         UserError: the run has exported nothing yet.
     """
     if cfg.released is not None:
+        print("loading libraries ...", flush=True)
         log_to(Path(cfg.paths.runs) / "log.txt")
         evaluate_released(cfg.released, list(HydraConfig.get().overrides.task))
         return
@@ -50,7 +51,6 @@ def evaluate_released(where: str, overrides: list[str]) -> None:
     Raises:
         UserError: nothing there, or a missing file or task.
     """
-    print("loading libraries ...", flush=True)
     from lvf.evals.released import measure_released
     from lvf.reporting.tables.results import print_run
 

@@ -112,6 +112,13 @@ def _problems(folder: Path, key: str, trust_remote_code: bool) -> Iterator[str]:
         shards = json.loads(file.read_text(encoding="utf-8")).get("weight_map", {})
         if _not_all(WEIGHTS_FILE, list(shards.values())):
             yield f"{file.name} names other files than .safetensors files beside it"
+    is_adapter = (folder / "adapter_config.json").is_file()
+    weights = folder.glob("adapter_model.safetensors" if is_adapter else "*.safetensors")
+    if any(folder.glob("*.bin")) and not any(weights) and needs_safetensors():
+        yield (
+            "its weights are pickles (.bin), which this version of torch cannot load safely. "
+            "Install torch 2.10 or later, or have them saved as .safetensors"
+        )
     yield from _problems_of_adapter(folder, key)
 
 
@@ -129,11 +136,6 @@ def _problems_of_adapter(folder: Path, key: str) -> Iterator[str]:
         yield f"{file.name} has peft_type={config.get('peft_type')!r}; allowed is LORA"
     if config.get("megatron_config"):
         yield f"{file.name} has megatron_config, for which PEFT imports a module that it names"
-    if any(folder.glob("*.bin")) and needs_safetensors():
-        yield (
-            "its weights are pickles (.bin), which this version of torch cannot load safely. "
-            "Install torch 2.10 or later, or have the adapter saved as .safetensors"
-        )
 
 
 def _own_code(what: str) -> str:
