@@ -11,6 +11,7 @@ from dataclasses import asdict
 from lvf.config.schema import RunConfig, shipped
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
+from lvf.launching.slurm import JOB_SCRIPT
 from lvf.runs.run_folder import DIVERGED, RUNNING, STOPPED, TRAINED, RunFolder, write_json
 from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
 
@@ -27,8 +28,8 @@ def check_allocation(cfg: RunConfig) -> None:
     if cfg.runtime.nodes > given:
         raise UserError(
             f"runtime.nodes={cfg.runtime.nodes}, but this is {given}: start the run in a Slurm "
-            f"allocation, with sbatch --nodes={cfg.runtime.nodes} "
-            f"{shipped('launchers/run.sbatch')} python -m lvf.train ..."
+            f"allocation, with sbatch --nodes={cfg.runtime.nodes} {JOB_SCRIPT} "
+            "python -m lvf.train ..."
         )
 
 
@@ -45,17 +46,11 @@ def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> Non
     write_json(config, asdict(cfg))
     folder.write_status(RUNNING)
     runtime = cfg.runtime
-    command = [
-        "bash",
-        str(NODE_SCRIPT),
-        sys.executable,
-        str(runtime.ranks),
-        config,
-        prepared.folder,
-    ]
+    words = [NODE_SCRIPT, sys.executable, runtime.ranks, config, prepared.folder]
+    command = ["bash", *map(str, words)]  # an installed file need not be executable
     if runtime.nodes > 1:
         command = ["srun", f"--nodes={runtime.nodes}", "--ntasks-per-node=1", *command]
-    process = subprocess.Popen(list(map(str, command)), preexec_fn=die_with_parent)
+    process = subprocess.Popen(command, preexec_fn=die_with_parent)
     try:
         with StopRequest() as stop:
             code = _wait(process, stop, by_srun=runtime.nodes > 1)
