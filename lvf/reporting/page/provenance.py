@@ -41,7 +41,9 @@ class Provenance:
         for row in needed.to_dict("records"):
             model = f"{row['run_id']}/{row['checkpoint']}"
             if row["source"] == "paper":
-                task = names().target[row["domain"]][0] if measure == "target" else measure
+                task = {"target": names().target[row["domain"]][0], "retention": "forgetting"}.get(
+                    measure, measure
+                )
                 found.append(self._ids.get((model, task)))
             else:
                 found += [self._ids.get((model, str(row[path]))) for path in places]
