@@ -112,8 +112,8 @@ def test_scored_runs_whose_chosen_rate_has_no_score_are_named(write: Write) -> N
     folder = write(axes("lora", lr_peak=2e-3), nll_validation=0.2)
     found, scores = selection(folder), load(folder)
     line = (
-        "left out: math ift, 2 models of LoRA r=8 at 8 epochs and 1e-3, because its chosen "
-        "learning rate 2e-3 has no target there"
+        "left out: math ift, target of LoRA r=8 at 8 epochs and 1e-3 (2 models), because its "
+        "chosen learning rate 2e-3 has no target there"
     )
     assert [str(one) for one in found.left_out] == [line]
     assert line in claims_markdown(judge(found.models, scores), found.left_out)

@@ -170,8 +170,9 @@ def _left_out(row: Any, what: str, because: str) -> LeftOut:
     return LeftOut(name, f"{row.domain} {row.regime}", what, because)
 
 
-def _length(rows: pd.DataFrame) -> str:
-    return f"{duration_text(rows.duration.iloc[0], True)} {rows.duration_unit.iloc[0]}"
+def _lengths(rows: pd.DataFrame) -> str:
+    lengths = [duration_text(duration, True) for duration in sorted(set(rows.duration))]
+    return f"{', '.join(lengths)} {rows.duration_unit.iloc[0]}"
 
 
 def _rates(rows: pd.DataFrame) -> str:
@@ -200,16 +201,15 @@ def _not_scored(rows: pd.DataFrame, scores: pd.DataFrame) -> Iterator[LeftOut]:
     for name, has_it in kinds.items():
         known = models.isin(pd.MultiIndex.from_frame(scores.loc[has_it, MODEL]))
         rows = rows.assign(**{name: pd.Series(1.0, rows.index).where(known)})
-    missing = [not_scored(rows, name).assign(kind=name) for name in (*SCORED, *kinds)]
-    for _, same in pd.concat(missing).groupby(["variant", "duration"], dropna=False):
+    missing = pd.concat(not_scored(rows, name).assign(kind=name) for name in (*SCORED, *kinds))
+    for (_, kind), same in missing.groupby(["variant", "kind"]):
         chosen = rows[rows.is_chosen & (rows.variant == same.variant.iloc[0])]
         if len(chosen):
-            runs = same.drop_duplicates(MODEL)
             yield _left_out(
                 same.iloc[0],
-                f"{len(runs)} models of {same.label.iloc[0]} at {_length(same)} and {_rates(runs)}",
-                f"its chosen learning rate {_rates(chosen)} has no "
-                f"{', '.join(dict.fromkeys(same.kind))} there",
+                f"{kind} of {same.label.iloc[0]} at {_lengths(same)} and {_rates(same)} "
+                f"({len(same)} models)",
+                f"its chosen learning rate {_rates(chosen)} has no {kind} there",
             )  # fmt: skip
 
 

@@ -155,6 +155,6 @@ def _known(number: Any) -> Any:
 
 
 def _modules(targets: Any) -> str:
-    """Name of a set of linear maps. The paper's published models do not list theirs: all."""
+    """Name of a set of linear maps. The paper's published models do not list them: all."""
     found = ATTENTION | MLP if pd.isna(targets) else frozenset(str(targets).split(","))
     return MODULE_SETS.get(found, " ".join(sorted(found)))

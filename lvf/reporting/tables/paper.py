@@ -108,7 +108,7 @@ def memory_table(name: str) -> pd.DataFrame:
 
 
 def dataset_table(models: pd.DataFrame) -> pd.DataFrame:
-    """Table 1: the paper's data sets and tokens, and ours (one epoch, or the most tokens)."""
+    """Table 1: the paper's data sets and tokens, and those trained on (one epoch, or the most)."""
     rows = models[(models.source != "paper") & models.tokens.notna()]
     tokens = rows.tokens.where(rows.regime == "cpt", rows.tokens / rows.duration)
     keys = ["domain", "regime", "scale", "dataset"]
