@@ -1,4 +1,4 @@
-"""`python -m lvf.report`: claims, tables, verdicts and figures from record files."""
+"""`python -m lvf.report`: claims, tables and figures from record files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from lvf.log import keep_from_terminal
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lvf.reporting.tables.answers import Answers
+    from lvf.reporting.report import Report
+    from lvf.reporting.select.selection import Selection
 
 WHERE = "where="
 
@@ -47,152 +48,142 @@ ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
 def report(cfg: ReportConfig) -> None:
-    """Print claims, tables, verdicts and terminal figures; write CSV, Markdown and PNG files.
+    """Print claims and tables; write CSV, Markdown and PNG files.
 
     Raises:
         UserError: no records, or a condition that cannot be evaluated or leaves nothing.
     """
     import pandas as pd
 
-    from lvf.records.filter import models_where
-    from lvf.records.quality import told
+    from lvf.records.quality import quality_notes
     from lvf.records.store import RecordWarning, export
+    from lvf.reporting.report import Report
     from lvf.reporting.select.settings import groups
-    from lvf.reporting.tables.answers import Answers
-    from lvf.reporting.tables.paper_text import write_tables
+    from lvf.reporting.tables.paper_text import printed_tables, write_tables
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        scores, measured, found = _measured(Path(cfg.records), cfg.paper, cfg.claims)
+        selection, scores, quality = _selected(cfg)
     notes = [w.message for w in caught if issubclass(w.category, RecordWarning)]
-    for note in [*notes, *told(found)]:
+    for note in [*notes, *quality_notes(quality)]:
         print(f"note: {note}", file=sys.stderr)
-    if cfg.where is not None:
-        measured = models_where(measured, cfg.where)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    answers = Answers(measured, scores)
-    written = _claims(answers, out)
+    results = Report(selection, scores)
+    written = _claims(results, out)
     if cfg.export:
-        written += [*export(scores, out / "scores"), *export(measured, out / "models")]
+        written += [*export(scores, out / "scores"), *export(selection.models, out / "models")]
     if cfg.claims:
         print("written:\n" + "\n".join(f"  {path}" for path in written))
         return
     written.append(out / "models.csv")
-    measured.to_csv(written[-1], index=False)
-    if len(found):
-        written.append(out / "troubles.csv")
-        found.to_csv(written[-1], index=False)
+    selection.models.to_csv(written[-1], index=False)
+    if len(quality):
+        written.append(out / "data_quality.csv")
+        quality.to_csv(written[-1], index=False)
     sections, tables = [], []
-    for name, group in groups(measured):
-        section, table, paths = _show(name, group, out)
+    for name, group in groups(selection.models):
+        section, table, paths = _show(name, group, results, out)
         sections.append(section)
         tables.append(table)
-        _print_ranks(answers.boards[name])
         written += paths
     written.append(out / "leaderboard.csv")
-    pd.concat(answers.boards.values()).drop(columns="models").to_csv(written[-1], index=False)
+    pd.concat(results.boards.values()).drop(columns="models").to_csv(written[-1], index=False)
     if cfg.paper:
-        written += write_tables(answers, out / "tables")
-    written += _write_summaries(out, sections, tables)
+        printed = printed_tables(selection.models, results.tables)
+        written += write_tables(printed, out / "tables")
+    written += [out / "summary.csv", out / "summary.md"]
+    pd.concat(tables).to_csv(written[-2], index=False)
+    written[-1].write_text("# Learning and forgetting\n\n" + "\n".join(sections))
     if cfg.page:
         from lvf.reporting.page.write import write_page
 
-        written.append(write_page(answers, out / "index.html"))
+        written.append(write_page(results, out / "index.html"))
     print("written:\n" + "\n".join(f"  {path}" for path in written))
 
 
-def _measured(
-    records: Path, paper: bool, claims: bool
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores, measured models, and what is no result: see `lvf.records.quality`.
+def _selected(cfg: ReportConfig) -> tuple[Selection, pd.DataFrame, pd.DataFrame]:
+    """Models to compare, all scores, and what is no result: see `lvf.records.quality`.
 
     Claims alone are judged by benchmarks of speed, too; all else needs a trained model.
     """
     import pandas as pd
 
     from lvf.records.checkpoints import models
-    from lvf.records.quality import troubles, without_diverged
+    from lvf.records.filter import models_where
+    from lvf.records.quality import data_quality, without_diverged
     from lvf.records.store import load, load_paper
+    from lvf.reporting.select.selection import select
+    from lvf.reporting.select.variant import with_variants
 
+    records = Path(cfg.records)
     scores = load(records)
-    wrong = troubles(scores, records.parent)
-    scores = without_diverged(scores, wrong)
-    if paper:
+    quality = data_quality(scores, records.parent)
+    scores = without_diverged(scores, quality)
+    if cfg.paper:
         scores = pd.concat([scores, load_paper()], ignore_index=True)
-    found = models(scores)
+    measured = with_variants(models(scores))
     benchmarked = (scores.task == "throughput").any()
-    if (found.method == "base").all() and not (claims and benchmarked):
+    if (measured.method == "base").all() and not (cfg.claims and benchmarked):
         hint = "judge its benchmarks with python -m lvf.report claims, " if benchmarked else ""
         raise UserError(
             f"no records of trained models under records={records}: {hint}make some with "
             "python -m lvf.train +experiment=math_ift, name another folder with records=..., or "
             "look at the published numbers with paper=true"
         )
-    return scores, found, wrong
+    if cfg.where is not None:
+        measured = models_where(measured, cfg.where)
+    return select(measured, scores), scores, quality
 
 
-def _claims(answers: Answers, out: Path) -> list[Path]:
+def _claims(results: Report, out: Path) -> list[Path]:
     """Print the verdicts on the claims; returns the paths of the table as CSV and Markdown."""
     from lvf.reporting.claims.judge import as_table
     from lvf.reporting.claims.table import claims_markdown, claims_table
     from lvf.reporting.tables.results import console
 
-    verdicts = answers.verdicts
-    console().print(claims_table(verdicts))
+    verdicts, left_out = results.verdicts, results.selection.left_out
+    console().print(claims_table(verdicts, left_out))
     paths = [out / "claims.csv", out / "claims.md"]
     as_table(verdicts).to_csv(paths[0], index=False)
-    paths[1].write_text(claims_markdown(verdicts))
+    paths[1].write_text(claims_markdown(verdicts, left_out))
     return paths
 
 
-def _show(name: str, group: pd.DataFrame, out: Path) -> tuple[str, pd.DataFrame, list[Path]]:
-    """Print one group and draw its figures; returns Markdown, table and the figures' paths."""
+def _show(
+    name: str, group: pd.DataFrame, results: Report, out: Path
+) -> tuple[str, pd.DataFrame, list[Path]]:
+    """Print a group and draw its figures; returns Markdown, table and the figures' paths."""
+    from lvf.reporting.claims.table import sentences
     from lvf.reporting.figures.curves import all_measures
     from lvf.reporting.figures.tradeoff import frontier
-    from lvf.reporting.tables.results import TABLE_WIDTH, console, csv, markdown, summary
-    from lvf.reporting.tables.terminal import terminal_frontier
-    from lvf.reporting.tables.verdict import verdict
+    from lvf.reporting.tables import results as tables
+    from lvf.reporting.tables.leaderboard import leaderboard_table
 
     title = _title(group)
-    lines = verdict(group)
-    screen = console()
-    screen.print(summary(group, f"{name}: {title}", parts=screen.width >= TABLE_WIDTH))
-    print("\n".join(["", *lines, "", terminal_frontier(group), ""]))
+    lines = [*sentences(results.verdicts, group), *map(str, results.left_out(group))]
+    screen = tables.console()
+    heading = f"{name}: {title}"
+    screen.print(tables.summary(group, heading, parts=screen.width >= tables.TABLE_WIDTH))
+    print("\n".join(["", *lines, ""]))
+    if len(results.boards[name]) > 1:
+        screen.print(leaderboard_table(results.boards[name]))
     paths = [out / f"learning-{name}.png"]
     all_measures(group, title).savefig(paths[0])
     if group.target.notna().any():
         paths.append(out / f"frontier-{name}.png")
         frontier(group, title).savefig(paths[1])
-    section = "\n".join([markdown(group, f"{name}: {title}"), "```", *lines, "```", ""])
+    section = "\n".join([tables.summary_markdown(group, heading), "```", *lines, "```", ""])
     pictures = "\n".join(f"![{path.stem}]({path.name})" for path in paths)
-    return f"{section}\n{pictures}\n", csv(group, name), paths
-
-
-def _print_ranks(board: pd.DataFrame) -> None:
-    """Print the leaderboard of a group; nothing of a single method."""
-    from lvf.reporting.tables.leaderboard import leaderboard_table
-    from lvf.reporting.tables.results import console
-
-    if len(board) > 1:
-        console().print(leaderboard_table(board))
+    return f"{section}\n{pictures}\n", tables.summary_numbers(group, name), paths
 
 
 def _title(group: pd.DataFrame) -> str:
     trained = group[group.method != "base"].iloc[0]
-    regime = {"ift": "instruction finetuning", "cpt": "continued pre-training"}
+    regimes = {"ift": "instruction finetuning", "cpt": "continued pre-training"}
+    regime = regimes.get(str(trained.regime), trained.regime)
     source = " (published)" if (group.source == "paper").all() else ""
-    told = regime.get(str(trained.regime), trained.regime)
-    return f"{trained.domain}, {told} of {trained.model} on {trained.dataset}{source}"
-
-
-def _write_summaries(out: Path, sections: list[str], tables: list[pd.DataFrame]) -> list[Path]:
-    import pandas as pd
-
-    paths = [out / "summary.csv", out / "summary.md"]
-    pd.concat(tables).to_csv(paths[0], index=False)
-    paths[1].write_text("# Learning and forgetting\n\n" + "\n".join(sections))
-    return paths
+    return f"{trained.domain}, {regime} of {trained.model} on {trained.dataset}{source}"
 
 
 def quoted(argument: str) -> str:

@@ -3,7 +3,6 @@
 import functools
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +20,6 @@ PER_TOKEN = {
 """Measures on text: task to metric."""
 GROUP = ["scale", "domain", "regime", "model", "dataset"]
 """Models are compared within one value of these: the same base, data and benchmarks."""
-CELL = ["source", "label", "method", "rank", "lr_peak", "run_duration", "duration", "cooled_down"]
-"""Models of one group that agree in these differ in their seed alone."""
-MARKS: dict[str, Callable[[Any], str]] = {
-    "alpha": " α={:g}".format,
-    "targets": " {}".format,
-    "optimizer": lambda target: f" {target.rsplit('.', 1)[-1]}",
-}
-"""How a label tells what else varies under a method's name."""
 MODEL_AXES = [name for name in AXES if name not in GROUP]
 
 
@@ -38,57 +29,51 @@ class Names:
 
     target: dict[str, tuple[str, str]]
     """Domain to (task, metric)."""
-    forgetting: list[str]
-    forgetting_metric: dict[str, str]
+    retention: list[str]
+    """Tasks of the source domain; retention is the mean of their scores."""
+    retention_metric: dict[str, str]
     """Scale to the score that is averaged there."""
 
 
 @functools.cache
 def names() -> Names:
-    """Read the domains' targets and the forgetting tasks from conf/domain and conf/evals."""
+    """Read the domains' targets and the tasks of retention from conf/domain and conf/evals."""
     domains = [OmegaConf.load(path) for path in sorted((CONF_DIR / "domain").glob("*.yaml"))]
     evals = OmegaConf.load(CONF_DIR / "evals" / "tasks.yaml")
     return Names(
-        target={one.name: (one.target_task, one.target_metric) for one in domains},
-        forgetting=list(evals.forgetting),
-        forgetting_metric={
-            path.stem: _forgetting_metric(path.stem)
+        target={domain.name: (domain.target_task, domain.target_metric) for domain in domains},
+        retention=list(evals.forgetting),
+        retention_metric={
+            path.stem: _retention_metric(path.stem)
             for path in sorted((CONF_DIR / "scale").glob("*.yaml"))
         },
     )
 
 
-def _forgetting_metric(evals: str) -> str:
+def _retention_metric(evals: str) -> str:
     """That of a file in conf/evals, or of the file that it builds on."""
     tree = OmegaConf.load(CONF_DIR / "evals" / f"{evals}.yaml")
     if "forgetting_metric" in tree:
         return str(tree.forgetting_metric)
-    return _forgetting_metric(tree.defaults[0])
+    return _retention_metric(tree.defaults[0])
 
 
 def measures() -> list[str]:
-    """Names of the measures: target score, forgetting average and its parts, those on text."""
-    return ["target", "forgetting", *names().forgetting, *PER_TOKEN]
+    """Names of the measures: target score, retention and its parts, those on text."""
+    return ["target", "retention", *names().retention, *PER_TOKEN]
 
 
 def models(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per (run_id, checkpoint): its axes, a label, its cell, and every measure.
-
-    A cell is a number that models have in common which differ in their seed alone; cells are
-    numbered by source, group and label, then rate and duration.
+    """One row per (run_id, checkpoint): its axes, `created_at` of its first score, every measure.
 
     A measure m has the columns m, m_se (standard error over items), m_n, m_path and m_metric (where
     its items are), m_delta and m_delta_se (difference to the base under the same settings; paired
-    by item where both have items, otherwise from both standard errors). Missing is NaN; the
-    forgetting average needs all of its parts.
+    by item where both have items, otherwise from both standard errors). Missing is NaN; retention
+    needs all of its parts.
 
     Scores of one task that were taken under several settings are never mixed: within a `GROUP` the
     setting that most checkpoints have counts (then the largest n, then the newest), and a
     `RecordWarning` says what was left out.
-
-    A run whose every score another run of the same settings and seed has too is that run once more,
-    as the branch of a trunk is of a run of its own: it is left out. Runs of the same settings and
-    seed that differ in a score have their names in their labels.
     """
     scores = _without_duplicates(_one_setting_per_task(_with_measure(scores)))
     rows = []
@@ -96,16 +81,14 @@ def models(scores: pd.DataFrame) -> pd.DataFrame:
         base = _by_measure(group[group.method == "base"])
         for _, checkpoint in group.groupby(["source", "run_id", "checkpoint"], sort=True):
             rows.append(_row(dict(zip(GROUP, key, strict=True)), checkpoint, base))
-    columns = [*GROUP, "source", "run_id", "checkpoint", *MODEL_AXES, *COSTS]
+    columns = [*GROUP, "source", "run_id", "checkpoint", "created_at", *MODEL_AXES, *COSTS]
     numbers = [
         name + end for name in measures() for end in ("", "_se", "_n", "_delta", "_delta_se")
     ]
     places = [name + end for name in measures() for end in ("_path", "_metric")]
     frame = pd.DataFrame(rows, columns=pd.Index([*columns, *numbers, *places]))
     kinds = {name: scores.dtypes[name] for name in columns}
-    frame = frame.astype({**kinds, **dict.fromkeys(numbers, "float64")})
-    frame = in_few_blocks(_labelled(frame))
-    return frame.assign(cell=frame.groupby([*GROUP, *CELL], dropna=False).ngroup())
+    return in_few_blocks(frame.astype({**kinds, **dict.fromkeys(numbers, "float64")}))
 
 
 def in_few_blocks(models: pd.DataFrame) -> pd.DataFrame:
@@ -121,10 +104,10 @@ def _with_measure(scores: pd.DataFrame) -> pd.DataFrame:
     def measure(task: str, metric: str, domain: str, scale: str) -> str | None:
         if known.target.get(domain) == (task, metric):
             return "target"
-        if task in known.forgetting and metric == known.forgetting_metric.get(scale, "acc"):
+        if task in known.retention and metric == known.retention_metric.get(scale, "acc"):
             return task
         if task == "forgetting":  # the paper published the average only
-            return task
+            return "retention"
         return task if PER_TOKEN.get(task) == metric else None
 
     columns = (scores.task, scores.metric, scores.domain, scores.scale)
@@ -191,6 +174,7 @@ def _row(group: dict[str, Any], scores: pd.DataFrame, base: dict[tuple[str, str]
     """One measured model from its scores (one a measure) and those of the base."""
     first = scores.iloc[0]
     row = group | {k: first[k] for k in ["source", "run_id", "checkpoint", *MODEL_AXES, *COSTS]}
+    row["created_at"] = scores.created_at.min()
     deltas: dict[str, Estimate] = {}
     for one in scores.to_dict("records"):
         name = str(one["measure"])
@@ -200,12 +184,12 @@ def _row(group: dict[str, Any], scores: pd.DataFrame, base: dict[tuple[str, str]
         reference = base.get((one["source"], name))
         if reference is not None and first["method"] != "base":
             deltas[name] = _difference(one, reference)
-    parts = names().forgetting
-    if "forgetting" not in row and all(part in row for part in parts):
+    parts = names().retention
+    if "retention" not in row and all(part in row for part in parts):
         average = mean_of([Estimate(row[p], _known(row[f"{p}_se"])) for p in parts])
-        row |= {"forgetting": average.value, "forgetting_se": average.stderr}
+        row |= {"retention": average.value, "retention_se": average.stderr}
         if all(part in deltas for part in parts):
-            deltas["forgetting"] = mean_of([deltas[part] for part in parts])
+            deltas["retention"] = mean_of([deltas[part] for part in parts])
     for name, delta in deltas.items():
         row |= {f"{name}_delta": delta.value, f"{name}_delta_se": delta.stderr}
     return row
@@ -226,52 +210,3 @@ def _difference(one: Any, reference: Any) -> Estimate:
 
 def _known(number: float) -> float | None:
     return None if pd.isna(number) else float(number)
-
-
-def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `label`: the method's name in figures, with what else varies under that name.
-
-    What more than half of the models have that go by a name goes without saying.
-    """
-    labels = [
-        f"LoRA r={rank}" if name == f"lora_r{rank}" else name
-        for name, rank in zip(frame.method_name, frame["rank"], strict=True)
-    ]
-    frame["label"] = pd.array(labels, dtype="string")
-    for _, group in frame.groupby([*GROUP, "label"], dropna=False):
-        for axis, mark in MARKS.items():
-            shares = group[axis].value_counts(normalize=True)
-            if len(shares) > 1:
-                usual = shares.index[shares > 0.5]
-                said = group[axis].astype("object").where(~group[axis].isin(usual))
-                told = said.map(mark, na_action="ignore").fillna("")
-                frame.loc[group.index, "label"] = frame.label[group.index] + told
-        if group.source.nunique() > 1:
-            told = [" (published)" if one == "paper" else "" for one in group.source]
-            frame.loc[group.index, "label"] = frame.label[group.index] + told
-    seeds = [*GROUP, "label", "lr_peak", "run_duration", "duration", "cooled_down", "seed"]
-    frame = _without_repeats(frame, seeds)
-    twins = frame[(frame.method != "base") & frame.duplicated(seeds, keep=False)]
-    frame.loc[twins.index, "label"] = twins.label + " #" + twins.run_id.str[-6:]
-    return frame
-
-
-def _without_repeats(frame: pd.DataFrame, seeds: list[str]) -> pd.DataFrame:
-    """Without runs whose scores another run that agrees in `seeds` has, all of them."""
-    trained = frame[frame.method != "base"]
-    twins = trained[trained.duplicated(seeds, keep=False)].groupby(seeds, dropna=False)
-    return frame.drop(index=[i for _, group in twins for i in _once_more(group[measures()])])
-
-
-def _once_more(scores: pd.DataFrame) -> list[Any]:
-    """Index of each row all of whose scores another row that is kept has, too."""
-    kept: list[pd.Series] = []
-    found = []
-    most_first = scores.notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
-    for index, row in scores.loc[most_first].iterrows():
-        own = row.dropna()
-        if any(own.equals(other[own.index]) for other in kept):
-            found.append(index)
-        else:
-            kept.append(row)
-    return found

@@ -29,19 +29,19 @@ def test_the_target_is_that_of_the_domain(write: Write) -> None:
     assert found.target_metric.isna().all()  # no items, so nowhere to read them from
 
 
-def test_the_forgetting_average_is_the_mean_of_three_with_a_third_of_the_root_sum_of_squares(
+def test_retention_is_the_mean_of_three_with_a_third_of_the_root_sum_of_squares(
     write: Write,
 ) -> None:
     parts = {"hellaswag": [1.0, 0.0, 1.0, 1.0], "arc_challenge": [1.0, 0.0], "winogrande": 0.5}
     one = model(write(axes(), **parts))
-    assert one.forgetting == pytest.approx((0.75 + 0.5 + 0.5) / 3)
-    assert one.forgetting_se == pytest.approx(math.sqrt(0.25**2 + 0.5**2 + 0.01**2) / 3)
+    assert one.retention == pytest.approx((0.75 + 0.5 + 0.5) / 3)
+    assert one.retention_se == pytest.approx(math.sqrt(0.25**2 + 0.5**2 + 0.01**2) / 3)
     assert (one.hellaswag, one.arc_challenge, one.winogrande) == (0.75, 0.5, 0.5)
 
 
-def test_without_one_of_its_parts_there_is_no_forgetting_average(write: Write) -> None:
+def test_without_one_of_its_parts_there_is_no_retention(write: Write) -> None:
     one = model(write(axes(), hellaswag=0.9, arc_challenge=0.8))
-    assert math.isnan(one.forgetting) and one.hellaswag == 0.9
+    assert math.isnan(one.retention) and one.hellaswag == 0.9
 
 
 def test_each_scale_averages_the_score_that_it_names(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_each_scale_averages_the_score_that_it_names(tmp_path: Path) -> None:
                 metrics={"acc": metric(0.25), "acc_mean_token": metric(0.75)},
             )  # fmt: skip
             write_record(record_path(tmp_path, scale, "x", task, "0"), record)
-    found = models(load(tmp_path)).set_index("scale").forgetting
+    found = models(load(tmp_path)).set_index("scale").retention
     assert dict(found) == {"embedded": 0.25, "small": 0.75, "paper": 0.75}
 
 
@@ -132,43 +132,11 @@ def test_records_that_contradict_each_other_are_reported_and_the_newest_counts(
     assert list(found.target) == [0.6]
 
 
-def test_labels_tell_apart_what_differs_under_one_name(write: Write) -> None:
-    write(axes("lora", rank=8), gsm8k=0.1)
-    write(axes("lora", rank=2), gsm8k=0.1)
-    folder = write(axes("lora", rank=8, alpha=32.0), gsm8k=0.2)
-    labels = set(models(load(folder)).label)
-    assert labels == {"LoRA r=2", "LoRA r=8 α=16", "LoRA r=8 α=32"}
-
-
-def test_a_label_does_not_tell_what_most_models_of_its_name_have(write: Write) -> None:
-    for seed in (0, 1):
-        write(axes(seed=seed), gsm8k=0.1)
-    folder = write(axes(optimizer="torch.optim.AdamW"), gsm8k=0.2)
-    assert sorted(models(load(folder)).label) == ["full", "full", "full AdamW"]
-
-
-def test_two_runs_of_one_seed_are_not_taken_for_two_seeds(write: Write) -> None:
-    write(axes(), run_id="full-aaaaaa", gsm8k=0.1)
-    folder = write(axes(), run_id="full-bbbbbb", gsm8k=0.9)
-    assert set(models(load(folder)).label) == {"full #aaaaaa", "full #bbbbbb"}
-
-
-def test_a_branch_and_a_run_of_its_own_with_the_same_scores_are_one_model(write: Write) -> None:
-    write(axes(), run_id="full-branch", gsm8k=0.4, nll_validation=1.5)
-    folder = write(axes(), run_id="full-alone", nll_validation=1.5)
-    write(axes(seed=1), run_id="full-other", nll_validation=1.5)
-    found = models(load(folder))
-    assert list(found.run_id) == ["full-branch", "full-other"]
-    assert set(found.label) == {"full"} and found.cell.nunique() == 1
-    write(axes(), run_id="full-third", nll_validation=1.6)
-    assert set(models(load(folder)).label) == {"full", "full #branch", "full #-third"}
-
-
 def test_published_models_have_the_average_alone_and_their_difference_to_the_base() -> None:
     paper = models(load_paper()).set_index("run_id")
     one = paper.loc["paper-magicoder_evol_instruct-full-16"]
-    assert (one.target, one.forgetting) == (0.416, 0.414)
-    assert one.forgetting_delta == pytest.approx(0.414 - 0.671)
+    assert (one.target, one.retention) == (0.416, 0.414)
+    assert one.retention_delta == pytest.approx(0.414 - 0.671)
     assert math.isnan(one.hellaswag)
     noise = 0.414 * 0.586 * (1 / 10042 + 1 / 1172 + 1 / 1267)
-    assert one.forgetting_se == pytest.approx(math.sqrt(noise) / 3)
+    assert one.retention_se == pytest.approx(math.sqrt(noise) / 3)

@@ -1,4 +1,4 @@
-"""What is no result is told apart from what is."""
+"""Data of bad quality is kept apart from results."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from lvf.records.quality import told, troubles, without_diverged
+from lvf.records.quality import data_quality, quality_notes, without_diverged
 from lvf.records.store import export, load
 
 from .conftest import Write, axes
@@ -34,23 +34,23 @@ def records(write: Write, tmp_path: Path) -> Path:
 
 
 def test_duplicates_conflicts_failures_and_divergence_are_told_apart(records: Path) -> None:
-    found = troubles(load(records), records / "runs")
+    found = data_quality(load(records), records / "runs")
     kinds = {(one.kind, one.run_id) for one in found.itertuples()}
     assert kinds == {("duplicate", "copied"), ("conflicting", "torn"), ("failed", "late"),
                      ("diverged", "spiked")}  # fmt: skip
-    lines = "\n".join(told(found))
+    lines = "\n".join(quality_notes(found))
     assert "1 conflicting: torn gsm8k" in lines and "(0.6)" in lines and "(0.7)" in lines
     assert "1 diverged: spiked because spiked" in lines and "copied-again.json" in lines
 
 
 def test_scores_of_a_diverged_run_are_no_results(records: Path) -> None:
     scores = load(records)
-    kept = without_diverged(scores, troubles(scores, records / "runs"))
+    kept = without_diverged(scores, data_quality(scores, records / "runs"))
     assert set(scores.run_id) - set(kept.run_id) == {"spiked"}
 
 
 def test_without_runs_nothing_is_found(write: Write, tmp_path: Path) -> None:
-    assert troubles(load(write(axes(), gsm8k=0.4)), tmp_path / "none").empty
+    assert data_quality(load(write(axes(), gsm8k=0.4)), tmp_path / "none").empty
 
 
 def test_exports_hold_the_same_typed_table(records: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from lvf.config.schema import stable_hash
 from lvf.records.schema import Axes, Metric, Record, record_path, write_record
 
 Write = Callable[..., Path]
+ALL_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 METRICS = {
     "gsm8k": "exact_match,strict-match",
     "humaneval": "pass@1",
@@ -34,7 +35,7 @@ def axes(method: str = "full", **changes: Any) -> Axes:
     if method == "lora":
         rank = changes.get("rank", 8)
         here |= {"method_name": f"lora_r{rank}", "rank": rank, "alpha": 2.0 * rank,
-                 "targets": ["q_proj", "v_proj"]}  # fmt: skip
+                 "targets": ALL_MODULES}  # fmt: skip
     return Axes(**(here | changes))
 
 

@@ -99,11 +99,11 @@ def test_a_claim_is_supported_contradicted_or_undecided_as_the_records_are(
 def test_effects_are_those_worked_out_by_hand(verdicts: dict[str, dict[str, Verdict]]) -> None:
     paper = verdicts["as_the_paper_says"]
     # maths: IFT at 8 epochs minus CPT at 4e5 tokens, mean over full, r32, r8 and r2
-    parts = {part.name: part.value for part in paper["ift_learns_more_than_cpt"].parts}
+    parts = {part.name: part.value for part in paper["ift_learns_more_than_cpt"].comparisons}
     maths = (0.55 + 0.59 + 0.57 + 0.40 - 0.40 - 0.25 - 0.20 - 0.15) / 4
     assert parts["math"] == pytest.approx(maths)
     # code: gaps of full to r=32 are .02, .08, .15 at one, two and four times the tokens
-    parts = {part.name: part.value for part in paper["gap_grows_in_cpt"].parts}
+    parts = {part.name: part.value for part in paper["gap_grows_in_cpt"].comparisons}
     assert parts["code, LoRA r=32"] == pytest.approx((0.15 - 0.02) / 2)
     closes = paper["highest_rank_closes_code_ift"]
     assert closes.effect == pytest.approx(0.49 - 0.9 * 0.5)
@@ -119,7 +119,7 @@ def test_what_rests_on_single_runs_says_so(tmp_path: Path) -> None:
             put(tmp_path, where("math", "ift", method, 1.0, seed=seed), scores("math", target, 0.1))
         one = told(tmp_path, claims_learning.lora_learns_less)["lora_learns_less"]
         assert one.reason.endswith("no seed noise") == (seed == 0)
-        assert one.parts[0].seeds == seed + 1
+        assert one.comparisons[0].seeds == seed + 1
 
 
 def test_without_records_a_claim_is_undecided_and_says_what_is_missing(tmp_path: Path) -> None:

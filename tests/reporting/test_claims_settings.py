@@ -17,7 +17,7 @@ from lvf.reporting.claims import rules as claims_rules
 from lvf.reporting.claims import weights_and_samples as claims_beyond
 from lvf.reporting.claims.claim import Claim
 from lvf.reporting.claims.judge import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED
-from lvf.reporting.select.learning_rate import vertex
+from lvf.reporting.stats.best_learning_rate import vertex
 
 from .worlds import BLUNT, SHARP, put, scores, told, where
 
@@ -215,7 +215,7 @@ def test_a_claim_is_supported_contradicted_or_undecided_as_the_records_are(
         found[world] = told(tmp_path / world, claim)[name]
     assert found["for"].verdict == SUPPORTED, found["for"]
     assert found["against"].verdict == CONTRADICTED, found["against"]
-    assert found["noise"].verdict == UNDECIDED and found["noise"].parts, found["noise"]
+    assert found["noise"].verdict == UNDECIDED and found["noise"].comparisons, found["noise"]
 
 
 @pytest.mark.parametrize(
@@ -234,10 +234,12 @@ def test_benchmarks_are_compared_at_equal_batch_and_on_one_device(
     ):  # fmt: skip
         benchmarked(tmp_path / world, sign, stderr)
         found = told(tmp_path / world, claim)[claim.name]
-        assert found.verdict == verdict and len(found.parts) == 2
+        assert found.verdict == verdict and len(found.comparisons) == 2
     read = load(tmp_path / "for")
     rows = read[(read.metric == metric) & (read.value < 1e9)]
-    for part, batch in zip(told(tmp_path / "for", claim)[claim.name].parts, (8, 64), strict=True):
+    for part, batch in zip(
+        told(tmp_path / "for", claim)[claim.name].comparisons, (8, 64), strict=True
+    ):
         here = rows[rows.lr_peak == 1 / batch]
         full, lora = (here[here.method == name].value.mean() for name in ("full", "lora"))
         assert part.value == pytest.approx(1 - lora / full) and len(part.records) == 8
@@ -284,7 +286,9 @@ def test_the_vertex_is_the_minimum_of_the_parabola_through_the_lowest_points() -
 
 def test_the_share_of_speed_lost_has_the_delta_methods_error(tmp_path: Path) -> None:
     speed(tmp_path, 1, SHARP)
-    (part,) = told(tmp_path, claims_beyond.lora_trains_more_slowly)["lora_trains_more_slowly"].parts
+    (part,) = told(tmp_path, claims_beyond.lora_trains_more_slowly)[
+        "lora_trains_more_slowly"
+    ].comparisons
     rng = np.random.default_rng(0)
     full, lora = (1e5 / (mean + rng.normal(scale=1.0, size=4)) for mean in (100.0, 120.0))
     assert part.value == pytest.approx(1 - lora.mean() / full.mean())

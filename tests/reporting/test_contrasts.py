@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lvf.records.checkpoints import models
 from lvf.records.estimate import Estimate
 from lvf.records.store import load
+from lvf.reporting.select.selection import selected
 from lvf.reporting.stats.contrast import combined, contrast, evenly
 
 from .conftest import Write, axes
@@ -17,7 +17,7 @@ from .conftest import Write, axes
 
 def found(folder: object, measure: str, full: float = 1.0, lora: float = -1.0) -> Estimate:
     """Full minus LoRA, or another weighting of their means."""
-    rows = models(load(folder))  # type: ignore[arg-type]
+    rows = selected(load(folder))  # type: ignore[arg-type]
     sides = [rows[rows.method == method] for method in ("full", "lora")]
     told = contrast(rows, measure, combined((full, evenly(sides[0])), (lora, evenly(sides[1]))))
     assert told is not None
@@ -40,7 +40,7 @@ def test_an_average_adds_the_item_noise_of_its_parts(write: Write) -> None:
     parts = {"hellaswag": [1.0, 0, 1, 1], "arc_challenge": [1.0, 0, 0], "winogrande": [0.0, 1]}
     write(axes(), **parts)
     flipped = {name: [1 - x for x in scores] for name, scores in parts.items()}
-    told = found(write(axes("lora"), **flipped), "forgetting")
+    told = found(write(axes("lora"), **flipped), "retention")
     gaps = [np.array(scores) * 2 - 1 for scores in parts.values()]
     assert told.value == pytest.approx(sum(gap.mean() for gap in gaps) / 3)
     variances = [gap.var(ddof=1) / len(gap) for gap in gaps]
@@ -80,7 +80,7 @@ def test_single_seeds_leave_item_noise_alone(write: Write) -> None:
 
 def test_without_an_error_the_sum_has_none(write: Write) -> None:
     write(axes(), gsm8k=0.5)
-    rows = models(load(write(axes("lora"), gsm8k=0.25)))
+    rows = selected(load(write(axes("lora"), gsm8k=0.25)))
     rows["target_se"] = math.nan
     weights = pd.Series([1.0, -1.0], index=rows.index)
     told = contrast(rows, "target", weights)
@@ -94,7 +94,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(write: Write) -> None:
         write(axes(seed=seed), gsm8k=0.0)
     for seed in range(3):
         write(axes("lora", seed=seed), gsm8k=0.0)
-    rows = models(load(folder))
+    rows = selected(load(folder))
     weights = pd.Series([1 / 3 if one == "full" else -1 / 3 for one in rows.method], rows.index)
     rows["target_se"] = 0.5 / math.sqrt(2)  # item noise of each method
     rng = np.random.default_rng(0)

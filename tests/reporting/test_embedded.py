@@ -28,9 +28,9 @@ def test_the_numbers_of_the_readme_are_means_over_the_seeds_of_the_committed_mod
     models = pd.read_csv(COMMITTED / "models.csv")
     base = models[models.method == "base"].set_index(["domain", "regime"])
     last = models[(models.regime == "ift") & (models.duration == 8)]
-    means = last.groupby(["domain", "label"])[["target", "forgetting"]].mean()
+    means = last.groupby(["domain", "label"])[["target", "retention"]].mean()
     shown = [base.loc[("math", "ift")]]
     shown += [means.loc[key] for key in ((d, m) for d in ("math", "code") for m in METHODS)]
     for one in shown:
-        for score in (one.target, one.forgetting):
+        for score in (one.target, one.retention):
             assert f"{score:.3f}".removeprefix("0") in told

@@ -1,7 +1,6 @@
 """Figures of learning and forgetting by the data they draw, not by their pixels."""
 
 import csv
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,21 +10,20 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from lvf.records.checkpoints import models
 from lvf.records.store import PAPER_CSV, load, load_paper
 from lvf.reporting.figures.curves import (
     CONDITIONS,
     all_measures,
-    forgetting_by_task,
     over_durations,
+    retention_by_task,
     tulu,
 )
 from lvf.reporting.figures.equal_learning import at_equal_learning, hypervolumes
 from lvf.reporting.figures.style import save
 from lvf.reporting.figures.tradeoff import frontier, pareto
+from lvf.reporting.select.selection import selected
 from lvf.reporting.select.settings import groups
 from lvf.reporting.stats.hypervolume import area
-from lvf.reporting.tables.terminal import terminal_frontier
 
 from .conftest import Write, axes
 from .drawn import Curve, curves, texts
@@ -40,7 +38,7 @@ TABLES = {
 
 @pytest.fixture(scope="module")
 def published() -> pd.DataFrame:
-    return models(load_paper())
+    return selected(load_paper())
 
 
 @pytest.fixture
@@ -88,7 +86,7 @@ def table(name: str) -> dict[str, Curve]:
 
 
 def test_figures_1_and_2_draw_the_papers_tables(published: pd.DataFrame) -> None:
-    for index, measure in enumerate(("target", "forgetting")):
+    for index, measure in enumerate(("target", "retention")):
         figure = over_durations(published, measure, "")
         assert len(figure.axes) == 4
         for panel, condition in zip(figure.axes, CONDITIONS, strict=True):
@@ -112,7 +110,7 @@ def test_figure_3_draws_the_tables_against_each_other(published: pd.DataFrame) -
 
 
 def test_figures_s4_to_s6_draw_the_papers_tables(published: pd.DataFrame) -> None:
-    tasks = ["mt_bench", "gsm8k", "mmlu", "forgetting"]
+    tasks = ["mt_bench", "gsm8k", "mmlu", "retention"]
     figure = tulu(published, load_paper(), tasks, "")
     for panel, name in zip(figure.axes, ("S10", "S12", "S11", "S13"), strict=True):
         assert curves(panel) == table(name)
@@ -121,7 +119,7 @@ def test_figures_s4_to_s6_draw_the_papers_tables(published: pd.DataFrame) -> Non
 
 
 def test_panels_without_records_say_so(grid: Path) -> None:
-    figure = over_durations(models(load(grid)), "target", "")
+    figure = over_durations(selected(load(grid)), "target", "")
     for name in ("code CPT", "code IFT", "math CPT"):
         assert f"no records for\n{name}" in texts(figure)
     assert (
@@ -130,8 +128,8 @@ def test_panels_without_records_say_so(grid: Path) -> None:
     )
 
 
-def test_each_part_of_the_forgetting_average_has_its_panels(grid: Path) -> None:
-    figure = forgetting_by_task(models(load(grid)), "")
+def test_each_part_of_retention_has_its_panels(grid: Path) -> None:
+    figure = retention_by_task(selected(load(grid)), "")
     assert len(figure.axes) == 12
     hellaswag, arc = figure.axes[3], figure.axes[7]
     assert curves(hellaswag)["LoRA r=32"] == [(8, 0.6)] and curves(arc)["LoRA r=32"] == [(8, 0.9)]
@@ -142,13 +140,13 @@ def test_published_and_own_curves_stand_side_by_side(write: Write) -> None:
         "lora", rank=16, scale="paper", model="llama2_7b", dataset="metamathqa", duration=2.0
     )
     both = pd.concat([load(write(own, gsm8k=0.5)), load_paper()], ignore_index=True)
-    drawn = curves(over_durations(models(both), "target", "").axes[3])
+    drawn = curves(over_durations(selected(both), "target", "").axes[3])
     assert drawn["LoRA r=16 (published)"] == table("S7")["LoRA r=16"]
     assert drawn["LoRA r=16"] == [(2, 0.5)]
 
 
 def test_the_frontier_draws_each_model_at_its_scores(grid: Path) -> None:
-    ((_, group),) = groups(models(load(grid)))
+    ((_, group),) = groups(selected(load(grid)))
     average, source = frontier(group, "").axes
     assert set(points(average)) == {
         (0.8, 0.8), (0.7, 0.9), (0.8, 0.5), (0.8, 0.6), (0.8, 0.7), (0.8, 0.3),
@@ -162,7 +160,7 @@ def test_the_frontier_draws_each_model_at_its_scores(grid: Path) -> None:
 
 
 def test_one_line_joins_the_rates_of_a_method_and_the_base_is_dashed(grid: Path) -> None:
-    ((_, group),) = groups(models(load(grid)))
+    ((_, group),) = groups(selected(load(grid)))
     panel = frontier(group, "").axes[1]
     drawn = [
         (list(line.get_xdata()), list(line.get_ydata()), line.get_linestyle())
@@ -173,7 +171,7 @@ def test_one_line_joins_the_rates_of_a_method_and_the_base_is_dashed(grid: Path)
 
 
 def test_right_is_less_forgetting_in_both_panels(grid: Path) -> None:
-    ((_, group),) = groups(models(load(grid)))
+    ((_, group),) = groups(selected(load(grid)))
     average, source = frontier(group, "").axes
     assert average.get_xlim()[0] < average.get_xlim()[1]
     assert source.get_xlim()[0] > source.get_xlim()[1]
@@ -182,7 +180,7 @@ def test_right_is_less_forgetting_in_both_panels(grid: Path) -> None:
 
 
 def test_all_measures_of_a_group_are_drawn_over_durations(grid: Path) -> None:
-    ((_, group),) = groups(models(load(grid)))
+    ((_, group),) = groups(selected(load(grid)))
     figure = all_measures(group, "")
     assert len(figure.axes) == 3
     assert {(2.0, 0.3), (8.0, 0.5), (8.0, 0.6), (8.0, 0.7)} <= set(points(figure.axes[0]))
@@ -201,7 +199,7 @@ def test_gaps_at_equal_learning_have_intervals_where_items_are_kept(write: Write
         for lower, one in ((0.1, axes(lr_peak=rate)), (0.0, axes("lora", lr_peak=rate))):
             scores = {task: answers(kept - lower) for task in tasks}
             folder = write(one, gsm8k=answers(learned), **scores)
-    panel = at_equal_learning(models(load(folder)), "").axes[0]
+    panel = at_equal_learning(selected(load(folder)), "").axes[0]
     (value,), ((low, high),) = forest(panel)
     assert value == pytest.approx(-0.1) and low < -0.1 < high < 0
 
@@ -229,7 +227,7 @@ def test_published_gaps_at_equal_learning_are_drawn_or_say_why_not(
 
 def test_hypervolumes_are_areas_below_the_frontier(grid: Path) -> None:
     """Full: 0.8 at 0.8 and 0.9 at 0.7: 0.8 * 0.8 + 0.1 * 0.7. LoRA's one point each."""
-    panel = hypervolumes(models(load(grid)), "").axes[0]
+    panel = hypervolumes(selected(load(grid)), "").axes[0]
     values, spans = forest(panel)
     assert values == pytest.approx([0.5 * 0.8, 0.6 * 0.8, 0.7 * 0.8, 0.8 * 0.8 + 0.1 * 0.7])
     assert all(low < value < high for value, (low, high) in zip(values, spans, strict=True))
@@ -251,19 +249,7 @@ def test_a_figure_is_saved_as_pdf_and_png(published: pd.DataFrame, tmp_path: Pat
 def test_a_group_without_target_scores_can_still_be_drawn(published: pd.DataFrame) -> None:
     group = published[published.dataset == "tulu_v2_mix"].assign(target=np.nan)
     assert len(all_measures(group, "Tülu").axes) == 1
-    assert "no model has both" in terminal_frontier(group)
-    bare = group.assign(forgetting=np.nan)
+    bare = group.assign(retention=np.nan)
     assert "no records" in texts(all_measures(bare, "")) and "no records" in texts(
         frontier(bare, "")
     )
-
-
-def test_the_terminal_shows_one_mark_a_model_within_96_columns(grid: Path) -> None:
-    ((_, group),) = groups(models(load(grid)))
-    text = terminal_frontier(group)
-    plot, legend = text.split("\n\n")[0], text.splitlines()[-1]
-    assert max(len(line) for line in text.splitlines()) <= 96
-    assert "\x1b" not in text and "■ full" in legend and "open: not cooled down" in legend
-    assert {mark: plot.count(mark) for mark in "■●▲△◆"} == {"■": 2, "●": 1, "▲": 1, "△": 1, "◆": 1}
-    ticks = [float(x) for x in re.findall(r"\d\.\d+", plot.splitlines()[-2])]
-    assert ticks == sorted(ticks, reverse=True)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lvf.records.checkpoints import models
 from lvf.records.schema import Metric, Record, write_record
 from lvf.records.store import load, load_paper
 from lvf.reporting.figures.ablations import (
@@ -26,7 +25,6 @@ from lvf.reporting.figures.cost import (
     scores_against_cost,
     throughput,
 )
-from lvf.reporting.figures.curves import without_ablations
 from lvf.reporting.figures.generations import diversity, pass_at_k
 from lvf.reporting.figures.weights import (
     intruders,
@@ -35,6 +33,7 @@ from lvf.reporting.figures.weights import (
     spectra,
     weights_of,
 )
+from lvf.reporting.select.selection import selected, without_ablations
 
 from .conftest import Write, axes
 from .drawn import curves, texts
@@ -65,14 +64,14 @@ def test_regularised_full_finetuning_has_series_of_its_own(write: Write) -> None
     write(axes(**CODE | {"optimizer": "torch.optim.AdamW"}), humaneval=0.9)
     attention = {"method_name": "lora_attention_r8", "targets": ALL[:4]}
     write(axes("lora", rank=8, **CODE | attention), humaneval=0.8)
-    drawn = curves(regularisation(models(load(folder)), "").axes[0])
-    assert drawn["full_decay_1e-4"] == [(1, 0.41), (2, 0.42)]
+    drawn = curves(regularisation(selected(load(folder)), "").axes[0])
+    assert drawn["full decay 0.0001"] == [(1, 0.41), (2, 0.42)]
     assert drawn["full"] == [(1, 0.5), (2, 0.5)] and drawn["LoRA r=8"] == [(1, 0.3), (2, 0.3)]
-    assert set(drawn) == {"full", "full_decay_1e-4", "LoRA r=8"}  # what else varies is not drawn
+    assert set(drawn) == {"full", "full decay 0.0001", "LoRA r=8"}  # what else varies is not drawn
 
 
 def test_published_regularisation_is_said_to_be_missing() -> None:
-    figure = regularisation(models(load_paper()), "")
+    figure = regularisation(selected(load_paper()), "")
     assert "No records for full finetuning with weight decay" in texts(figure)
     assert set(curves(figure.axes[0])) == {"LoRA r=16", "LoRA r=256", "full"}
 
@@ -83,12 +82,12 @@ def test_target_modules_have_a_panel_a_rank(write: Write) -> None:
             one = axes("lora", rank=rank, **CODE)
             told = vars(one) | {"method_name": f"{name}_r{rank}", "targets": targets}
             folder = write(type(one)(**told), humaneval=rank / 16 + len(targets) / 64)
-    figure = target_modules(models(load(folder)), "")
+    figure = target_modules(selected(load(folder)), "")
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["r = 2", "r = 8"]
     assert curves(figure.axes[1]) == {
         "Attention": [(8, 0.5625)], "MLP": [(8, 0.546875)], "All": [(8, 0.609375)],
     }  # fmt: skip
-    assert "LoRA on Attention; LoRA on MLP" in texts(target_modules(models(load_paper()), ""))
+    assert "LoRA on Attention; LoRA on MLP" in texts(target_modules(selected(load_paper()), ""))
 
 
 def test_rates_optimisers_and_alphas_are_told_apart(write: Write) -> None:
@@ -99,7 +98,7 @@ def test_rates_optimisers_and_alphas_are_told_apart(write: Write) -> None:
         write(axes("lora", rank=8, **at, targets=ALL), humaneval=score - 0.1)
         low = {"alpha": 8, "method_name": "lora_r8_alpha8", "targets": ALL}
         folder = write(axes("lora", rank=8, **at | low), humaneval=score - 0.15)
-    found = models(load(folder))
+    found = selected(load(folder))
     by_rate = curves(learning_rates(found, "").axes[0])
     assert by_rate["LoRA r=8"] == [(1e-4, pytest.approx(0.1)), (1e-3, pytest.approx(0.3))]
     by_optimizer = curves(optimizers(found, "").axes[0])
@@ -109,16 +108,16 @@ def test_rates_optimisers_and_alphas_are_told_apart(write: Write) -> None:
     by_alpha = curves(alphas(found, "").axes[0])
     assert by_alpha["α = 8"] == [(1e-4, pytest.approx(0.05)), (1e-3, pytest.approx(0.25))]
     assert by_alpha["α = 16"] == by_rate["LoRA r=8"]
-    assert set(without_ablations(found).label) == {"full lion", "LoRA r=8"}
-    variants = found[found.label.isin(["full AdamW", "lora_r8_alpha8"])]
-    assert set(without_ablations(variants[variants["rank"].notna()]).label) == {"lora_r8_alpha8"}
+    assert set(without_ablations(found).label) == {"full", "LoRA r=8"}
+    variants = found[found.label.isin(["full AdamW", "LoRA r=8 α=8"])]
+    assert set(without_ablations(variants[variants["rank"].notna()]).label) == {"LoRA r=8 α=8"}
 
 
 def test_loss_is_drawn_over_budget_and_rate_with_the_best_rate_told(write: Write) -> None:
     for rate, loss in ((1e-4, 0.5), (1e-3, 0.25), (1e-2, 1.0)):
         folder = write(axes(lr_peak=rate), nll_validation=loss)
     write(axes(lr_peak=1e-3, duration=4.0, run_duration=4.0), nll_validation=0.75)
-    found = models(load(folder))
+    found = selected(load(folder))
     panel = optimal_rates(found, "").axes[3]
     assert curves(panel)["full"] == [(1e-4, 0.5), (1e-3, 0.25), (1e-2, 1.0)]
     assert [text.get_text() for text in panel.texts] == ["1e-3"]
@@ -131,7 +130,7 @@ def test_scores_are_drawn_over_what_the_records_say_they_cost(write: Write) -> N
     tree = json.loads(path.read_text())
     tree["training"] = {"train_flops": 1e12, "train_seconds": 1800.0}
     path.write_text(json.dumps(tree))
-    flops, hours = scores_against_cost(models(load(folder)), "").axes
+    flops, hours = scores_against_cost(selected(load(folder)), "").axes
     assert curves(flops)["full"] == [(1e12, 0.5)] and curves(hours)["full"] == [(0.5, 0.5)]
 
 
@@ -163,7 +162,8 @@ def test_pass_at_k_takes_four_epochs_and_the_most_samples(tmp_path: Path) -> Non
         record(tmp_path, "humaneval", exact, many, **where)
         record(tmp_path, "humaneval", {"pass@1": Metric(value=0.9)}, few, **where)
     record(tmp_path, "humaneval", {"pass@1": Metric(value=0.7)}, many, **CODE)  # eight epochs
-    panel = pass_at_k(load(tmp_path), "").axes[0]
+    scores = load(tmp_path)
+    panel = pass_at_k(selected(scores), scores, "").axes[0]
     assert curves(panel) == {
         "base model": [(1, 0.25), (2, 0.5), (4, 1.0)],
         "full": [(1, 0.5), (2, pytest.approx(5 / 6)), (4, 1.0)],
@@ -187,7 +187,8 @@ def test_diversity_shows_quartiles_over_problems_of_the_sampling_with_most_sampl
         if method == "full":
             found["unique_passing.over_base"] = Metric(value=0.5 + seed, stderr=0.1)
         record(tmp_path, "diversity", found, settings, **CODE, method=method, seed=seed)
-    passing, _, ratio = diversity(load(tmp_path), "").axes
+    scores = load(tmp_path)
+    passing, _, ratio = diversity(selected(scores), scores, "").axes
     assert [text.get_text() for text in passing.get_xticklabels()] == ["base model", "full"]
     means = [line.get_ydata()[0] for line in passing.get_lines() if line.get_marker() == "o"]
     assert means == [20, 4]  # of 2, 2 and 8, the means of two seeds
@@ -216,7 +217,8 @@ def analysed(tmp_path: Path) -> pd.DataFrame:
         where = CPT | {"method": method, "duration": duration}
         path = record(tmp_path, "weights", {"rank90": Metric(value=1.0)}, {}, **where)
         pd.DataFrame(rows).to_parquet(path.with_suffix(".parquet"))
-    return weights_of(load(tmp_path))
+    scores = load(tmp_path)
+    return weights_of(scores, selected(scores))
 
 
 def test_ranks_are_drawn_layer_by_layer_lighter_for_longer(analysed: pd.DataFrame) -> None:
@@ -262,7 +264,7 @@ def test_random_spectra_grow_with_c_and_then_with_its_square() -> None:
 
 def test_every_figure_of_the_catalogue_can_be_drawn_from_nothing() -> None:
     nothing = load([])
-    data = Data(models(nothing), nothing)
+    data = Data(selected(nothing), nothing)
     for name in CATALOGUE.keys() - {"figS8"}:
         (figure,) = drawn(name, data).values()
         assert "no records for" in texts(figure), name

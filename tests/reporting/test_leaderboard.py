@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lvf.records.checkpoints import models
 from lvf.records.store import load, load_paper
+from lvf.reporting.select.selection import selected
 from lvf.reporting.select.settings import groups
-from lvf.reporting.stats.bootstrap import resampled_cells
+from lvf.reporting.stats.bootstrap import resampled_settings
 from lvf.reporting.stats.contrast import combined, contrast, evenly
 from lvf.reporting.tables.leaderboard import leaderboard
 
@@ -28,7 +28,7 @@ def test_methods_are_ranked_where_intervals_part_them_and_tied_where_not(write: 
     ladder(write, "full", 2.0, noise[0])
     ladder(write, "lora", 1.0, noise[1], rank=8)
     folder = ladder(write, "lora", 1.001, noise[2], rank=32)
-    ((name, group),) = groups(models(load(folder)))  # type: ignore[arg-type]
+    ((name, group),) = groups(selected(load(folder)))  # type: ignore[arg-type]
     board = leaderboard(group, name).set_index("method")
     assert list(board.index) == ["LoRA r=8", "LoRA r=32", "full"]
     ranks = list(zip(board.best, board.worst, strict=True))
@@ -39,13 +39,13 @@ def test_methods_are_ranked_where_intervals_part_them_and_tied_where_not(write: 
 
 
 def test_without_shared_levels_nothing_is_ranked() -> None:
-    group = dict(groups(models(load_paper())))["paper-math_ift"]
+    group = dict(groups(selected(load_paper())))["paper-math_ift"]
     board = leaderboard(group, "maths")
     assert set(board.best) == {1} and set(board.worst) == {4} and board.gap.isna().all()
 
 
 def test_published_code_ift_puts_full_finetuning_last_at_equal_learning() -> None:
-    group = dict(groups(models(load_paper())))["paper-code_ift"]
+    group = dict(groups(selected(load_paper())))["paper-code_ift"]
     board = leaderboard(group, "code").set_index("method")
     assert (board.best["full"], board.worst["full"]) == (4, 4)
     assert (board.gap.drop("full") > 0).all()
@@ -60,9 +60,9 @@ def test_the_paired_bootstrap_over_items_and_seeds_has_the_spread_of_the_closed_
         for seed in range(3):
             scores = shared + rng.normal(scale=0.1, size=400) + rng.normal(scale=0.05)
             folder = write(axes(method, seed=seed), nll_source=list(scores))
-    rows = models(load(folder))
+    rows = selected(load(folder))
     sides = [rows[rows.method == method] for method in ("full", "lora")]
-    draws = [resampled_cells(side, ["nll_source"], 4000) for side in sides]
+    draws = [resampled_settings(side, ["nll_source"], 4000) for side in sides]
     assert draws[0] is not None and draws[1] is not None
     gaps = draws[0][0][0] - draws[1][0][0]
     weights = combined((1, evenly(sides[0])), (-1, evenly(sides[1])))

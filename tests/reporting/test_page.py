@@ -12,12 +12,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lvf.config.schema import CONF_DIR
-from lvf.records.checkpoints import models
 from lvf.reporting.figures import catalogue
 from lvf.reporting.figures.catalogue import Data
 from lvf.reporting.page import write
 from lvf.reporting.page.write import write_page
-from lvf.reporting.tables.answers import Answers
+from lvf.reporting.report import Report
+from lvf.reporting.select.selection import Selection, selected
 
 pytestmark = pytest.mark.slow  # the page takes 20 s to write
 ROOT = CONF_DIR.parent
@@ -35,7 +35,7 @@ def data() -> Data:
     """The committed records, and the published numbers of instruction finetuning."""
     scores = Data.read(RECORDS).scores
     scores = scores[scores.regime == "ift"]
-    return Data(models(scores), scores)
+    return Data(selected(scores), scores)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def page_file(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = {name: catalogue.CATALOGUE[name] for name in SHOWN}
     with pytest.MonkeyPatch.context() as patch:  # the others have tests of their own
         patch.setattr(write, "CATALOGUE", few)
-        answers = Answers(data.models, data.scores)
-        return write_page(answers, tmp_path_factory.mktemp("page") / "index.html")
+        report = Report(Selection(data.models), data.scores)
+        return write_page(report, tmp_path_factory.mktemp("page") / "index.html")
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_a_page_without_records_still_opens(tmp_path: Path, browser: Browser) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "CATALOGUE", {})
         none: pd.DataFrame = nothing.models.iloc[:0]
-        path = write_page(Answers(none, nothing.scores.iloc[:0]), tmp_path / "empty.html")
+        path = write_page(Report(Selection(none), nothing.scores.iloc[:0]), tmp_path / "empty.html")
     opened = browser.new_page()
     opened.goto(path.as_uri())
     assert "No model has both" in opened.inner_text("#plot-view")

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
-from lvf.records.checkpoints import models
 from lvf.records.schema import Axes
 from lvf.records.store import load, load_paper
 from lvf.reporting.claims.judge import CONTRADICTED, SUPPORTED, UNDECIDED, Verdict, judge
 from lvf.reporting.claims.table import claims_markdown
-from lvf.reporting.tables.answers import Answers
+from lvf.reporting.report import Report
+from lvf.reporting.select.selection import Selection, selected
 from lvf.reporting.tables.paper import TABLES, dataset_table, memory_table, paper_table
-from lvf.reporting.tables.paper_text import write_tables
+from lvf.reporting.tables.paper_text import printed_tables, write_tables
 
 from .conftest import Write, axes
 from .worlds import ALL
@@ -36,7 +36,7 @@ def scores() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def published(scores: pd.DataFrame) -> pd.DataFrame:
-    return models(scores)
+    return selected(scores)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_every_number_has_its_binomial_interval_but_for_mt_bench(
 
 
 def test_the_verdicts_are_what_the_published_numbers_say(verdicts: dict[str, Verdict]) -> None:
-    told = {number: one.verdict for number, one in verdicts.items() if one.parts}
+    told = {number: one.verdict for number, one in verdicts.items() if one.comparisons}
     assert {number for number, one in told.items() if one == SUPPORTED} == {
         "1", "2a", "2b", "2c", "4a", "5a", "5b", "5c", "5e", "6a", "6c", "rule b",
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_where_the_paper_contradicts_itself_its_numbers_do_too(
 
 
 def test_claims_without_published_numbers_are_undecided(verdicts: dict[str, Verdict]) -> None:
-    silent = {number for number, one in verdicts.items() if not one.parts}
+    silent = {number for number, one in verdicts.items() if not one.comparisons}
     assert {"7a", "8", "9a", "10a", "11a", "12", "13", "14a", "14b", "rule c"} <= silent
     assert all(verdicts[number].verdict == UNDECIDED for number in silent)
 
@@ -159,9 +159,11 @@ def test_ours_stands_beside_the_papers_with_the_difference_and_its_interval(
     write(paper_scale(seed=1), gsm8k=0.57)
     write(axes("lora", rank=8, targets=ALL), gsm8k=0.3)  # another model and data set: no difference
     both = pd.concat([load(folder), scores], ignore_index=True)
-    table = paper_table(TABLES[6], models(both), both).set_index(["corpus", "method", "duration"])
+    table = paper_table(TABLES[6], selected(both), both).set_index(
+        ["evidence_set", "method", "duration"]
+    )
     row = table.loc[("paper llama2_7b", "LoRA r=64", 2.0)]
-    assert (row.paper, row.ours, row.seeds) == (0.588, pytest.approx(0.56), 2)
+    assert (row.paper, row.measured, row.seeds) == (0.588, pytest.approx(0.56), 2)
     assert row.difference == pytest.approx(0.56 - 0.588)
     seeds = 0.0002 / 2, 0.0002  # ours over two seeds; the paper's one run has the same spread
     variance = 0.588 * 0.412 / 1319 + 0.01**2 + sum(seeds)
@@ -169,11 +171,11 @@ def test_ours_stands_beside_the_papers_with_the_difference_and_its_interval(
     half = t.ppf(0.975, dof) * variance**0.5
     assert row.difference_high == pytest.approx(row.difference + half)
     alone = table.loc[("embedded tiny", "LoRA r=8", 8.0)]
-    assert alone.ours == 0.3 and pd.isna(alone.paper) and pd.isna(alone.difference)
+    assert alone.measured == 0.3 and pd.isna(alone.paper) and pd.isna(alone.difference)
 
 
 def test_table_1_has_the_tokens_of_both(write: Write) -> None:
-    found = dataset_table(models(load(write(axes(), gsm8k=0.5)))).set_index(["domain", "regime"])
+    found = dataset_table(selected(load(write(axes(), gsm8k=0.5)))).set_index(["domain", "regime"])
     assert (
         found.paper_tokens["code", "ift"] == 72.97e6 and found.paper_tokens["math", "cpt"] == 14.7e9
     )
@@ -182,7 +184,8 @@ def test_table_1_has_the_tokens_of_both(write: Write) -> None:
 def test_the_command_writes_the_committed_tables_as_csv_markdown_and_latex(
     published: pd.DataFrame, scores: pd.DataFrame, tmp_path: Path
 ) -> None:
-    paths = write_tables(Answers(published, scores), tmp_path)
+    report = Report(Selection(published), scores)
+    paths = write_tables(printed_tables(published, report.tables), tmp_path)
     numbers = ["1", *(f"S{i}" for i in (*range(1, 9), *range(10, 17)))]
     assert sorted(path.name for path in paths) == sorted(
         f"table_{number}.{ending}" for number in numbers for ending in ("csv", "md", "tex")
@@ -207,4 +210,4 @@ def test_memory_tables_are_the_papers_formulas() -> None:
 def test_the_committed_claims_are_those_that_the_command_writes(
     verdicts: dict[str, Verdict],
 ) -> None:
-    assert claims_markdown(list(verdicts.values())) == (COMMITTED / "claims.md").read_text()
+    assert claims_markdown(list(verdicts.values()), []) == (COMMITTED / "claims.md").read_text()

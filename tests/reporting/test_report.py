@@ -87,7 +87,7 @@ def test_diverged_and_failed_runs_are_told_and_left_out(
     report(ReportConfig(records=str(runs / "records"), out=str(tmp_path / "o")))
     assert f"1 diverged: {lost} loss is nan" in capsys.readouterr().err
     assert lost not in set(pd.read_csv(tmp_path / "o" / "models.csv").run_id)
-    assert list(pd.read_csv(tmp_path / "o" / "troubles.csv").kind) == ["diverged"]
+    assert list(pd.read_csv(tmp_path / "o" / "data_quality.csv").kind) == ["diverged"]
 
 
 def test_an_empty_folder_names_the_command_that_makes_records(tmp_path: Path) -> None:

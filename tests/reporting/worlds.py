@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lvf.config.schema import stable_hash
-from lvf.records.checkpoints import models
 from lvf.records.schema import Axes, Metric, Record
 from lvf.records.store import load
 from lvf.reporting.claims.claim import Claim
 from lvf.reporting.claims.judge import Verdict, judge
+from lvf.reporting.select.selection import selected
 
 from .conftest import METRICS
 
@@ -48,7 +48,7 @@ Place = tuple[str, str, str, int]
 def told(folder: Path, *claims: Claim) -> dict[str, Verdict]:
     """Verdicts by the claims' names."""
     scores = load(folder)
-    return {one.name: one for one in judge(models(scores), scores, claims)}
+    return {one.name: one for one in judge(selected(scores), scores, claims)}
 
 
 def put(

@@ -6,12 +6,11 @@ from itertools import pairwise
 import pandas as pd
 
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Evidence, Part
+from lvf.reporting.claims.evidence import Comparison, Evidence
 from lvf.reporting.claims.learning import ENOUGH
-from lvf.reporting.select.variants import common, usual
+from lvf.reporting.select.compare import common
+from lvf.reporting.select.variant import VARIANT, Variant
 
-REGULARISED = ("full_decay", "full_attention_dropout")
-"""How the names of regularised full finetuning begin in conf/method."""
 LATE_EPOCHS = 8
 
 
@@ -20,7 +19,7 @@ LATE_EPOCHS = 8
     "finetuning: at least 90 % of its gain",
     needs="full finetuning with weight decay or attention dropout",
 )  # fmt: skip
-def regularised_learns_like_full(evidence: Evidence) -> Iterator[Part]:
+def regularised_learns_like_full(evidence: Evidence) -> Iterator[Comparison]:
     """Its gain over the base minus 0.9 times full's, mean over common durations."""
     for name, full, other in _regularised(evidence):
         base = evidence.base(full)
@@ -30,23 +29,23 @@ def regularised_learns_like_full(evidence: Evidence) -> Iterator[Part]:
 
 @claim(
     "7b", "4.4", "and forgets like it: at least 90 % of its loss",
-    needs="full finetuning with weight decay or attention dropout", measures=("forgetting",),
+    needs="full finetuning with weight decay or attention dropout", measures=("retention",),
 )  # fmt: skip
-def regularised_forgets_like_full(evidence: Evidence) -> Iterator[Part]:
-    """Its loss of forgetting average minus 0.9 times full's, mean over common durations."""
+def regularised_forgets_like_full(evidence: Evidence) -> Iterator[Comparison]:
+    """Its loss of retention minus 0.9 times full's, mean over common durations."""
     for name, full, other in _regularised(evidence):
         terms = (-1, other), (ENOUGH, full), (1 - ENOUGH, evidence.base(full))
-        yield from evidence.estimate(name, "forgetting", *terms)
+        yield from evidence.estimate(name, "retention", *terms)
 
 
 @claim(
     "7c", "4.4", "Weight decay deteriorates at epochs 8 and 16",
     needs="full finetuning with weight decay for 8 epochs or more",
 )  # fmt: skip
-def weight_decay_deteriorates(evidence: Evidence) -> Iterator[Part]:
+def weight_decay_deteriorates(evidence: Evidence) -> Iterator[Comparison]:
     """Plain full minus full with weight decay in target score, mean over 8 epochs and more."""
     for name, full, other in _regularised(evidence):
-        if "decay" in name and (full.duration_unit == "epochs").all():
+        if other.weight_decay.notna().all() and (full.duration_unit == "epochs").all():
             late, late_other = (rows[rows.duration >= LATE_EPOCHS] for rows in (full, other))
             yield from evidence.estimate(name, "target", (1, late), (-1, late_other))
 
@@ -55,10 +54,10 @@ def weight_decay_deteriorates(evidence: Evidence) -> Iterator[Part]:
     "11a", "4.7", "Adapters on all maps learn more than on attention alone",
     needs="LoRA on attention only and on all maps",
 )  # fmt: skip
-def all_maps_beat_attention(evidence: Evidence) -> Iterator[Part]:
+def all_maps_beat_attention(evidence: Evidence) -> Iterator[Comparison]:
     """All maps minus attention at equal rank, mean over common durations."""
     for name, rows in _by_rank(evidence):
-        every, some = common(rows[rows.maps == "all"], rows[rows.maps == "attention"])
+        every, some = common(rows[rows.modules == "all"], rows[rows.modules == "attention"])
         yield from evidence.estimate(name, "target", (1, every), (-1, some))
 
 
@@ -66,10 +65,10 @@ def all_maps_beat_attention(evidence: Evidence) -> Iterator[Part]:
     "11b", "4.7", "Adapters on the MLP alone have at least 90 % of the gain of all maps",
     needs="LoRA on the MLP only and on all maps",
 )  # fmt: skip
-def mlp_nearly_equals_all_maps(evidence: Evidence) -> Iterator[Part]:
+def mlp_nearly_equals_all_maps(evidence: Evidence) -> Iterator[Comparison]:
     """The MLP's gain over the base minus 0.9 times that of all maps, at equal rank."""
     for name, rows in _by_rank(evidence):
-        every, some = common(rows[rows.maps == "all"], rows[rows.maps == "mlp"])
+        every, some = common(rows[rows.modules == "all"], rows[rows.modules == "mlp"])
         terms = (1, some), (-ENOUGH, every), (ENOUGH - 1, evidence.base(every))
         yield from evidence.estimate(name, "target", *terms)
 
@@ -78,7 +77,7 @@ def mlp_nearly_equals_all_maps(evidence: Evidence) -> Iterator[Part]:
     "12", "4.7", "At the highest rank larger alpha learns more, up to alpha = 2r",
     needs="LoRA of one rank with several values of alpha",
 )  # fmt: skip
-def alpha_orders_learning(evidence: Evidence) -> Iterator[Part]:
+def alpha_orders_learning(evidence: Evidence) -> Iterator[Comparison]:
     """Each alpha minus the next smaller, up to 2r, at the highest rank that has several."""
     pairs = list(alpha_pairs(evidence, adjacent=True))
     highest = max((rank for rank, *_ in pairs), default=0)
@@ -91,15 +90,15 @@ def alpha_orders_learning(evidence: Evidence) -> Iterator[Part]:
     "13", "App. B.1", "LionW learns more than AdamW",
     needs="the same method by Lion and by AdamW",
 )  # fmt: skip
-def lion_beats_adamw(evidence: Evidence) -> Iterator[Part]:
+def lion_beats_adamw(evidence: Evidence) -> Iterator[Comparison]:
     """Lion minus AdamW in target score, each at its best rate, mean over common durations."""
-    kept = evidence.tuned
-    keys = ["domain", "regime", "dataset", "label", "alpha", "maps"]
-    for (domain, regime, _, label, *_), rows in kept.groupby(keys, dropna=False):
+    keys = ["domain", "regime", "dataset", *(x for x in VARIANT if x != "optimizer_name")]
+    for _, rows in evidence.chosen.groupby(keys, dropna=False):
         lion, adam = common(
-            *(rows[rows.algorithm.str.startswith(name)] for name in ("Lion", "Adam"))
+            *(rows[rows.optimizer_name.str.startswith(name)] for name in ("Lion", "Adam"))
         )
-        name = f"{domain} {regime}, {label}"
+        first = next(rows.itertuples())
+        name = f"{first.domain} {first.regime}, {Variant.of_columns(first).name}"
         yield from evidence.estimate(name, "target", (1, lion), (-1, adam))
 
 
@@ -112,35 +111,39 @@ def alpha_pairs(
         evidence: where to look.
         adjacent: each alpha and the next smaller, else 2r and every smaller one.
     """
-    rows = evidence.tuned
-    rows = usual(rows[(rows.method == "lora") & (rows.maps == "all")])
-    rows = rows[rows.label.str.match(r"LoRA r=|lora_r\d+_alpha") & (rows.alpha <= 2 * rows["rank"])]
-    for (domain, regime, rank), one in rows.groupby(["domain", "regime", "rank"]):
-        alphas = sorted(set(one.alpha), reverse=True)
+    rows = _lora(evidence)
+    rows = rows[(rows.modules == "all") & (rows.alpha <= 2 * rows["rank"])]
+    for (domain, regime, rank), same in rows.groupby(["domain", "regime", "rank"]):
+        alphas = sorted(set(same.alpha), reverse=True)
         pairs = pairwise(alphas) if adjacent else ((2 * rank, x) for x in alphas if x < 2 * rank)
         for larger, smaller in pairs:
-            high, low = common(one[one.alpha == larger], one[one.alpha == smaller])
+            high, low = common(same[same.alpha == larger], same[same.alpha == smaller])
             if len(high):
-                told = f"{domain} {regime}, r={rank}, α={larger:g} over {smaller:g}"
-                yield int(rank), told, high, low
+                name = f"{domain} {regime}, r={rank}, α={larger:g} over {smaller:g}"
+                yield int(rank), name, high, low
 
 
 def _regularised(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """Name, and plain and regularised full finetuning at their common durations."""
-    tuned = usual(evidence.tuned)
-    others = tuned[tuned.label.str.startswith(REGULARISED)]
+    chosen = evidence.chosen[evidence.chosen.is_usual]
+    others = chosen[chosen.weight_decay.notna() | chosen.attention_dropout.notna()]
     for (domain, regime, label), rows in others.groupby(["domain", "regime", "label"]):
-        full, other = common(evidence.rows(str(domain), str(regime), "full"), rows)
+        full, other = common(evidence.full(str(domain), str(regime)), rows)
         yield f"{domain} {regime}, {label}", full, other
 
 
 def _by_rank(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Name and rows of each rank's LoRA with alpha = 2r, whatever maps it adapts."""
-    rows = evidence.tuned
-    plain = rows.label.str.startswith("LoRA r=") | (rows.maps != "all")
-    rows = usual(rows[(rows.method == "lora") & plain & (rows.alpha == 2 * rows["rank"])])
-    for (domain, regime, rank), one in rows.groupby(["domain", "regime", "rank"]):
-        yield f"{domain} {regime}, r={rank}", one
+    """Name and models of each rank's LoRA with alpha = 2r, whatever maps it adapts."""
+    rows = _lora(evidence)
+    rows = rows[rows.alpha == 2 * rows["rank"]]
+    for (domain, regime, rank), same in rows.groupby(["domain", "regime", "rank"]):
+        yield f"{domain} {regime}, r={rank}", same
+
+
+def _lora(evidence: Evidence) -> pd.DataFrame:
+    """LoRA by the usual optimiser at its chosen learning rates, without its relatives."""
+    rows = evidence.chosen
+    return rows[rows.is_usual & (rows.family == "lora")]
 
 
 CLAIMS = (

@@ -1,16 +1,16 @@
-"""A claim: a statement of the paper, and the question to records that decides it."""
+"""A claim: a statement of the paper, and the comparisons of records that decide it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lvf.reporting.claims.evidence import Evidence, Part
+from lvf.reporting.claims.evidence import Comparison, Evidence
 
-Parts = Callable[[Evidence], Iterator[Part]]
+Comparisons = Callable[[Evidence], Iterator[Comparison]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement of the paper, and how records are asked about it."""
+    """A statement of the paper, and how records decide on it."""
 
     number: str
     """As the paper's qualitative claims are counted, 1 to 14; its rules of section 4.7 by `rule`
@@ -19,14 +19,14 @@ class Claim:
     section: str
     statement: str
     test: str
-    """What is asked of the records."""
+    """What is compared."""
     measures: tuple[str, ...]
     """Only models that have all of these take part."""
     unit: str
     """Unit of the effect, which is positive where it is as the paper says."""
     needs: str
     """Records without which nothing can be said."""
-    parts: Parts
+    comparisons: Comparisons
     """Everything that must hold."""
 
 
@@ -38,14 +38,14 @@ def claim(
     needs: str,
     unit: str = "score",
     measures: tuple[str, ...] = ("target",),
-) -> Callable[[Parts], Claim]:
-    """Make a claim of a function that yields its parts; its docstring says what is asked."""
+) -> Callable[[Comparisons], Claim]:
+    """Make a claim of the function that yields its comparisons; its docstring is the test."""
 
-    def made(parts: Parts) -> Claim:
+    def made(comparisons: Comparisons) -> Claim:
         return Claim(
-            number=number, name=parts.__name__, section=section, statement=statement,
-            test=" ".join((parts.__doc__ or "").split()), measures=measures, unit=unit,
-            needs=needs, parts=parts,
+            number=number, name=comparisons.__name__, section=section, statement=statement,
+            test=" ".join((comparisons.__doc__ or "").split()), measures=measures, unit=unit,
+            needs=needs, comparisons=comparisons,
         )  # fmt: skip
 
     return made

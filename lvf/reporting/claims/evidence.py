@@ -1,4 +1,4 @@
-"""What claims are judged by: the records of one corpus, sorted into conditions and methods."""
+"""What claims are judged by: the records of one evidence set, by condition and method."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lvf.records.estimate import Estimate
-from lvf.reporting.select.variants import (
-    as_variants,
-    at_chosen_rates,
-    main_methods,
-    with_score,
-)
+from lvf.reporting.select.compare import with_score
+from lvf.reporting.select.selection import evidence_set_name, main_methods
 from lvf.reporting.stats.contrast import combined, contrast, evenly
 from lvf.reporting.stats.matched import Matched
 
@@ -23,8 +19,8 @@ DOMAINS = ("code", "math")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One number that a claim stands or falls with; positive is as claimed."""
+class Comparison:
+    """A number that must be positive for a claim to hold."""
 
     name: str
     value: float | None
@@ -38,7 +34,7 @@ class Part:
     records: tuple[str, ...]
     note: str = ""
     seeds: int = 1
-    """Most runs that differ in their seed alone; with one, the noise is that of items."""
+    """Most runs that differ in their seed alone; with a single run, the noise is that of items."""
 
     def text(self) -> str:
         """Name, value and interval in one line."""
@@ -48,35 +44,39 @@ class Part:
         return f"{self.name} {self.value:+.3f}{interval}"
 
 
-def part(name: str, found: Estimate | Matched, rows: pd.DataFrame) -> Part:
-    """A part from an estimate; a bootstrap interval gives its p by the normal approximation."""
-    if isinstance(found, Matched):
-        interval: tuple[float, float] | None = (found.low, found.high)
-        found = found.estimate()
+def comparison(name: str, result: Estimate | Matched, rows: pd.DataFrame) -> Comparison:
+    """From an estimate; a bootstrap interval gives its p by the normal approximation."""
+    if isinstance(result, Matched):
+        interval: tuple[float, float] | None = (result.low, result.high)
+        result = result.estimate()
     else:
-        interval = found.interval()
+        interval = result.interval()
     low, high = interval or (None, None)
-    p_for = found.p_above()
-    p_against = Estimate(-found.value, found.stderr, found.dof).p_above()
-    return Part(name, found.value, low, high, p_for, p_against, _names(rows), seeds=_seeds(rows))
+    p_for = result.p_above()
+    p_against = Estimate(-result.value, result.stderr, result.dof).p_above()
+    records, seeds = _names(rows), _seeds(rows)
+    return Comparison(name, result.value, low, high, p_for, p_against, records, seeds=seeds)
 
 
-def resampled_part(name: str, value: float, draws: np.ndarray, rows: pd.DataFrame) -> Part:
-    """A part from bootstrap draws: percentiles, and p from the shares on either side of zero."""
+def resampled_comparison(
+    name: str, value: float, draws: np.ndarray, rows: pd.DataFrame
+) -> Comparison:
+    """From bootstrap draws: percentiles, and p from the shares on either side of zero."""
     low, high = (float(x) for x in np.percentile(draws, [2.5, 97.5]))
     p_for, p_against = (
         float(1 + np.sum(side)) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)
     )
-    return Part(name, value, low, high, p_for, p_against, _names(rows), seeds=_seeds(rows))
+    records, seeds = _names(rows), _seeds(rows)
+    return Comparison(name, value, low, high, p_for, p_against, records, seeds=seeds)
 
 
-def unknown_part(name: str, rows: pd.DataFrame, reason: str) -> Part:
-    """A part that records are there for, but cannot settle."""
-    return Part(name, None, None, None, None, None, _names(rows), reason)
+def unknown_comparison(name: str, rows: pd.DataFrame, reason: str) -> Comparison:
+    """A comparison that has records, which cannot settle it."""
+    return Comparison(name, None, None, None, None, None, _names(rows), reason)
 
 
 def _seeds(rows: pd.DataFrame) -> int:
-    return int(rows.cell[rows.method != "base"].value_counts().max())
+    return int(rows.setting[rows.method != "base"].value_counts().max())
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:
@@ -87,43 +87,63 @@ def _names(rows: pd.DataFrame) -> tuple[str, ...]:
 class Evidence:
     """The models of one source, scale and base model."""
 
-    corpus: str
+    evidence_set: str
     models: pd.DataFrame
-    """All of them."""
+    """All of them, marked by `lvf.reporting.select.selection.select`."""
     finished: pd.DataFrame
-    """The finished ones on the paper's domains; see `as_variants`."""
-    tuned: pd.DataFrame
-    """Of those, each variant at its chosen rate; see `at_chosen_rates`."""
-    main: pd.DataFrame
-    """Of those, the paper's main methods; see `main_methods`."""
+    """The trained ones on the paper's domains that are cooled down, at all learning rates."""
     scores: pd.DataFrame
-    """Rows of this corpus as of `lvf.records.store.load`, for what is no measure of learning or
-    forgetting."""
+    """Rows of this set as of `lvf.records.store.load`, for what is no measure of learning or
+    retention."""
+
+    @property
+    def chosen(self) -> pd.DataFrame:
+        """The finished models at their variants' chosen learning rates."""
+        return self.finished[self.finished.is_chosen]
+
+    @property
+    def main(self) -> pd.DataFrame:
+        """Of those, the main methods."""
+        return main_methods(self.chosen)
 
     def having(self, measures: tuple[str, ...]) -> Evidence:
-        """The same, of its trained models only those that have these measures."""
-        if not measures:
-            return self
-        finished, tuned, main = (
-            rows.dropna(subset=list(measures)) for rows in (self.finished, self.tuned, self.main)
-        )
-        return replace(self, finished=finished, tuned=tuned, main=main)
+        """The same, of its finished models only those that have these measures."""
+        return replace(self, finished=self.finished.dropna(subset=list(measures)))
 
     def scored(self, name: str, task: str, metric: str) -> Evidence:
         """The same with another score as the measure `name`, the newest record of each model."""
+        models, finished = (
+            with_score(rows, self.scores, name, task, metric)
+            for rows in (self.models, self.finished)
+        )
+        return replace(self, models=models, finished=finished).having((name,))
 
-        def joined(rows: pd.DataFrame) -> pd.DataFrame:
-            return with_score(rows, self.scores, name, task, metric)
+    def rows(self, domain: str, regime: str) -> pd.DataFrame:
+        """Models of all main methods in one condition."""
+        return self.main[(self.main.domain == domain) & (self.main.regime == regime)]
 
-        return replace(
-            self, models=joined(self.models), finished=joined(self.finished),
-            tuned=joined(self.tuned), main=joined(self.main),
-        ).having((name,))  # fmt: skip
+    def full(self, domain: str, regime: str) -> pd.DataFrame:
+        """Full finetuning in one condition."""
+        rows = self.rows(domain, regime)
+        return rows[rows.method == "full"]
 
-    def rows(self, domain: str, regime: str, label: str | None = None) -> pd.DataFrame:
-        """Models of one condition (of all main methods, or of one)."""
-        found = self.main[(self.main.domain == domain) & (self.main.regime == regime)]
-        return found if label is None else found[found.label == label]
+    def lora(self, domain: str, regime: str, rank: int) -> pd.DataFrame:
+        """LoRA of one rank in one condition."""
+        rows = self.rows(domain, regime)
+        return rows[rows["rank"] == rank]
+
+    def sides(self, domain: str, regime: str, rank: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Full finetuning, and LoRA of one rank, in one condition."""
+        return self.full(domain, regime), self.lora(domain, regime, rank)
+
+    def ranks(self, domain: str, regime: str) -> list[int]:
+        """LoRA's ranks in one condition, rising."""
+        return sorted(int(rank) for rank in self.rows(domain, regime)["rank"].dropna().unique())
+
+    def methods(self, domain: str, regime: str) -> list[pd.DataFrame]:
+        """The models of each main method in one condition."""
+        rows = self.rows(domain, regime)
+        return [method for _, method in rows.groupby("rank", dropna=False)]
 
     def base(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The base models beside these rows."""
@@ -132,48 +152,30 @@ class Evidence:
 
     def conditions(self, regime: str | None = None) -> Iterator[tuple[str, str]]:
         """(domain, regime) of every condition that has models."""
-        found = self.main[["domain", "regime"]].drop_duplicates()
-        for domain, one in sorted(found.itertuples(index=False)):
-            if regime in (None, one):
-                yield domain, one
-
-    def sides(self, domain: str, regime: str, label: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Full finetuning and one other method of a condition."""
-        return self.rows(domain, regime, "full"), self.rows(domain, regime, label)
-
-    def lora_labels(self, domain: str, regime: str) -> list[str]:
-        """LoRA's labels by rising rank."""
-        return [one for one in self.labels(domain, regime) if one != "full"]
-
-    def labels(self, domain: str, regime: str) -> list[str]:
-        """LoRA's labels by rising rank, then `full`."""
-        rows = self.rows(domain, regime).sort_values("rank", na_position="last")
-        return list(dict.fromkeys(rows.label))
+        conditions = self.main[["domain", "regime"]].drop_duplicates()
+        for domain, its_regime in sorted(conditions.itertuples(index=False)):
+            if regime in (None, its_regime):
+                yield domain, its_regime
 
     def estimate(
         self, name: str, measure: str, *terms: tuple[float, pd.DataFrame]
-    ) -> Iterator[Part]:
-        """The part "sum of factor times mean of rows"; nothing where a term is not measured."""
+    ) -> Iterator[Comparison]:
+        """The comparison "sum of factor times mean of rows"; nothing where a term is missing."""
         if any(rows.empty for _, rows in terms):
             return
         weights = combined(*((factor, evenly(rows)) for factor, rows in terms))
-        found = contrast(self.models, measure, weights)
-        if found is not None:
-            yield part(name, found, pd.concat([rows for _, rows in terms]))
+        result = contrast(self.models, measure, weights)
+        if result is not None:
+            yield comparison(name, result, pd.concat([rows for _, rows in terms]))
 
 
-def corpora(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
+def evidence_sets(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
     """The evidence of each source, scale and base model that has trained models or benchmarks."""
     axes = ["source", "scale", "model"]
-    told = pd.concat([models[models.method != "base"], scores[scores.task == "throughput"]])
-    for source, scale, model in sorted(set(told[axes].itertuples(index=False, name=None))):
-        rows, theirs = (
-            one[(one.source == source) & (one.scale == scale) & (one.model == model)]
-            for one in (models, scores)
+    known = pd.concat([models[models.method != "base"], scores[scores.task == "throughput"]])
+    for key in sorted(set(known[axes].itertuples(index=False, name=None))):
+        rows, its_scores = (
+            frame[(frame[axes] == list(key)).all(axis=1)] for frame in (models, scores)
         )
-        ours = scale if scale == model else f"{scale} {model}"
-        corpus = "published" if source == "paper" else str(ours)
-        kept = (rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)
-        finished = as_variants(rows[kept])
-        tuned = at_chosen_rates(finished)
-        yield Evidence(corpus, rows, finished, tuned, main_methods(tuned), theirs)
+        is_finished = (rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)
+        yield Evidence(evidence_set_name(*key), rows, rows[is_finished], its_scores)

@@ -6,8 +6,8 @@ from itertools import pairwise
 import pandas as pd
 
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Evidence, Part, part
-from lvf.reporting.select.variants import best, common, longest, slope_weights
+from lvf.reporting.claims.evidence import Comparison, Evidence, comparison
+from lvf.reporting.select.compare import best, common, longest, slope_weights
 from lvf.reporting.stats.contrast import combined, contrast
 
 ENOUGH = 0.9
@@ -18,7 +18,7 @@ ENOUGH = 0.9
     "title a", "title", "LoRA learns less than full finetuning",
     needs="LoRA and full finetuning with a target score",
 )  # fmt: skip
-def lora_learns_less(evidence: Evidence) -> Iterator[Part]:
+def lora_learns_less(evidence: Evidence) -> Iterator[Comparison]:
     """Full minus each rank, mean over durations."""
     for domain, regime in evidence.conditions():
         yield from full_minus_lora(evidence, domain, regime, "target", 1)
@@ -26,11 +26,11 @@ def lora_learns_less(evidence: Evidence) -> Iterator[Part]:
 
 def full_minus_lora(
     evidence: Evidence, domain: str, regime: str, measure: str, sign: int
-) -> Iterator[Part]:
+) -> Iterator[Comparison]:
     """Full minus each rank on one measure, mean over their common durations."""
-    for label in evidence.lora_labels(domain, regime):
-        full, lora = common(*evidence.sides(domain, regime, label))
-        name = f"{domain} {regime}, {label}"
+    for rank in evidence.ranks(domain, regime):
+        full, lora = common(*evidence.sides(domain, regime, rank))
+        name = f"{domain} {regime}, LoRA r={rank}"
         yield from evidence.estimate(name, measure, (sign, full), (-sign, lora))
 
 
@@ -39,7 +39,7 @@ def full_minus_lora(
     "Instruction finetuning reaches far higher target scores than continued pre-training",
     needs="both regimes of one domain",
 )  # fmt: skip
-def ift_learns_more_than_cpt(evidence: Evidence) -> Iterator[Part]:
+def ift_learns_more_than_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """IFT minus CPT at the longest duration of each, mean over the methods that both have."""
     for domain in dict(evidence.conditions("ift")):
         ift, cpt = same_methods(evidence, (domain, "ift"), (domain, "cpt"))
@@ -50,7 +50,7 @@ def ift_learns_more_than_cpt(evidence: Evidence) -> Iterator[Part]:
     "2a", "4.1", "In continued pre-training full finetuning learns more than LoRA of any rank",
     needs="LoRA and full finetuning in continued pre-training",
 )  # fmt: skip
-def full_learns_more_in_cpt(evidence: Evidence) -> Iterator[Part]:
+def full_learns_more_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """Full minus each rank in CPT, mean over durations."""
     for domain, regime in evidence.conditions("cpt"):
         yield from full_minus_lora(evidence, domain, regime, "target", 1)
@@ -60,46 +60,48 @@ def full_learns_more_in_cpt(evidence: Evidence) -> Iterator[Part]:
     "2b", "4.1", "That gap grows with training tokens",
     needs="several durations of continued pre-training", unit="score per doubling",
 )  # fmt: skip
-def gap_grows_in_cpt(evidence: Evidence) -> Iterator[Part]:
+def gap_grows_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """Slope of full minus each rank over log2(tokens)."""
     for domain, regime in evidence.conditions("cpt"):
-        for label in evidence.lora_labels(domain, regime):
-            full, lora = common(*evidence.sides(domain, regime, label))
+        for rank in evidence.ranks(domain, regime):
+            full, lora = common(*evidence.sides(domain, regime, rank))
             if full.duration.nunique() < 2:
                 continue
             weights = combined((1, slope_weights(full)), (-1, slope_weights(lora)))
-            found = contrast(evidence.models, "target", weights)
-            if found is not None:
-                yield part(f"{domain}, {label}", found, pd.concat([full, lora]))
+            slope = contrast(evidence.models, "target", weights)
+            if slope is not None:
+                yield comparison(f"{domain}, LoRA r={rank}", slope, pd.concat([full, lora]))
 
 
 @claim(
     "2c", "4.1", "The highest rank does not close that gap",
     needs="LoRA and full finetuning in continued pre-training",
 )  # fmt: skip
-def highest_rank_leaves_a_gap_in_cpt(evidence: Evidence) -> Iterator[Part]:
+def highest_rank_leaves_a_gap_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """Full minus the highest rank at the longest duration."""
     for domain, regime in evidence.conditions("cpt"):
-        for label in evidence.lora_labels(domain, regime)[-1:]:
-            full, lora = longest(*evidence.sides(domain, regime, label))
-            yield from evidence.estimate(f"{domain}, {label}", "target", (1, full), (-1, lora))
+        for rank in evidence.ranks(domain, regime)[-1:]:
+            full, lora = longest(*evidence.sides(domain, regime, rank))
+            yield from evidence.estimate(
+                f"{domain}, LoRA r={rank}", "target", (1, full), (-1, lora)
+            )
 
 
 @claim(
     "3", "4.1", "Higher ranks learn more",
     needs="several LoRA ranks",
 )  # fmt: skip
-def rank_orders_learning(evidence: Evidence) -> Iterator[Part]:
+def rank_orders_learning(evidence: Evidence) -> Iterator[Comparison]:
     """Each rank minus the next lower, mean over durations."""
     yield from ranks_in_order(evidence, "target", 1)
 
 
-def ranks_in_order(evidence: Evidence, measure: str, sign: int) -> Iterator[Part]:
+def ranks_in_order(evidence: Evidence, measure: str, sign: int) -> Iterator[Comparison]:
     """Each rank minus the next lower on one measure, times sign, mean over common durations."""
     for domain, regime in evidence.conditions():
-        for lower, higher in pairwise(evidence.lora_labels(domain, regime)):
-            low, high = common(*(evidence.rows(domain, regime, x) for x in (lower, higher)))
-            name = f"{domain} {regime}, {lower} and {higher}"
+        for lower, higher in pairwise(evidence.ranks(domain, regime)):
+            low, high = common(*(evidence.lora(domain, regime, x) for x in (lower, higher)))
+            name = f"{domain} {regime}, LoRA r={lower} and LoRA r={higher}"
             yield from evidence.estimate(name, measure, (sign, high), (-sign, low))
 
 
@@ -108,10 +110,10 @@ def ranks_in_order(evidence: Evidence, measure: str, sign: int) -> Iterator[Part
     "In code instruction finetuning the highest rank has at least 90 % of full finetuning's gain",
     needs="LoRA and full finetuning in code instruction finetuning",
 )  # fmt: skip
-def highest_rank_closes_code_ift(evidence: Evidence) -> Iterator[Part]:
+def highest_rank_closes_code_ift(evidence: Evidence) -> Iterator[Comparison]:
     """The highest rank's best duration has 90 % of the gain of full finetuning's best."""
-    for label in evidence.lora_labels("code", "ift")[-1:]:
-        yield from closes_gap(evidence, "code", "ift", label)
+    for rank in evidence.ranks("code", "ift")[-1:]:
+        yield from closes_gap(evidence, "code", "ift", rank)
 
 
 @claim(
@@ -119,42 +121,42 @@ def highest_rank_closes_code_ift(evidence: Evidence) -> Iterator[Part]:
     "In maths instruction finetuning the middle rank suffices for 90 % of full finetuning's gain",
     needs="three LoRA ranks and full finetuning in maths instruction finetuning",
 )  # fmt: skip
-def middle_rank_closes_math_ift(evidence: Evidence) -> Iterator[Part]:
+def middle_rank_closes_math_ift(evidence: Evidence) -> Iterator[Comparison]:
     """The middle rank's best duration has 90 % of the gain of full finetuning's best."""
-    for label in evidence.lora_labels("math", "ift")[1:-1]:
-        yield from closes_gap(evidence, "math", "ift", label)
+    for rank in evidence.ranks("math", "ift")[1:-1]:
+        yield from closes_gap(evidence, "math", "ift", rank)
 
 
 @claim(
     "4c", "4.1", "Full finetuning reaches the highest HumanEval score of instruction finetuning",
     needs="LoRA and full finetuning in code instruction finetuning",
 )  # fmt: skip
-def full_peaks_highest_in_code_ift(evidence: Evidence) -> Iterator[Part]:
+def full_peaks_highest_in_code_ift(evidence: Evidence) -> Iterator[Comparison]:
     """Full finetuning's best duration minus each rank's best."""
-    for label in evidence.lora_labels("code", "ift"):
-        full, lora = (best(rows) for rows in evidence.sides("code", "ift", label))
-        yield from evidence.estimate(label, "target", (1, full), (-1, lora))
+    for rank in evidence.ranks("code", "ift"):
+        full, lora = (best(rows) for rows in evidence.sides("code", "ift", rank))
+        yield from evidence.estimate(f"LoRA r={rank}", "target", (1, full), (-1, lora))
 
 
 def closes_gap(
-    evidence: Evidence, domain: str, regime: str, label: str, sign: int = 1
-) -> Iterator[Part]:
+    evidence: Evidence, domain: str, regime: str, rank: int, sign: int = 1
+) -> Iterator[Comparison]:
     """LoRA's gain over the base minus 0.9 times full's, each at its best duration."""
-    full, lora = (best(rows) for rows in evidence.sides(domain, regime, label))
+    full, lora = (best(rows) for rows in evidence.sides(domain, regime, rank))
     terms = (sign, lora), (-sign * ENOUGH, full), (-sign * (1 - ENOUGH), evidence.base(full))
-    yield from evidence.estimate(f"{domain} {regime}, {label}", "target", *terms)
+    yield from evidence.estimate(f"{domain} {regime}, LoRA r={rank}", "target", *terms)
 
 
 def same_methods(evidence: Evidence, *conditions: tuple[str, str]) -> list[pd.DataFrame]:
-    """The rows of each condition at its methods' longest duration, of the methods that all have."""
-    shared = set.intersection(*(set(evidence.labels(*one)) for one in conditions))
-    kept = []
-    for one in conditions:
-        rows = evidence.rows(*one)
-        rows = rows[rows.label.isin(shared)]
-        by_method = [method for _, method in rows.groupby("label")]
-        kept.append(pd.concat(longest(*by_method)) if by_method else rows)
-    return kept
+    """Each condition's models of the methods that all have, at these methods' longest duration."""
+    by_rank = [
+        {int(rows["rank"].fillna(0).iloc[0]): rows for rows in evidence.methods(*condition)}
+        for condition in conditions
+    ]
+    shared = set.intersection(*(set(methods) for methods in by_rank))
+    if not shared:
+        return [evidence.main.iloc[:0] for _ in conditions]
+    return [pd.concat(longest(*(methods[rank] for rank in sorted(shared)))) for methods in by_rank]
 
 
 CLAIMS = (

@@ -6,9 +6,13 @@ import numpy as np
 import pandas as pd
 
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Evidence, Part, resampled_part, unknown_part
-from lvf.reporting.select.learning_rate import NUM_RATES, best_rate
-from lvf.reporting.select.variants import usual
+from lvf.reporting.claims.evidence import (
+    Comparison,
+    Evidence,
+    resampled_comparison,
+    unknown_comparison,
+)
+from lvf.reporting.stats.best_learning_rate import NUM_LEARNING_RATES, best_learning_rate
 
 RANGE = (1e-5, 5e-4)
 """Rates that the paper recommends to sweep for LoRA."""
@@ -19,18 +23,19 @@ RANGE = (1e-5, 5e-4)
     needs="three rates or more of LoRA and of full finetuning, with validation loss",
     measures=("nll_validation",), unit="decades inside the range",
 )  # fmt: skip
-def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Part]:
+def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Comparison]:
     """Half a decade minus the distance of log10(best LoRA rate / best full rate) from 1; a best
     rate is the vertex of the parabola through the lowest validation loss and its neighbours."""
-    for name, full, lora in rate_ladders(evidence):
-        ours, theirs = best_rate(lora), best_rate(full)
+    for name, full, lora in learning_rate_grids(evidence):
+        of_lora, of_full = best_learning_rate(lora), best_learning_rate(full)
         rows = pd.concat([full, lora])
-        if isinstance(ours, str) or isinstance(theirs, str):
-            yield unknown_part(name, rows, ours if isinstance(ours, str) else str(theirs))
+        if isinstance(of_lora, str) or isinstance(of_full, str):
+            reason = of_lora if isinstance(of_lora, str) else str(of_full)
+            yield unknown_comparison(name, rows, reason)
             continue
-        ratio, draws = ours.value - theirs.value, ours.draws - theirs.draws
-        told = f"{name}, {10**ratio:.1f} times"
-        yield resampled_part(told, 0.5 - abs(ratio - 1), 0.5 - np.abs(draws - 1), rows)
+        ratio, draws = of_lora.value - of_full.value, of_lora.draws - of_full.draws
+        name += f", {10**ratio:.1f} times"
+        yield resampled_comparison(name, 0.5 - abs(ratio - 1), 0.5 - np.abs(draws - 1), rows)
 
 
 @claim(
@@ -38,16 +43,16 @@ def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Part]:
     needs="three neighbouring rates of LoRA and of full finetuning with target scores",
     measures=("target", "nll_validation"), unit="score lost by a step of the rate",
 )  # fmt: skip
-def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Part]:
+def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Comparison]:
     """Score lost one step of the rate to either side of the best, LoRA's minus full's."""
-    for name, full, lora in rate_ladders(evidence):
+    for name, full, lora in learning_rate_grids(evidence):
         around = [_best_and_neighbours(rows) for rows in (full, lora)]
-        found = [one for one in around if one is not None]
-        if len(found) < 2:
-            reason = "the best rate is at the end of the ladder"
-            yield unknown_part(name, pd.concat([full, lora]), reason)
+        known = [models for models in around if models is not None]
+        if len(known) < 2:
+            reason = "the best learning rate is at the end of the grid"
+            yield unknown_comparison(name, pd.concat([full, lora]), reason)
             continue
-        (full_best, full_next), (lora_best, lora_next) = found
+        (full_best, full_next), (lora_best, lora_next) = known
         terms = (1, lora_best), (-1, lora_next), (-1, full_best), (1, full_next)
         yield from evidence.estimate(name, "target", *terms)
 
@@ -57,16 +62,16 @@ def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Part]:
     needs="three rates or more of LoRA and of full finetuning, with validation loss",
     measures=("nll_validation",), unit="decades inside the range",
 )  # fmt: skip
-def lora_rate_in_the_papers_range(evidence: Evidence) -> Iterator[Part]:
+def lora_rate_in_the_papers_range(evidence: Evidence) -> Iterator[Comparison]:
     """Distance of log10 of LoRA's best rate from the nearer end of the range, inside positive."""
-    for name, _, lora in rate_ladders(evidence):
-        found = best_rate(lora)
-        if isinstance(found, str):
-            yield unknown_part(name, lora, found)
+    for name, _, lora in learning_rate_grids(evidence):
+        best = best_learning_rate(lora)
+        if isinstance(best, str):
+            yield unknown_comparison(name, lora, best)
             continue
-        told = f"{name}, best {10**found.value:.1e}"
-        inside = [_inside(np.atleast_1d(x)) for x in (found.value, found.draws)]
-        yield resampled_part(told, float(inside[0][0]), inside[1], lora)
+        name += f", best {10**best.value:.1e}"
+        inside = [_inside(np.atleast_1d(x)) for x in (best.value, best.draws)]
+        yield resampled_comparison(name, float(inside[0][0]), inside[1], lora)
 
 
 @claim(
@@ -74,25 +79,25 @@ def lora_rate_in_the_papers_range(evidence: Evidence) -> Iterator[Part]:
     needs="three rates or more of LoRA and of full finetuning, with validation loss",
     measures=("nll_validation",), unit="nats per token",
 )  # fmt: skip
-def highest_stable_rate_is_best(evidence: Evidence) -> Iterator[Part]:
+def highest_stable_rate_is_best(evidence: Evidence) -> Iterator[Comparison]:
     """Validation loss at the second highest rate minus that at the highest, none diverged."""
-    for name, _, lora in rate_ladders(evidence):
+    for name, _, lora in learning_rate_grids(evidence):
         rates = sorted(set(lora.lr_peak))
         below, highest = (lora[lora.lr_peak == rate] for rate in rates[-2:])
         yield from evidence.estimate(name, "nll_validation", (1, below), (-1, highest))
 
 
-def rate_ladders(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Name, and full and each LoRA at the duration with most rates of both, at least three."""
-    ladders = usual(evidence.finished)
-    for (domain, regime), rows in ladders.groupby(["domain", "regime"]):
-        full = rows[rows.label == "full"]
-        for (label, *_), one in rows[rows.method == "lora"].groupby(["label", "alpha", "maps"]):
-            rates = [side.groupby("duration").lr_peak.nunique() for side in (full, one)]
+def learning_rate_grids(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, and full and each LoRA at the duration where both have most rates, at least three."""
+    grids = evidence.finished[evidence.finished.is_usual]
+    for (domain, regime), rows in grids.groupby(["domain", "regime"]):
+        full = rows[(rows.method == "full") & (rows.role == "main")]
+        for (_, label), lora in rows[rows.method == "lora"].groupby(["variant", "label"]):
+            rates = [side.groupby("duration").lr_peak.nunique() for side in (full, lora)]
             fewer = pd.concat(rates, axis=1, join="inner").min(axis=1).sort_index()
-            if fewer.max() >= NUM_RATES:
+            if fewer.max() >= NUM_LEARNING_RATES:
                 most = fewer[fewer == fewer.max()].index[-1]
-                sides = [side[side.duration == most] for side in (full, one)]
+                sides = [side[side.duration == most] for side in (full, lora)]
                 yield f"{domain} {regime}, {label}", sides[0], sides[1]
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lvf.config.schema import CONF_DIR, PACKAGE
-from lvf.records.checkpoints import models
+from lvf.config.schema import CONF_DIR
 from lvf.records.store import load, load_paper
 from lvf.reporting.figures import (
     ablations,
@@ -22,6 +21,7 @@ from lvf.reporting.figures import (
     tradeoff,
     weights,
 )
+from lvf.reporting.select.selection import selected
 from lvf.reporting.select.settings import groups
 
 # A wheel has no records and no place for figures: there it is the folder that one works in.
@@ -35,7 +35,7 @@ class Data:
     """What figures are drawn from."""
 
     models: pd.DataFrame
-    """`lvf.records.checkpoints.models` of our records and the published numbers."""
+    """`Selection.models` of `lvf.reporting.select.selection`, with the published numbers."""
     scores: pd.DataFrame
     """`lvf.records.store.load`, likewise."""
 
@@ -48,12 +48,12 @@ class Data:
         """
         folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
         scores = pd.concat([load(folder), load_paper()], ignore_index=True)
-        return cls(models(scores), scores)
+        return cls(selected(scores), scores)
 
     @functools.cached_property
     def weights(self) -> pd.DataFrame:
         """`lvf.reporting.figures.weights.weights_of` the scores."""
-        return weights.weights_of(self.scores)
+        return weights.weights_of(self.scores, self.models)
 
     def parts(self, by: str) -> Iterator[tuple[str, "Data"]]:
         """The data of each `scale`, or of each `group` of comparable models, by name."""
@@ -86,8 +86,8 @@ def _of_models(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
     return lambda data, title: draw(data.models, title)
 
 
-def _of_scores(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
-    return lambda data, title: draw(data.scores, title)
+def _of_both(draw: Callable[[pd.DataFrame, pd.DataFrame, str], Figure]) -> Draw:
+    return lambda data, title: draw(data.models, data.scores, title)
 
 
 def _of_weights(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
@@ -105,11 +105,11 @@ def _over_durations(measure: str) -> Draw:
 FIGURES_OF_THE_PAPER = [
     Entry("fig1", "learning", "Fig. 1: learning the target domain", _over_durations("target")),
     Entry(
-        "fig2", "learning", "Fig. 2: forgetting the source domain", _over_durations("forgetting")
+        "fig2", "learning", "Fig. 2: forgetting the source domain", _over_durations("retention")
     ),
     Entry("fig3", "tradeoff", "Fig. 3: learning and forgetting", _of_models(tradeoff.pareto)),
     Entry("fig4", "ablations", "Fig. 4: regularisation", _of_models(ablations.regularisation)),
-    Entry("fig5", "generations", "Fig. 5: diversity", _of_scores(generations.diversity)),
+    Entry("fig5", "generations", "Fig. 5: diversity", _of_both(generations.diversity)),
     Entry("fig6", "weights", "Fig. 6: rank of the update", _of_weights(weights.ranks_by_layer)),
     Entry("fig7", "ablations", "Fig. 7: target modules", _of_models(ablations.target_modules)),
     Entry("figS1", "ablations", "Fig. S1: learning rates", _of_models(ablations.learning_rates)),
@@ -117,17 +117,20 @@ FIGURES_OF_THE_PAPER = [
     Entry("figS3", "ablations", "Fig. S3: alpha", _of_models(ablations.alphas)),
     Entry("figS4", "tulu", "Fig. S4: Tülu, MT-bench", _tulu("mt_bench")),
     Entry("figS5", "tulu", "Fig. S5: Tülu, GSM8K and MMLU", _tulu("gsm8k", "mmlu")),
-    Entry("figS6", "tulu", "Fig. S6: Tülu, forgetting", _tulu("forgetting")),
+    Entry("figS6", "tulu", "Fig. S6: Tülu, forgetting", _tulu("retention")),
     Entry("figS7", "weights", "Fig. S7: spectra of W_q", _of_weights(weights.spectra)),
     Entry(
         "figS8", "weights", "Fig. S8: spectra of random matrices",
         lambda _, title: weights.random_spectra(title), by="once",
     ),
-    Entry("figS9", "generations", "Fig. S9: pass@k", _of_scores(generations.pass_at_k)),
-    Entry("figS10", "cost", "Fig. S10: throughput, memory", _of_scores(cost.throughput)),
+    Entry("figS9", "generations", "Fig. S9: pass@k", _of_both(generations.pass_at_k)),
+    Entry(
+        "figS10", "cost", "Fig. S10: throughput, memory",
+        lambda data, title: cost.throughput(data.scores, title),
+    ),
     Entry(
         "v1-tasks", "learning", "v1 Figs S4 and S5: forgetting by task",
-        _of_models(curves.forgetting_by_task),
+        _of_models(curves.retention_by_task),
     ),
 ]  # fmt: skip
 """In the order of the paper."""
@@ -152,17 +155,17 @@ CATALOGUE = {entry.name: entry for entry in FIGURES_OF_THE_PAPER + FIGURES_BEYON
 def drawn(name: str, data: Data) -> dict[str, Figure]:
     """A figure of the catalogue for every scale (or group) that has data for it, by file stem.
 
-    Where none has, one that says what there are no records for.
+    Where none has, a figure that says what there are no records for.
     """
     entry = CATALOGUE[name]
     if entry.by == "once":
         return {name: entry.draw(data, entry.title)}
-    found = {
+    figures = {
         f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({part})")
         for part, its_data in data.parts(entry.by)
     }
-    full = {stem: figure for stem, figure in found.items() if style.has_data(figure)}
-    return full or {name: entry.draw(data, entry.title)}
+    with_data = {stem: figure for stem, figure in figures.items() if style.has_data(figure)}
+    return with_data or {name: entry.draw(data, entry.title)}
 
 
 def draw(name: str, data: Data, out: Path | None = None) -> list[Figure]:

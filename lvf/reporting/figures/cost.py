@@ -9,8 +9,9 @@ from matplotlib.ticker import LogLocator
 
 from lvf.reporting.figures import style
 from lvf.reporting.figures.curves import conditions
-from lvf.reporting.select.settings import CELL, cells, rate_text
-from lvf.reporting.select.variants import circumstances
+from lvf.reporting.select.compare import circumstances
+from lvf.reporting.select.settings import learning_rate_text, settings
+from lvf.reporting.select.variant import with_variants
 
 THROUGHPUT = {
     "tokens_per_second": "training tokens a second",
@@ -28,18 +29,18 @@ def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
     Every mark is a rate and a duration, means over seeds; device-hours are the measured training
     seconds on whatever device the records name.
     """
-    found = [
+    shown = [
         (name, domain, with_costs(group))
         for name, domain, group in conditions(models)
         if group.target[group.method != "base"].notna().any()
     ]
-    found = [one for one in found if one[2].train_flops.notna().any()]
-    figure, places = style.panels(2 * max(len(found), 1), 2)
+    shown = [panel for panel in shown if panel[2].train_flops.notna().any()]
+    figure, places = style.panels(2 * max(len(shown), 1), 2)
     looks = style.looks(models)
-    if not found:
+    if not shown:
         for axes, text in zip(places, COSTS.values(), strict=True):
             style.say_missing(axes, text)
-    for index, (name, domain, rows) in enumerate(found):
+    for index, (name, domain, rows) in enumerate(shown):
         for axes, cost in zip(places[2 * index :], COSTS, strict=False):
             axes.set_title(name)
             for label, line in rows.groupby("label", sort=False):
@@ -63,14 +64,11 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
         title: heading.
     """
     rows = scores[scores.task == "throughput"]
-    traded = [any(json.loads(one).get(name) for name in TRADED) for one in rows.settings]
-    rows = rows[~pd.Series(traded, rows.index, dtype=bool)]
+    traded = [any(json.loads(text).get(name) for name in TRADED) for text in rows.settings]
+    rows = with_variants(rows[~pd.Series(traded, rows.index, dtype=bool)])
     under = circumstances(rows)
     rows = rows[under.isin(under.mode()[:1])]
-    batch = [json.loads(one)["global_batch_rows"] for one in rows.settings]
-    plain = (rows.method_name == "lora_r" + rows["rank"].astype("string")).fillna(False)
-    label = rows.method_name.mask(plain, "LoRA r=" + rows["rank"].astype("string"))
-    rows = rows.assign(batch=batch, label=label)
+    rows = rows.assign(batch=[json.loads(text)["global_batch_rows"] for text in rows.settings])
     looks = style.looks(rows)
     figure, places = style.panels(2, 2)
     for axes, (metric, text) in zip(places, THROUGHPUT.items(), strict=True):
@@ -88,26 +86,26 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
 
 @style.styled
 def loss_against_budget(models: pd.DataFrame, title: str) -> Figure:
-    """Validation loss over the budget, one line a rank, log-log, in the four conditions.
+    """Validation loss over the budget, a line a rank, log-log, in the four conditions.
 
-    As in "LoRA Without Regret" (Thinking Machines, 2025): the best rate at each budget; a rank that
-    has run out of capacity leaves the common line.
+    As in "LoRA Without Regret" (Thinking Machines, 2025) the lowest loss of all learning rates at
+    each budget, not that of the chosen rate; a rank that has run out of capacity leaves the common
+    line.
     """
     return _by_rank(models, "duration", title)
 
 
 @style.styled
 def optimal_rates(models: pd.DataFrame, title: str) -> Figure:
-    """Validation loss over the learning rate, one line a rank, the lowest point of each ringed."""
+    """Validation loss over the learning rate, a line a rank, the lowest point of each ringed."""
     return _by_rank(models, "lr_peak", title)
 
 
 def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
-    found = [(name, _best(group, x)) for name, _, group in conditions(models)]
-    everything = pd.concat([rows for _, rows in found])
-    looks = style.looks(everything)
-    figure, places = style.panels(len(found), 2)
-    for axes, (name, rows) in zip(places, found, strict=True):
+    shown = [(name, _lowest(group, x)) for name, _, group in conditions(models)]
+    looks = style.looks(pd.concat([rows for _, rows in shown]))
+    figure, places = style.panels(len(shown), 2)
+    for axes, (name, rows) in zip(places, shown, strict=True):
         axes.set_title(name)
         if rows.empty:
             style.say_missing(axes, f"{name.split(':')[0]}\nwith a validation loss")
@@ -123,7 +121,7 @@ def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
         if x == "duration":
             style.duration_axis(axes, rows)
         else:
-            style.rate_axis(axes, list(rows.lr_peak))
+            style.learning_rate_axis(axes, list(rows.lr_peak))
         axes.minorticks_off()
     return style.finish(figure, title, looks)
 
@@ -135,16 +133,15 @@ def _ring_lowest(axes: Axes, line: pd.DataFrame) -> None:
         markerfacecolor="none",
     )  # fmt: skip
     axes.annotate(
-        rate_text(best.lr_peak), (best.lr_peak, best.nll_validation), xytext=(0, -14),
+        learning_rate_text(best.lr_peak), (best.lr_peak, best.nll_validation), xytext=(0, -14),
         textcoords="offset points", ha="center", fontsize=8, color="#D55E00",
     )  # fmt: skip
 
 
-def _best(group: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Cooled-down cells with a validation loss: of each rate, or the best rate of each budget."""
-    rows = cells(group)
-    trained = (rows.method != "base") & rows.cooled_down & rows.nll_validation.notna()
-    rows = rows[trained].assign(duration_unit=group.duration_unit.dropna().unique()[:1].sum())
+def _lowest(group: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Cooled-down settings with a validation loss: of all rates, or the lowest of each budget."""
+    rows = settings(group)
+    rows = rows[(rows.method != "base") & rows.cooled_down & rows.nll_validation.notna()]
     if rows.empty:
         return rows
     if x == "duration":
@@ -154,11 +151,12 @@ def _best(group: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def with_costs(models: pd.DataFrame) -> pd.DataFrame:
-    """Cells of trained models with their mean training cost.
+    """Settings of trained models with their mean training cost.
 
     Adds `train_flops` and `device_hours` (training seconds over 3600); NaN where no record says.
     """
     trained = models[models.method != "base"]
-    trained = trained.assign(device_hours=trained.train_seconds / 3600)
-    means = trained.groupby(CELL, dropna=False)[list(COSTS)].mean()
-    return cells(trained).merge(means.reset_index(), on=CELL)
+    costs = trained.assign(device_hours=trained.train_seconds / 3600)[list(COSTS)]
+    rows = settings(trained)
+    means = [costs.loc[members].mean() for members in rows.models]
+    return rows.join(pd.DataFrame(means, rows.index, list(COSTS)))

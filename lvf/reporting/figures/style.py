@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lvf.records.checkpoints import names
-from lvf.reporting.select.settings import duration_text, rate_text
+from lvf.reporting.select.settings import duration_text, learning_rate_text
 
 RANK_COLOURS = LinearSegmentedColormap.from_list("ranks", ["plum", "slateblue", "navy"])
 """The paper's colours of LoRA ranks, lowest to highest; full finetuning is black. They differ in
@@ -32,7 +32,7 @@ STYLE: Any = {
     "legend.frameon": False, "figure.dpi": 160, "pdf.fonttype": 42, "svg.hashsalt": "lvf",
 }  # fmt: skip
 MEASURE_TEXTS = {
-    "forgetting": "⅓ (HellaSwag + ARC-challenge\n+ WinoGrande)",
+    "retention": "⅓ (HellaSwag + ARC-challenge\n+ WinoGrande)",
     "hellaswag": "HellaSwag accuracy",
     "arc_challenge": "ARC-challenge accuracy",
     "winogrande": "WinoGrande accuracy",
@@ -81,7 +81,7 @@ def panels(
         columns: panels in a row.
         size: width and height of one panel in inches.
         legend: width of the legend in inches.
-        heights: height of each row of panels in inches, in place of the one in `size`.
+        heights: height of each row of panels in inches, in place of the height in `size`.
     """
     heights = heights or [size[1]] * math.ceil(count / columns)
     width, height = size[0] * columns + legend, sum(heights) + 0.5
@@ -99,8 +99,9 @@ def finish(
     looks: Mapping[str, Look] | None = None,
     missing: Sequence[str] = (),
     more: Sequence[Line2D] = (),
+    left_out: pd.DataFrame | None = None,
 ) -> Figure:
-    """Title, a legend of what was drawn, and below everything what there are no records for.
+    """Title, a legend of what was drawn, and below everything what is missing and left out.
 
     Args:
         figure: whose lines carry the names of their series as labels.
@@ -108,6 +109,8 @@ def finish(
         looks: looks of all series; those without a line are left out of the legend.
         missing: what there are no records for.
         more: further legend entries.
+        left_out: rows that the rule of learning rates leaves out
+            (`lvf.reporting.select.selection.not_scored`).
     """
     looks = looks or {}
     drawn = {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
@@ -121,9 +124,17 @@ def finish(
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     if handles:
         figure.legend(handles=handles, loc="outside right center")
-    if missing:
-        told = f"No records for {'; '.join(missing)}."
-        figure.supxlabel(told, x=0.01, ha="left", fontsize=8, color="0.35", style="italic")
+    lines = [f"No records for {'; '.join(missing)}."] if missing else []
+    if left_out is not None and len(left_out):
+        names = {f"{row.label} ({duration_text(row.duration, True)} {row.duration_unit})"
+                 for row in left_out.itertuples()}  # fmt: skip
+        lines.append(
+            f"Left out, because the chosen learning rate has no score: {', '.join(sorted(names))}."
+        )
+    if lines:
+        figure.supxlabel(
+            "\n".join(lines), x=0.01, ha="left", fontsize=8, color="0.35", style="italic"
+        )
     return figure
 
 
@@ -150,16 +161,16 @@ def looks(rows: pd.DataFrame) -> dict[str, Look]:
     """
     ranks = sorted(rows["rank"].dropna().unique())
     places = np.linspace(0, 1, len(ranks)) if len(ranks) > 1 else [0.5]
-    found: dict[str, Look] = {}
+    by_label: dict[str, Look] = {}
     trained = rows[rows.method != "base"].drop_duplicates("label")
-    for one in trained.sort_values(["rank", "label"]).itertuples():
-        if pd.isna(one.rank):
-            found[str(one.label)] = ("black", "s")
+    for row in trained.sort_values(["rank", "label"]).itertuples():
+        if pd.isna(row.rank):
+            by_label[str(row.label)] = ("black", "s")
         else:
-            index = ranks.index(one.rank)
+            index = ranks.index(row.rank)
             marker = RANK_MARKERS[index % len(RANK_MARKERS)]
-            found[str(one.label)] = (RANK_COLOURS(float(places[index])), marker)
-    return found
+            by_label[str(row.label)] = (RANK_COLOURS(float(places[index])), marker)
+    return by_label
 
 
 def contrasts(series: Sequence[str]) -> dict[str, Look]:
@@ -202,15 +213,15 @@ def log2_axis(axes: Axes, values: Sequence[float], text: Callable[[float], str])
     axes.set_xscale("log", base=2)
     ticks = sorted(set(values))
     turn: Any = {"rotation": 60, "fontsize": 8} if len(ticks) > 6 else {}
-    axes.set_xticks(ticks, [text(one) for one in ticks], **turn)
+    axes.set_xticks(ticks, [text(value) for value in ticks], **turn)
     axes.minorticks_off()
 
 
-def rate_axis(axes: Axes, rates: Sequence[float]) -> None:
+def learning_rate_axis(axes: Axes, rates: Sequence[float]) -> None:
     """Learning rates on a log axis, a tick at each."""
     axes.set_xscale("log")
     ticks = sorted(set(rates))
-    axes.set_xticks(ticks, [rate_text(one) for one in ticks], rotation=45, fontsize=8)
+    axes.set_xticks(ticks, [learning_rate_text(rate) for rate in ticks], rotation=45, fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("peak learning rate")
 
@@ -218,7 +229,7 @@ def rate_axis(axes: Axes, rates: Sequence[float]) -> None:
 def duration_axis(axes: Axes, rows: pd.DataFrame) -> None:
     """The durations of trained models on a log2 axis, named by their unit."""
     unit = str(rows.duration_unit.iloc[0])
-    log2_axis(axes, list(rows.duration), lambda one: duration_text(one, True))
+    log2_axis(axes, list(rows.duration), lambda duration: duration_text(duration, True))
     axes.set_xlabel("training tokens" if unit == "tokens" else unit)
 
 

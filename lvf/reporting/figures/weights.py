@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from lvf.analysis.noise import noise_spectra, spectral_distances
 from lvf.reporting.figures import style
+from lvf.reporting.select.compare import of_drawn_models
 from lvf.reporting.select.settings import duration_text
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -28,27 +29,29 @@ DEPTH = 26 / 32
 """Relative depth of the layer that the paper shows: layer 26 of Llama-2-7B's 32."""
 
 
-def weights_of(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per matrix of every model whose weights were analysed (`python -m lvf.analyze`).
+def weights_of(scores: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    """A row for each matrix of every model whose weights were analysed (`python -m lvf.analyze`).
+
+    Trained models that have another learning rate than their variant's chosen rate are left out.
 
     Args:
         scores: the table of `lvf.records.store.load`, whose records of the task `weights` lie
             beside their tables of matrices.
+        models: `Selection.models` of these scores.
 
     Returns:
         The tables' columns, and `scale`, `domain`, `regime`, `run_id`, `checkpoint`, `method`,
-        `rank`, `label`, `duration` and `duration_unit`.
+        `rank`, `role`, `label`, `duration` and `duration_unit`.
     """
-    axes = ["scale", "domain", "regime", "run_id", "checkpoint", "method", "rank", "duration",
-            "duration_unit"]  # fmt: skip
-    records = scores[scores.task == "weights"].drop_duplicates("path")
+    axes = ["scale", "domain", "regime", "run_id", "checkpoint", "method", "rank", "role", "label",
+            "duration", "duration_unit"]  # fmt: skip
+    records = of_drawn_models(scores, models)
+    records = records[records.task == "weights"].drop_duplicates("path")
     tables = []
-    for one in records.itertuples():
-        table = pd.read_parquet(Path(str(one.path)).with_suffix(".parquet"))
-        plain = one.method_name == f"lora_r{one.rank}"
-        label = f"LoRA r={one.rank}" if plain else one.method_name
-        tables.append(table.assign(label=label, **{name: getattr(one, name) for name in axes}))
-    empty = pd.DataFrame(columns=pd.Index([*axes, "label", "layer", "module", "rank90"]))
+    for record in records.itertuples():
+        table = pd.read_parquet(Path(str(record.path)).with_suffix(".parquet"))
+        tables.append(table.assign(**{name: getattr(record, name) for name in axes}))
+    empty = pd.DataFrame(columns=pd.Index([*axes, "layer", "module", "rank90"]))
     return pd.concat(tables, ignore_index=True) if tables else empty
 
 
@@ -56,14 +59,14 @@ def weights_of(scores: pd.DataFrame) -> pd.DataFrame:
 def ranks_by_layer(weights: pd.DataFrame, title: str) -> Figure:
     """Rank that explains 90 % of the update's variance, layer by layer (paper Fig. 6).
 
-    A panel a module type; one line a duration of full finetuning, lighter is longer; dashed is the
+    A panel a module type; a line a duration of full finetuning, lighter is longer; dashed is the
     largest rank that the matrix can have. Of several conditions the one with the most durations.
 
     Args:
         weights: rows of `weights_of` of one scale.
         title: heading.
     """
-    full = _one_condition(weights[weights.label == "full"])
+    full = _one_condition(_full(weights))
     modules = [name for name in MODULES if (full.module == name).any()] or ["all modules"]
     figure, places = style.panels(len(modules), min(4, len(modules)), (2.9, 2.5), legend=1.4)
     durations = sorted(full.duration.unique())
@@ -95,7 +98,7 @@ def spectra(weights: pd.DataFrame, title: str) -> Figure:
     Left: the values; right: the share of variance that the largest explain. The matrix lies at the
     depth of the paper's layer 26, in the longest full finetuning.
     """
-    full = _one_condition(weights[(weights.label == "full") & (weights.module == "q_proj")])
+    full = _one_condition(_full(weights[weights.module == "q_proj"]))
     figure, places = style.panels(2, 2, legend=2.3)
     looks = style.contrasts(list(SPECTRA.values()))
     if full.empty:
@@ -115,8 +118,8 @@ def spectra(weights: pd.DataFrame, title: str) -> Figure:
     places[0].set(yscale="log", xlabel="index", ylabel="singular value")
     places[1].set(xlabel="number of singular vectors", ylabel="explained variance")
     lines = _lines(looks)
-    told = f"{title}: layer {matrix.layer}, {_length(full, full.duration.max())}"
-    return style.finish(figure, told, more=lines)
+    title = f"{title}: layer {matrix.layer}, {_length(full, full.duration.max())}"
+    return style.finish(figure, title, more=lines)
 
 
 @style.styled
@@ -138,11 +141,11 @@ def random_spectra(title: str, size: int = 1000) -> Figure:
         places[0].plot(index, sigma, color=looks[name][0], linestyle=dashes)
     places[0].set(xlabel="index", ylabel="singular value")
     places[1].plot(amounts, differences, color="black", marker="o")
-    for told, line in (("c", differences[0] * amounts / amounts[0]),
+    for power, line in (("c", differences[0] * amounts / amounts[0]),
                        ("c²", differences[-1] * amounts**2)):  # fmt: skip
         places[1].plot(amounts, line, color="0.5", linestyle="--")
         places[1].annotate(
-            f"∝ {told}", (amounts[2], line[2]), xytext=(8, -8), color="0.35",
+            f"∝ {power}", (amounts[2], line[2]), xytext=(8, -8), color="0.35",
             textcoords="offset points",
         )  # fmt: skip
     places[1].set(xscale="log", yscale="log", xlabel="c", ylabel="mean |σ(A) − σ(A + cB)|")
@@ -175,7 +178,7 @@ def intruders(weights: pd.DataFrame, title: str) -> Figure:
     blocks = rows[rows.layer >= 0]
     for label, method in blocks.groupby("label", sort=False):
         colour, marker = looks[str(label)]
-        counts = {d: _counts(one) for d, one in method.groupby("duration")}
+        counts = {d: _counts(rows) for d, rows in method.groupby("duration")}
         longest = max(counts)
         look: dict[str, Any] = {"color": colour, "marker": marker}
         at_half = [counts[d][list(EPSILONS).index(0.5)] for d in sorted(counts)]
@@ -189,8 +192,13 @@ def intruders(weights: pd.DataFrame, title: str) -> Figure:
 
 def _counts(rows: pd.DataFrame) -> np.ndarray:
     """Intruders of one model at each epsilon, mean over the models (seeds) in the rows."""
-    cosines = np.concatenate([np.asarray(one, dtype=float) for one in rows.largest_cosines])
+    cosines = np.concatenate([np.asarray(matrix, dtype=float) for matrix in rows.largest_cosines])
     return np.array([(cosines < epsilon).sum() for epsilon in EPSILONS]) / rows.run_id.nunique()
+
+
+def _full(weights: pd.DataFrame) -> pd.DataFrame:
+    """Plain full finetuning."""
+    return weights[(weights.method == "full") & (weights.role == "main")]
 
 
 def _one_condition(weights: pd.DataFrame) -> pd.DataFrame:

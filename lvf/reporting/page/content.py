@@ -1,6 +1,7 @@
 """What the page shows, as plain rows: claims, results, and the marks of its plot."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,16 +9,17 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from lvf.reporting.claims.judge import CONTRADICTED, SUPPORTED, Verdict
+from lvf.reporting.claims.table import by_evidence_set
 from lvf.reporting.figures import style
 from lvf.reporting.page.provenance import Provenance
-from lvf.reporting.select.settings import cells, duration_text, groups, rate_text
-from lvf.reporting.tables.answers import Answers
+from lvf.reporting.report import Report
+from lvf.reporting.select.settings import duration_text, groups, learning_rate_text, settings
+from lvf.reporting.tables.results import Row
+from lvf.reporting.tables.text import interval_text, number, p_text, signed
 
-Row = dict[Any, Any]
-"""One row of `lvf.reporting.select.settings.cells`."""
-SHOWN = ("target", "nll_target", "forgetting", "nll_source", "nll_validation", "kl_base")
+SHOWN = ("target", "nll_target", "retention", "nll_source", "nll_validation", "kl_base")
 HEADINGS = {
-    "forgetting": "forgetting average ↑", "nll_target": "target NLL ↓",
+    "retention": "source tasks (retention) ↑", "nll_target": "target NLL ↓",
     "nll_source": "source NLL ↓", "nll_validation": "validation NLL ↓",
     "kl_base": "KL from base",
 }  # fmt: skip
@@ -25,33 +27,31 @@ MARKS = {SUPPORTED: "✓", CONTRADICTED: "✗"}
 SHAPES = {"s": "square", "o": "circle", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
 
 
-def claims_table(verdicts: Sequence[Verdict], first: Sequence[str]) -> dict[str, Any]:
-    """One row a claim, one cell a corpus, which refers to its verdict by its place in the list."""
-    corpora = sorted({one.corpus for one in verdicts}, key=lambda name: (name not in first, name))
+def claims_table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """A row a claim, a cell an evidence set, which has its verdict's place in the list."""
+    sets = sorted(by_evidence_set(verdicts), key=lambda named: (named[0] != "published", named[0]))
+    names = [name for name, _ in sets]
     rows: dict[str, dict[str, Any]] = {}
-    for index, one in enumerate(verdicts):
-        row = rows.setdefault(one.number, {"claim": one, "cells": dict.fromkeys(corpora)})
-        interval = None if one.low is None else f"[{_signed(one.low)}, {_signed(one.high)}]"
-        row["cells"][one.corpus] = {
-            "index": index, "verdict": one.verdict, "mark": MARKS.get(one.verdict, "?"),
-            "effect": None if one.effect is None else _signed(one.effect), "interval": interval,
-            "unit": one.unit,
+    for index, verdict in enumerate(verdicts):
+        row = rows.setdefault(verdict.number, {"claim": verdict, "cells": dict.fromkeys(names)})
+        low, high = verdict.low, verdict.high
+        row["cells"][verdict.evidence_set] = {
+            "index": index, "verdict": verdict.verdict, "mark": MARKS.get(verdict.verdict, "?"),
+            "effect": None if verdict.effect is None else signed(verdict.effect),
+            "interval": None if low is None else f"[{signed(low)}, {signed(high)}]",
+            "unit": verdict.unit,
         }  # fmt: skip
-    counts = {
-        corpus: {told: sum(one.verdict == told and one.corpus == corpus for one in verdicts)
-                 for told in (SUPPORTED, CONTRADICTED, "undecided")}
-        for corpus in corpora
-    }  # fmt: skip
-    return {"corpora": corpora, "rows": list(rows.values()), "counts": counts}
+    counts = {name: Counter(verdict.verdict for verdict in of_set) for name, of_set in sets}
+    return {"sets": names, "rows": list(rows.values()), "counts": counts}
 
 
 def result_tables(models: pd.DataFrame, provenance: Provenance) -> list[dict[str, Any]]:
-    """A table for each group of comparable models: one row a (method, rate, duration)."""
-    return [_result_table(name, group, provenance) for name, group in _ours_first(models)]
+    """A table for each group of comparable models: a row a (method, learning rate, duration)."""
+    return [_result_table(name, group, provenance) for name, group in _own_first(models)]
 
 
-def _ours_first(models: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Groups of comparable models: those with our records first, and then the larger first."""
+def _own_first(models: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Groups of comparable models: not the published first, and then the larger first."""
 
     def place(named: tuple[str, pd.DataFrame]) -> tuple[bool, int]:
         group = named[1]
@@ -61,8 +61,8 @@ def _ours_first(models: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _result_table(name: str, group: pd.DataFrame, provenance: Provenance) -> dict[str, Any]:
-    found = cells(group)
-    shown = [measure for measure in SHOWN if found[measure].notna().any()]
+    rows = settings(group)
+    shown = [measure for measure in SHOWN if rows[measure].notna().any()]
     target = f"{style.target_text(str(group.domain.iloc[0]))} ↑"
     return {
         "name": name,
@@ -71,7 +71,7 @@ def _result_table(name: str, group: pd.DataFrame, provenance: Provenance) -> dic
         "rows": [
             {
                 "label": row["label"],
-                "rate": (row["lr_peak"], rate_text(row["lr_peak"])),
+                "rate": (row["lr_peak"], learning_rate_text(row["lr_peak"])),
                 "duration": (row["duration"], _duration(row)),
                 "seeds": row["seeds"],
                 "numbers": [
@@ -79,19 +79,19 @@ def _result_table(name: str, group: pd.DataFrame, provenance: Provenance) -> dic
                     for measure in shown
                 ],
             }
-            for row in found.to_dict("records")
+            for row in _dicts(rows)
         ],
     }
 
 
-def leaderboards(answers: Answers, provenance: Provenance) -> list[dict[str, Any]]:
+def leaderboards(report: Report, provenance: Provenance) -> list[dict[str, Any]]:
     """Ranks of the methods at equal learning, of every group with several."""
-    boards = [(name, answers.boards[name]) for name, _ in _ours_first(answers.models)]
+    boards = [(name, report.boards[name]) for name, _ in _own_first(report.models)]
     return [
         {
             "name": name,
             "measure": HEADINGS[board.measure.iloc[0]],
-            "rows": [_rank(row, answers.models, provenance) for row in _dicts(board)],
+            "rows": [_rank(row, report.models, provenance) for row in _dicts(board)],
         }
         for name, board in boards
         if len(board) > 1
@@ -100,7 +100,6 @@ def leaderboards(answers: Answers, provenance: Provenance) -> list[dict[str, Any
 
 def _rank(row: Row, models: pd.DataFrame, provenance: Provenance) -> dict[str, Any]:
     ends = [row["best"], row["worst"]]
-    p_text = "–" if math.isnan(row["p"]) else f"{row['p']:.3f}" if row["p"] >= 0.001 else "< 0.001"
     gap: dict[str, Any] = {"value": None, "records": []}
     if not math.isnan(row["gap"]):
         behind = models.loc[row["models"]]
@@ -110,7 +109,7 @@ def _rank(row: Row, models: pd.DataFrame, provenance: Provenance) -> dict[str, A
         "rank": (row["best"] + row["worst"] / 100, "–".join(map(str, dict.fromkeys(ends)))),
         "method": row["method"],
         "gap": gap | {"text": interval_text(row["gap"], row["low"], row["high"])},
-        "p": (row["p"], p_text),
+        "p": (row["p"], p_text(row["p"])),
     }
 
 
@@ -120,17 +119,22 @@ def _dicts(frame: pd.DataFrame) -> list[Row]:
 
 def plot_rows(models: pd.DataFrame, provenance: Provenance) -> list[dict[str, Any]]:
     """For each group the marks of its learning-forgetting plot, with the looks of its series."""
-    found = []
-    for name, group in _ours_first(models):
-        everything = cells(group)
+    plots = []
+    for name, group in _own_first(models):
+        everything = settings(group)
         rows = everything.dropna(subset="target")
         trained = rows[rows.method != "base"]
-        measures = [x for x in ("forgetting", "nll_source") if trained[x].notna().any()]
+        measures = [x for x in ("retention", "nll_source") if trained[x].notna().any()]
         if not measures:
             continue
         by_rate = trained.lr_peak.nunique() > trained.label.nunique()
         looks = style.looks(everything)
-        found.append({
+        marks = []
+        for row in _dicts(trained):
+            behind = group.loc[row["models"]]
+            records = [key for x in ("target", *measures) for key in provenance.of(behind, x)]
+            marks.append(_mark(row, measures, by_rate) | {"records": records})
+        plots.append({
             "group": name,
             "y": style.target_text(str(group.domain.iloc[0])),
             "measures": [(x, style.MEASURE_TEXTS[x].replace("\n", " ")) for x in measures],
@@ -140,20 +144,15 @@ def plot_rows(models: pd.DataFrame, provenance: Provenance) -> list[dict[str, An
                 if label in set(trained.label)
             ],
             "base": _base(rows[rows.method == "base"], measures),
-            "marks": [
-                _mark(row, measures, by_rate) | {
-                    "records": provenance.of(group.loc[row["models"]], "target")
-                    + [key for x in measures for key in provenance.of(group.loc[row["models"]], x)]
-                }
-                for row in trained.to_dict("records")
-            ],
+            "marks": marks,
         })  # fmt: skip
-    return found
+    return plots
 
 
 def _mark(row: Row, measures: Sequence[str], by_rate: bool) -> dict[str, Any]:
     mark = {
-        "label": row["label"], "rate": rate_text(row["lr_peak"]), "duration": _duration(row),
+        "label": row["label"], "rate": learning_rate_text(row["lr_peak"]),
+        "duration": _duration(row),
         "seeds": row["seeds"], "size": row["duration"], "cooled": row["cooled_down"],
         "line": f"{row['label']} {row['duration'] if by_rate else ''}",
         "order": row["lr_peak"] if by_rate else row["duration"],
@@ -171,19 +170,10 @@ def _base(rows: pd.DataFrame, measures: Sequence[str]) -> dict[str, float | None
 
 
 def _number(row: Row, measure: str, records: Sequence[str]) -> dict[str, Any]:
-    value, error = row[measure], row[f"{measure}_se"]
-    if math.isnan(value):
-        return {"value": None, "text": "–", "records": []}
-    text = f"{value:.3f}" + ("" if math.isnan(error) else f" ±{error:.3f}".replace("±0.", "±."))
-    return {"value": value, "text": text, "records": records}
-
-
-def interval_text(value: float, low: float, high: float) -> str:
-    """A number and its 95 % interval, a dash where there is none."""
-    if math.isnan(value):
-        return "–"
-    text = f"{value:.3f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
-    return text.replace("-", "−")
+    value = row[measure]
+    text = number(value, row[f"{measure}_se"])
+    known = not math.isnan(value)
+    return {"value": value if known else None, "text": text, "records": records if known else []}
 
 
 def _duration(row: Row) -> str:
@@ -192,7 +182,3 @@ def _duration(row: Row) -> str:
 
 def _known(number: float) -> float | None:
     return None if pd.isna(number) else float(number)
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")

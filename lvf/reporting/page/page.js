@@ -45,8 +45,8 @@ for (const button of document.querySelectorAll("[data-filter]")) {
   button.addEventListener("click", () => {
     for (const other of document.querySelectorAll("[data-filter]")) other.setAttribute("aria-pressed", other === button);
     for (const row of document.querySelector("table.claims").tBodies[0].rows) {
-      const told = [...row.querySelectorAll(".verdict")].map((cell) => cell.dataset.value);
-      row.hidden = button.dataset.filter !== "" && !told.includes(button.dataset.filter);
+      const verdicts = [...row.querySelectorAll(".verdict")].map((cell) => cell.dataset.value);
+      row.hidden = button.dataset.filter !== "" && !verdicts.includes(button.dataset.filter);
     }
   });
 }
@@ -67,19 +67,19 @@ function recordView(id, open) {
 }
 
 function showRecords(ids) {
-  const one = ids.length === 1;
-  show(one ? "The record of this number" : `The ${ids.length} records of this number`, ...ids.map((id) => recordView(id, one)));
+  const single = ids.length === 1;
+  show(single ? "The record of this number" : `The ${ids.length} records of this number`, ...ids.map((id) => recordView(id, single)));
 }
 
 function showVerdict(verdict) {
   const models = verdict.records.map((model) => element("details", undefined, [
     element("summary", model), ...(DATA.models[model] ?? []).map((id) => recordView(id, false)),
   ]));
-  const told = verdict.p === null ? verdict.verdict : `${verdict.verdict}, corrected p = ${verdict.p.toPrecision(2)}`;
+  const decision = verdict.p === null ? verdict.verdict : `${verdict.verdict}, corrected p = ${verdict.p.toPrecision(2)}`;
   show(`${verdict.number}. ${verdict.statement}`,
-    element("p", `${verdict.corpus}: ${told}. ${verdict.reason}`),
+    element("p", `${verdict.evidence_set}: ${decision}. ${verdict.reason}`),
     element("p", verdict.test),
-    ...(verdict.parts.length ? [element("h4", "Parts, all of which must hold"), element("ul", undefined, verdict.parts.map((part) => element("li", part)))] : []),
+    ...(verdict.comparisons.length ? [element("h4", "Comparisons, all of which must hold"), element("ul", undefined, verdict.comparisons.map((text) => element("li", text)))] : []),
     ...(models.length ? [element("h4", `${models.length} models`), ...models] : []));
 }
 
@@ -122,7 +122,7 @@ function plotSpec(plot, measure, text) {
       { mark: { type: "point", filled: true, opacity: 1, strokeWidth: 1.5 },
         encoding: { color, shape,
           size: { field: "size", type: "quantitative", legend: null, scale: { type: "log", range: [70, 260] } },
-          tooltip: [["label", "method"], ["rate", "rate"], ["duration", "duration"], ["seeds", "seeds"]].map(([field, title]) => ({ field, title }))
+          tooltip: [["label", "method"], ["rate", "learning rate"], ["duration", "duration"], ["seeds", "seeds"]].map(([field, title]) => ({ field, title }))
             .concat([["target", plot.y], ["target_se", "± "], [measure, text], [`${measure}_se`, "±"]].map(([field, title]) => ({ field, title, type: "quantitative", format: ".3f" }))) } }],
     config: { font: "system-ui, sans-serif", axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, gridColor: "#eee" },
       legend: { labelFontSize: 12, orient: narrow ? "bottom" : "right", columns: narrow ? 2 : 1, symbolSize: 90 }, view: { stroke: null } },

@@ -10,6 +10,9 @@ import pandas as pd
 from lvf.records.checkpoints import names
 from lvf.reporting.stats.contrast import parts_of
 
+PAPER_TASKS = {"retention": "forgetting"}
+"""Measures that published records have under another name."""
+
 
 class Provenance:
     """Records by a short id, and the ids of every model's records.
@@ -41,7 +44,9 @@ class Provenance:
         for row in needed.to_dict("records"):
             model = f"{row['run_id']}/{row['checkpoint']}"
             if row["source"] == "paper":
-                task = names().target[row["domain"]][0] if measure == "target" else measure
+                task = PAPER_TASKS.get(measure, measure)
+                if measure == "target":
+                    task = names().target[row["domain"]][0]
                 found.append(self._ids.get((model, task)))
             else:
                 found += [self._ids.get((model, str(row[path]))) for path in places]

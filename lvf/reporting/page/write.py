@@ -16,22 +16,20 @@ from lvf.reporting.figures.style import STYLE
 from lvf.reporting.page.content import claims_table, leaderboards, plot_rows, result_tables
 from lvf.reporting.page.paper import paper_tables
 from lvf.reporting.page.provenance import Provenance
-from lvf.reporting.tables.answers import Answers
-
-CLAIMS_FIRST = ("published",)
-"""Corpora whose verdicts stand first."""
+from lvf.reporting.report import Report
 
 
-def write_page(answers: Answers, out: Path) -> Path:
+def write_page(report: Report, out: Path) -> Path:
     """Write `out` (an .html file): claims, tables, the interactive plot, figures, provenance."""
-    models, scores = answers.models, answers.scores
+    models, scores = report.models, report.scores
     data = Data(models, scores)
     provenance = Provenance(scores)
     content = {
-        "claims": claims_table(answers.verdicts, CLAIMS_FIRST),
+        "claims": claims_table(report.verdicts),
+        "left_out": report.selection.left_out,
         "tables": result_tables(models, provenance),
-        "boards": leaderboards(answers, provenance),
-        "paper_tables": paper_tables(answers, provenance),
+        "boards": leaderboards(report, provenance),
+        "paper_tables": paper_tables(report, provenance),
         "figures": [_figure(name, data) for name in CATALOGUE],
         "num_records": scores.path[scores.source != "paper"].nunique(),
         "num_published": int((scores.source == "paper").sum()),
@@ -39,10 +37,10 @@ def write_page(answers: Answers, out: Path) -> Path:
     embedded = {
         "records": provenance.records,
         "models": provenance.models,
-        "verdicts": [_plain(one) for one in answers.verdicts],
+        "verdicts": [_plain(verdict) for verdict in report.verdicts],
         "plot": plot_rows(models, provenance),
     }
-    page = Environment(loader=PackageLoader("lvf", "page"), autoescape=True)
+    page = Environment(loader=PackageLoader("lvf.reporting", "page"), autoescape=True)
     html = page.get_template("page.html").render(
         content, data=_script(json.dumps(embedded, ensure_ascii=False)), vega=_script(_vega())
     )
@@ -64,8 +62,7 @@ def _script(text: str) -> Markup:
 
 
 def _plain(verdict: Any) -> dict[str, Any]:
-    told = {name: value for name, value in vars(verdict).items() if name != "parts"}
-    return told | {"parts": [part.text() for part in verdict.parts]}
+    return {**vars(verdict), "comparisons": [one.text() for one in verdict.comparisons]}
 
 
 def _figure(name: str, data: Data) -> dict[str, Any]:

@@ -1,19 +1,24 @@
-"""Cells of the comparison: runs that differ in their seed alone, as one point with a spread."""
+"""Settings of the comparison: runs that differ in their seed alone, as a point with a spread."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from lvf.records.checkpoints import CELL, GROUP, measures
+from lvf.records.checkpoints import GROUP, measures
+from lvf.reporting.select.variant import VARIANT
 
+SETTING = ["source", "label", *VARIANT, "lr_peak", "run_duration", "duration", "cooled_down"]
+"""Models of one group that agree in these differ in their seed alone."""
+MARKED = ["variant", "is_chosen", "is_drawn", "is_usual", "role", "domain", "duration_unit"]
+"""Further columns that all models of a setting have in common."""
 ENDS = ("", "_se", "_low", "_high")
 
 
 def groups(models: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every set of comparable models with its name, such as `embedded-math_ift`.
 
-    The name takes in model and data set where one condition was run with several.
+    Where a condition was run with several models or data sets, the name has them too.
     """
     trained = models[models.method != "base"]
     for key, _ in trained.groupby(GROUP, dropna=False, sort=True):
@@ -28,36 +33,34 @@ def groups(models: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield name, models[same]
 
 
-def cells(models: pd.DataFrame) -> pd.DataFrame:
-    """One row per (method, rate, duration) of one group: means over seeds.
+def settings(models: pd.DataFrame) -> pd.DataFrame:
+    """One row per (variant, learning rate, duration) of one group: means over seeds.
 
-    Columns: those of `CELL`, `seeds` (their number), `models` (the rows' index labels), and for
-    every measure m and its difference to the base m_delta: the mean, its standard error (_se) and
-    the smallest and largest seed (_low, _high). se^2 = item noise^2 + variance over seeds / seeds:
-    item noise is the mean of the seeds' own standard errors, as they all answer the same items.
-    With one seed it is item noise alone.
+    Columns: those of `SETTING` and `MARKED`, `seeds` (their number), `models` (the rows' index
+    labels), and for every measure m and its difference to the base m_delta: the mean, its standard
+    error (_se) and the smallest and largest seed (_low, _high). se^2 = item noise^2 + variance over
+    seeds / seeds: item noise is the mean of the seeds' own standard errors, as they all answer the
+    same items. With a single seed it is item noise alone.
+
+    Args:
+        models: rows of `lvf.reporting.select.selection.Selection.models`.
     """
-    cell = models.groupby(CELL, dropna=False, sort=False).ngroup().to_numpy()
-    members = [np.flatnonzero(cell == one) for one in range(cell.max(initial=-1) + 1)]
-    values = [name + of for name in measures() for of in ("", "_delta")]
+    positions = models.groupby(SETTING, dropna=False, sort=False).indices.values()
+    members = sorted((np.asarray(rows) for rows in positions), key=lambda rows: rows[0])
+    values = [name + end for name in measures() for end in ("", "_delta")]
     scores = models[values].to_numpy(dtype=float)
     errors = models[[f"{name}_se" for name in values]].to_numpy(dtype=float)
-    told = [_over_seeds(scores[rows], errors[rows]) for rows in members]
+    numbers = [_over_seeds(scores[rows], errors[rows]) for rows in members]
     columns = [name + end for end in ENDS for name in values]
-    frame = models.iloc[[rows[0] for rows in members]][CELL].reset_index(drop=True)
+    frame = models.iloc[[rows[0] for rows in members]][[*SETTING, *MARKED]].reset_index(drop=True)
     frame = frame.assign(
         seeds=[len(rows) for rows in members], models=[list(models.index[rows]) for rows in members]
     )
-    numbers = pd.DataFrame(np.array(told).reshape(-1, len(columns)), columns=pd.Index(columns))
-    frame = pd.concat([frame, numbers], axis=1).astype({"rank": "Int64"})
+    table = pd.DataFrame(np.array(numbers).reshape(-1, len(columns)), columns=pd.Index(columns))
+    frame = pd.concat([frame, table], axis=1).astype({"rank": "Int64"})
     order = frame.method.map({"base": 0, "lora": 1, "full": 3}).fillna(2)
-    return (
-        frame.assign(order=order)
-        .sort_values(
-            ["order", "rank", "label", "duration", "run_duration", "lr_peak"], ignore_index=True
-        )
-        .drop(columns="order")
-    )
+    by = ["order", "rank", "label", "duration", "run_duration", "lr_peak"]
+    return frame.assign(order=order).sort_values(by, ignore_index=True).drop(columns="order")
 
 
 def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
@@ -69,37 +72,22 @@ def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
     spread = scores.var(axis=0, ddof=1) / num_seeds if num_seeds > 1 else 0.0
     stderr = np.sqrt(errors.mean(axis=0) ** 2 + spread)
     measured = ~np.isnan(scores).any(axis=0)
-    told = [scores.mean(axis=0), stderr, scores.min(axis=0), scores.max(axis=0)]
-    return np.concatenate([np.where(measured, one, np.nan) for one in told])
+    found = [scores.mean(axis=0), stderr, scores.min(axis=0), scores.max(axis=0)]
+    return np.concatenate([np.where(measured, values, np.nan) for values in found])
 
 
-def chosen_rate(rows: pd.DataFrame) -> float | None:
-    """Rate of the lowest mean validation NLL at the longest duration, of one method's rows.
-
-    NaN stands for an unknown only rate. None where there are several and one lacks its NLL.
-    """
-    longest = rows[rows.duration == rows.duration.max()]
-    by_rate = longest.groupby("lr_peak", dropna=False)
-    if len(by_rate) == 1:
-        return float(longest.lr_peak.iloc[0])
-    losses = by_rate.nll_validation.mean()
-    return None if losses.isna().any() else float(losses.idxmin())
-
-
-def rate_text(rate: float) -> str:
+def learning_rate_text(learning_rate: float) -> str:
     """A learning rate as people write it: 4e-3, 1.2e-2; a dash where there is none."""
-    if pd.isna(rate):
+    if pd.isna(learning_rate):
         return "–"
-    mantissa, exponent = f"{rate:.2e}".split("e")
+    mantissa, exponent = f"{learning_rate:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def duration_text(duration: float, cooled_down: bool) -> str:
     """Epochs or tokens in few characters (8, 800k, 0.25B), starred where not cooled down."""
-    for size, unit in ((2e8, "B"), (1e6, "M"), (1e3, "k")):
-        if duration >= size:
-            text = f"{duration / {'B': 1e9, 'M': 1e6, 'k': 1e3}[unit]:.3g}{unit}"
-            break
-    else:
-        text = f"{duration:g}"
+    text = f"{duration:g}"
+    for least, size, unit in ((1e3, 1e3, "k"), (1e6, 1e6, "M"), (2e8, 1e9, "B")):
+        if duration >= least:
+            text = f"{duration / size:.3g}{unit}"
     return text if cooled_down else f"{text}*"

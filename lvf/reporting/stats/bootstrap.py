@@ -1,4 +1,4 @@
-"""The bootstrap: what cells of models might have scored with other items and other seeds."""
+"""The bootstrap: what settings of models might have scored with other items and other seeds."""
 
 import functools
 import zlib
@@ -10,28 +10,28 @@ import pandas as pd
 from lvf.reporting.stats.contrast import item_scores, parts_of
 
 
-def cell_positions(rows: pd.DataFrame) -> list[np.ndarray]:
-    """Positions of the rows of each cell, all seeds; cells by rising rate, then duration."""
-    positions = rows.groupby("cell", sort=True).indices.values()
+def setting_positions(rows: pd.DataFrame) -> list[np.ndarray]:
+    """Positions of the rows of each setting, all seeds; settings by rising rate, then duration."""
+    positions = rows.groupby("setting", sort=True).indices.values()
     return [np.asarray(one) for one in positions]
 
 
-def cell_means(rows: pd.DataFrame, measure: str) -> np.ndarray:
-    """Mean over seeds of each cell, (num_cells,)."""
+def setting_means(rows: pd.DataFrame, measure: str) -> np.ndarray:
+    """Mean over seeds of each setting, (num_settings,)."""
     values = rows[measure].to_numpy()
-    return np.array([values[cell].mean() for cell in cell_positions(rows)])
+    return np.array([values[setting].mean() for setting in setting_positions(rows)])
 
 
-def resampled_cells(
+def resampled_settings(
     rows: pd.DataFrame, measures: Sequence[str], num_draws: int
 ) -> list[np.ndarray] | None:
-    """Bootstrap means over seeds, (num_cells, num_draws) for each measure; None without errors.
+    """Bootstrap means over seeds, (num_settings, num_draws) for each measure; None without errors.
 
     Items are drawn with replacement, the same for every model that answered as many; without items
-    a cell's scores come from a normal distribution of the recorded standard error. Seeds are drawn
-    with replacement within each cell, one draw for all measures, and their deviations widened by
-    sqrt(k / (k - 1)), as k drawn seeds vary too little. Item noise that seeds do not share takes
-    part in both draws: the spread is rather too wide than too narrow.
+    a setting's scores come from a normal distribution of the recorded standard error. Seeds are
+    drawn with replacement within each setting, one draw for all measures, and their deviations
+    widened by sqrt(k / (k - 1)), as k drawn seeds vary too little. Item noise that seeds do not
+    share takes part in both draws: the spread is rather too wide than too narrow.
     """
     rng = np.random.default_rng(zlib.crc32(str(rows.label.iloc[0]).encode()))
     scores = []
@@ -41,13 +41,13 @@ def resampled_cells(
             return None
         scores.append(drawn)
     means: list[list[np.ndarray]] = [[] for _ in measures]
-    for cell in cell_positions(rows):
-        k = len(cell)
+    for setting in setting_positions(rows):
+        k = len(setting)
         chosen = rng.integers(k, size=(k, num_draws))
         widen = np.sqrt(k / (k - 1)) if k > 1 else 0.0
         for values, out in zip(scores, means, strict=True):
-            centre = values[cell].mean(axis=0)
-            resampled = np.take_along_axis(values[cell], chosen, axis=0).mean(axis=0)
+            centre = values[setting].mean(axis=0)
+            resampled = np.take_along_axis(values[setting], chosen, axis=0).mean(axis=0)
             out.append(centre + widen * (resampled - centre))
     return [np.array(one) for one in means]
 
@@ -58,7 +58,7 @@ def _item_draws(
     """Scores (num_models, num_draws) under resampled items, centred on the recorded scores.
 
     Without items they are drawn from normal distributions of the recorded standard errors,
-    independent between cells and the same for the seeds of one.
+    independent between settings and the same for the seeds of one.
     """
     recorded = rows[measure].to_numpy()[:, None]
     scores = item_scores(rows, measure)
@@ -72,8 +72,8 @@ def _item_draws(
     if np.isnan(errors).any():
         return None
     drawn = np.empty((len(rows), num_draws))
-    for cell in cell_positions(rows):
-        drawn[cell] = errors[cell].mean() * rng.standard_normal(num_draws)
+    for setting in setting_positions(rows):
+        drawn[setting] = errors[setting].mean() * rng.standard_normal(num_draws)
     return recorded + drawn
 
 

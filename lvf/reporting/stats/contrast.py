@@ -14,23 +14,23 @@ def contrast(models: pd.DataFrame, measure: str, weights: pd.Series) -> Estimate
     """Sum of weight times score over models, with the noise of items and of seeds.
 
     Item noise is paired: the weighted sum is formed item by item wherever models answered the
-    same items. Scores without items count as independent, but for seeds of one cell, which share
-    theirs. Seed noise adds w^2 s^2 / k for every trained cell, s^2 its variance over k seeds; a
-    cell of one seed takes the variance pooled over the others, and where no cell has two seeds
-    the error is that of items alone. Degrees of freedom are Welch and Satterthwaite's, items
-    counting as infinitely many.
+    same items. Scores without items count as independent, but for seeds of one setting, which
+    share their noise. Seed noise adds w^2 s^2 / k for every trained setting, s^2 its variance over
+    k seeds; a setting of one seed takes the variance pooled over the others, and where no setting
+    has two seeds the error is that of items alone. Degrees of freedom are Welch and
+    Satterthwaite's, items counting as infinitely many.
 
     Args:
         models: rows as of `lvf.records.checkpoints.models`.
         measure: a measure with its columns _se, _path and _metric.
-        weights: weight by row label; the seeds of a cell have equal weights.
+        weights: weight by row label; the seeds of a setting have equal weights.
 
     Returns:
         None where a weighted model lacks the measure.
     """
     weights = weights[weights != 0]
     ends = [name + end for name in parts_of(measure) for end in ("_path", "_metric", "_n")]
-    needed = dict.fromkeys([measure, f"{measure}_se", *ends, "cell", "method"])
+    needed = dict.fromkeys([measure, f"{measure}_se", *ends, "setting", "method"])
     rows = models.loc[weights.index, list(needed)]
     if rows.empty or rows[measure].isna().any():
         return None
@@ -44,9 +44,9 @@ def contrast(models: pd.DataFrame, measure: str, weights: pd.Series) -> Estimate
 
 
 def evenly(rows: pd.DataFrame) -> pd.Series:
-    """Weights of a mean over cells: each cell alike, and each seed within it."""
-    _, cell, seeds = np.unique(rows.cell, return_inverse=True, return_counts=True)
-    shares = 1 / seeds[cell]
+    """Weights of a mean over settings: each setting alike, and each seed within it."""
+    _, setting, seeds = np.unique(rows.setting, return_inverse=True, return_counts=True)
+    shares = 1 / seeds[setting]
     return pd.Series(shares / shares.sum(), index=rows.index)
 
 
@@ -60,7 +60,7 @@ def combined(*terms: tuple[float, pd.Series]) -> pd.Series:
 
 def parts_of(measure: str) -> list[str]:
     """The measures that have items of their own: an average has those of its parts."""
-    return names().forgetting if measure == "forgetting" else [measure]
+    return names().retention if measure == "retention" else [measure]
 
 
 def item_scores(rows: pd.DataFrame, measure: str) -> list[np.ndarray] | None:
@@ -96,8 +96,8 @@ def _item_variance(rows: pd.DataFrame, measure: str, weights: pd.Series) -> floa
         shares, errors = weights[group.index].to_numpy(), group[f"{measure}_se"].to_numpy()
         if np.isnan(errors).any():
             return None
-        for cell in _cells(group):
-            total += float(shares[cell].sum() * errors[cell].mean()) ** 2
+        for setting in _setting_positions(group):
+            total += float(shares[setting].sum() * errors[setting].mean()) ** 2
     return total
 
 
@@ -105,25 +105,25 @@ def _seed_variance(rows: pd.DataFrame, measure: str, weights: pd.Series) -> tupl
     """Variance of the weighted sum over seeds, and sum of variance^2 / dof of its terms."""
     trained = rows[rows.method != "base"]
     scores, shares = trained[measure].to_numpy(), weights[trained.index].to_numpy()
-    cells = _cells(trained)
-    known = [scores[cell] for cell in cells if len(cell) > 1]
+    settings = _setting_positions(trained)
+    known = [scores[setting] for setting in settings if len(setting) > 1]
     if not known:
         return 0.0, 0.0
     dof = sum(len(one) - 1 for one in known)
     pooled = sum(one.var(ddof=1) * (len(one) - 1) for one in known) / dof
     total, slack, borrowed = 0.0, 0.0, 0.0
-    for cell in cells:
-        share = shares[cell].sum() ** 2 / len(cell)
-        if len(cell) == 1:
+    for setting in settings:
+        share = shares[setting].sum() ** 2 / len(setting)
+        if len(setting) == 1:
             borrowed += share * pooled
             continue
-        one = share * scores[cell].var(ddof=1)
+        one = share * scores[setting].var(ddof=1)
         total += one
-        slack += one * one / (len(cell) - 1)
+        slack += one * one / (len(setting) - 1)
     return float(total + borrowed), float(slack + borrowed * borrowed / dof)
 
 
-def _cells(rows: pd.DataFrame) -> list[np.ndarray]:
-    """Positions of the rows of each cell."""
-    cells = rows.cell.to_numpy()
-    return [np.flatnonzero(cells == cell) for cell in np.unique(cells)]
+def _setting_positions(rows: pd.DataFrame) -> list[np.ndarray]:
+    """Positions of the rows of each setting."""
+    settings = rows.setting.to_numpy()
+    return [np.flatnonzero(settings == setting) for setting in np.unique(settings)]

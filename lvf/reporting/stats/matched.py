@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from lvf.records.estimate import Estimate
-from lvf.reporting.stats.bootstrap import cell_means, resampled_cells
+from lvf.reporting.stats.bootstrap import resampled_settings, setting_means
 from lvf.reporting.stats.contrast import combined, contrast, evenly
 
-MORE_IS_BETTER = {"target": 1, "forgetting": 1, "nll_target": -1, "nll_source": -1}
+MORE_IS_BETTER = {"target": 1, "retention": 1, "nll_target": -1, "nll_source": -1}
 NUM_LEVELS = 21
 NORMAL_QUANTILE = 1.959964
 LOST_SHARE = 0.05
@@ -20,7 +20,7 @@ class Matched:
     """Gap in forgetting between two methods at equal learning."""
 
     value: float
-    """Ours minus theirs, in the units of the forgetting measure."""
+    """The first method minus the second, in the units of the measure compared."""
     low: float
     high: float
     """Ends of the 95 % percentile interval of the bootstrap."""
@@ -39,19 +39,19 @@ class Undecided:
     reason: str
 
 
-def difference(ours: pd.DataFrame, theirs: pd.DataFrame, measure: str) -> Estimate | None:
-    """Mean of our seeds minus mean of theirs on one measure, paired by item; see `contrast`.
+def difference(first: pd.DataFrame, second: pd.DataFrame, measure: str) -> Estimate | None:
+    """Mean of the first method's seeds minus the second's, paired by item; see `contrast`.
 
     Args:
-        ours: rows of `models` that differ in their seed alone.
-        theirs: likewise.
+        first: rows of `models` that differ in their seed alone.
+        second: likewise, of the other method.
         measure: one of `lvf.records.checkpoints.measures`.
 
     Returns:
         None where a model lacks the measure.
     """
-    weights = combined((1, evenly(ours)), (-1, evenly(theirs)))
-    return contrast(pd.concat([ours, theirs]), measure, weights)
+    weights = combined((1, evenly(first)), (-1, evenly(second)))
+    return contrast(pd.concat([first, second]), measure, weights)
 
 
 def frontier(learning: np.ndarray, retention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,73 +72,73 @@ def frontier(learning: np.ndarray, retention: np.ndarray) -> tuple[np.ndarray, n
 
 
 def gap_at_equal_learning(
-    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, float, float] | None:
-    """Mean of our retention minus theirs over 21 equal steps of the shared range of learning.
+    """Mean retention of the first minus the second over 21 equal steps of shared learning.
 
     Each frontier is a piecewise linear curve through its points, never continued beyond them.
 
     Returns:
         The gap, and the ends of the shared range; None where the ranges do not meet.
     """
-    low, high = max(ours[0][0], theirs[0][0]), min(ours[0][-1], theirs[0][-1])
+    low, high = max(first[0][0], second[0][0]), min(first[0][-1], second[0][-1])
     if low > high:
         return None
     levels = np.linspace(low, high, NUM_LEVELS)
-    gap = np.mean(np.interp(levels, *ours) - np.interp(levels, *theirs))
+    gap = np.mean(np.interp(levels, *first) - np.interp(levels, *second))
     return float(gap), float(low), float(high)
 
 
 def matched_learning(
-    ours: pd.DataFrame,
-    theirs: pd.DataFrame,
+    first: pd.DataFrame,
+    second: pd.DataFrame,
     learning: str = "target",
-    forgetting: str = "nll_source",
+    kept: str = "nll_source",
     num_draws: int = 1000,
 ) -> Matched | Undecided:
     """Difference in forgetting between two methods where they have learned equally much.
 
-    A method's points are its cells (rate, duration), each the mean over its seeds; `frontier` keeps
-    the undominated ones and `gap_at_equal_learning` compares the two curves. The interval is the
-    2.5 % to 97.5 % range of a bootstrap (see `resampled_cells`) that repeats all of this. With one
-    seed a cell it covers item noise alone. The frontier's choice of points is repeated too, yet a
-    method with more points had more tries.
+    A method's points are its settings (rate, duration), each the mean over its seeds; `frontier`
+    keeps the undominated points and `gap_at_equal_learning` compares the two curves. The interval
+    is the 2.5 % to 97.5 % range of a bootstrap (see `resampled_settings`) that repeats all of this.
+    With one seed a setting it covers item noise alone. The frontier's choice of points is repeated
+    too, yet a method with more points had more tries.
 
     Args:
-        ours: rows of `models` of one method, not-cooled-down ones left out by the caller.
-        theirs: likewise of the other.
+        first: rows of `models` of one method, not-cooled-down ones left out by the caller.
+        second: likewise, of the other.
         learning: `target` or `nll_target`; the measure that is held equal.
-        forgetting: `forgetting` or `nll_source`; the one compared. The two may change places.
+        kept: `retention` or `nll_source`; the measure compared. The two may change places.
         num_draws: bootstrap draws.
     """
     sides = []
-    for rows, told in ((ours, "first"), (theirs, "second")):
-        complete = rows[rows[learning].notna() & rows[forgetting].notna()]
+    for rows, name in ((first, "first"), (second, "second")):
+        complete = rows[rows[learning].notna() & rows[kept].notna()]
         if complete.empty:
-            return Undecided(f"the {told} method lacks {learning} or {forgetting}")
+            return Undecided(f"the {name} method lacks {learning} or {kept}")
         sides.append(complete)
-    signs = MORE_IS_BETTER[learning], MORE_IS_BETTER[forgetting]
+    signs = MORE_IS_BETTER[learning], MORE_IS_BETTER[kept]
     observed = [
-        _points(cell_means(rows, learning), cell_means(rows, forgetting), signs) for rows in sides
+        _points(setting_means(rows, learning), setting_means(rows, kept), signs) for rows in sides
     ]
     gap = gap_at_equal_learning(*observed)
     if gap is None:
         spans = " against ".join(_span(x * signs[0]) for x, _ in observed)
         return Undecided(f"no shared level: {spans}")
-    draws = [resampled_cells(rows, (learning, forgetting), num_draws) for rows in sides]
+    draws = [resampled_settings(rows, (learning, kept), num_draws) for rows in sides]
     known = [one for one in draws if one is not None]
     if len(known) < 2:
         return Undecided("the records keep no errors")
-    found = []
+    gaps = []
     for index in range(num_draws):
         again = [_points(x[:, index], y[:, index], signs) for x, y in known]
-        one = gap_at_equal_learning(*again)
-        if one is not None:
-            found.append(one[0] * signs[1])
-    if len(found) < (1 - LOST_SHARE) * num_draws:
-        lost = 100 * (1 - len(found) / num_draws)
+        resampled = gap_at_equal_learning(*again)
+        if resampled is not None:
+            gaps.append(resampled[0] * signs[1])
+    if len(gaps) < (1 - LOST_SHARE) * num_draws:
+        lost = 100 * (1 - len(gaps) / num_draws)
         return Undecided(f"the frontiers barely overlap: not at all in {lost:.0f} % of resamples")
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(gaps, [2.5, 97.5])
     ends = sorted((gap[1] * signs[0], gap[2] * signs[0]))
     return Matched(gap[0] * signs[1], float(low), float(high), (ends[0], ends[1]))
 

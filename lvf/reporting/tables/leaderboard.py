@@ -1,6 +1,8 @@
 """Methods ranked by what they forget at equal learning, as far as the records can tell."""
 
+from collections.abc import Hashable
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
@@ -8,6 +10,7 @@ from rich.table import Table
 from lvf.records.estimate import Estimate
 from lvf.reporting.stats.matched import MORE_IS_BETTER, Matched, matched_learning
 from lvf.reporting.stats.seeds import holm
+from lvf.reporting.tables.text import p_text, signed
 
 LEVEL = 0.05
 COLUMNS = [
@@ -16,10 +19,10 @@ COLUMNS = [
 
 
 def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One row per method of a group of comparable models, best possible rank first.
+    """A row for each variant of a group of comparable models, best possible rank first.
 
     Every two methods are compared by `matched_learning` at equal target score, in held-out source
-    NLL where all have it, else in the forgetting average; p values come from the bootstrap's
+    NLL where all have it, else in retention; p values come from the bootstrap's
     interval by the normal approximation, corrected by Holm over the pairs. A method's rank lies
     between `best` (1 + methods that are significantly better) and `worst` (all methods less those
     that are significantly worse). `gap` is to full finetuning (the method minus full);
@@ -30,29 +33,34 @@ def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
         name: of the group.
     """
     rows = group[group.cooled_down & (group.method != "base") & group.target.notna()]
-    measure = "nll_source" if rows.nll_source.notna().any() else "forgetting"
+    measure = "nll_source" if rows.nll_source.notna().any() else "retention"
     rows = rows[rows[measure].notna()].sort_values(["rank", "label"])
-    methods = {str(label): one for label, one in rows.groupby("label", sort=False)}
+    methods = dict(list(rows.groupby("variant", sort=False)))
+    labels = {variant: str(its.label.iloc[0]) for variant, its in methods.items()}
     pairs = {}
-    for ours, theirs in combinations(methods, 2):
-        found = matched_learning(methods[ours], methods[theirs], "target", measure)
-        if isinstance(found, Matched):
-            pairs[ours, theirs] = found
-    adjusted = dict(zip(pairs, holm([_p(found) for found in pairs.values()]), strict=True))
-    above: dict[str, set[str]] = {label: set() for label in methods}
-    for (ours, theirs), found in pairs.items():
-        if adjusted[ours, theirs] < LEVEL:
-            ours_better = found.value * MORE_IS_BETTER[measure] > 0
-            winner, loser = (ours, theirs) if ours_better else (theirs, ours)
+    for first, second in combinations(methods, 2):
+        gap = matched_learning(methods[first], methods[second], "target", measure)
+        if isinstance(gap, Matched):
+            pairs[first, second] = gap
+    adjusted = dict(zip(pairs, holm([_p(gap) for gap in pairs.values()]), strict=True))
+    above: dict[Hashable, set[Hashable]] = {variant: set() for variant in methods}
+    for (first, second), gap in pairs.items():
+        if adjusted[first, second] < LEVEL:
+            first_better = gap.value * MORE_IS_BETTER[measure] > 0
+            winner, loser = (first, second) if first_better else (second, first)
             above[loser].add(winner)
+    plain = rows[(rows.method == "full") & (rows.role == "main")]
+    full = list(plain.sort_values("source").variant.unique())  # our own before the paper's
     board = []
-    for label in methods:
-        below = sum(label in better for better in above.values())
-        row = {"group": name, "measure": measure, "method": label, "best": 1 + len(above[label])}
-        sides = [methods[one] for one in dict.fromkeys([label, "full"]) if one in methods]
-        row |= {"worst": len(methods) - below, "against": "full"}
-        row |= {"models": [name for side in sides for name in side.index]}
-        board.append(row | _against_full(label, pairs, adjusted))
+    for variant in methods:
+        below = sum(variant in better for better in above.values())
+        sides = dict.fromkeys([variant, *full[:1]])
+        row = {
+            "group": name, "measure": measure, "method": labels[variant],
+            "best": 1 + len(above[variant]), "worst": len(methods) - below, "against": "full",
+            "models": [index for side in sides for index in methods[side].index],
+        }  # fmt: skip
+        board.append(row | (_against(variant, full[0], pairs, adjusted) if full else {}))
     frame = pd.DataFrame(board, columns=pd.Index(COLUMNS))
     return frame.sort_values(["best", "worst"], kind="stable", ignore_index=True)
 
@@ -63,29 +71,28 @@ def leaderboard_table(board: pd.DataFrame) -> Table:
     table = Table(title=f"{name}: {measure} at equal learning", title_justify="left")
     for heading in ("rank", "method", "minus full", "95 % interval", "p"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
-    for one in board.to_dict("records"):
-        rank = f"{one['best']}" if one["best"] == one["worst"] else f"{one['best']}–{one['worst']}"
-        gap = ["–"] * 3
-        if not pd.isna(one["gap"]):
-            gap = [f"{one['gap']:+.3f}", f"{one['low']:+.3f} to {one['high']:+.3f}"]
-            gap.append(f"{one['p']:.3f}" if one["p"] >= 0.001 else "< 0.001")
-        table.add_row(rank, one["method"], *(text.replace("-", "−") for text in gap))
+    for row in board.to_dict("records"):
+        ends = dict.fromkeys([row["best"], row["worst"]])
+        known = not pd.isna(row["gap"])
+        interval = f"{signed(row['low'])} to {signed(row['high'])}" if known else "–"
+        rank = "–".join(map(str, ends))
+        table.add_row(rank, row["method"], signed(row["gap"]), interval, p_text(row["p"]))
     return table
 
 
-def _p(found: Matched) -> float:
+def _p(gap: Matched) -> float:
     """Two-sided p of no gap."""
-    estimate = found.estimate()
+    estimate = gap.estimate()
     return 2 * (Estimate(abs(estimate.value), estimate.stderr).p_above() or 0.0)
 
 
-def _against_full(
-    label: str, pairs: dict[tuple[str, str], Matched], adjusted: dict[tuple[str, str], float]
+def _against(
+    variant: Hashable, full: Hashable, pairs: dict[Any, Matched], adjusted: dict[Any, float]
 ) -> dict[str, float]:
-    for (ours, theirs), found in pairs.items():
-        if {ours, theirs} == {label, "full"}:
-            sign = 1 if ours == label else -1
-            ends = sorted((sign * found.low, sign * found.high))
-            gap = {"gap": sign * found.value, "low": ends[0], "high": ends[1]}
-            return gap | {"p": adjusted[ours, theirs]}
+    """Gap, interval and p of a variant minus full finetuning; empty where it is not known."""
+    for sign, pair in ((1, (variant, full)), (-1, (full, variant))):
+        if pair in pairs:
+            gap = pairs[pair]
+            low, high = sorted((sign * gap.low, sign * gap.high))
+            return {"gap": sign * gap.value, "low": low, "high": high, "p": adjusted[pair]}
     return {}

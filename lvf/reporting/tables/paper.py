@@ -1,4 +1,4 @@
-"""The paper's tables from records: its numbers, ours beside them, and the difference."""
+"""The paper's tables from records: its numbers, the measured numbers, and the difference."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,11 @@ import pandas as pd
 from lvf.planning.memory import TABLES as MEMORY_TABLES
 from lvf.planning.memory import table_rows
 from lvf.records.estimate import Estimate
-from lvf.reporting.select.variants import (
-    as_variants,
-    at_chosen_rates,
-    main_methods,
-    with_score,
-)
+from lvf.reporting.select.compare import with_score
+from lvf.reporting.select.variant import Variant
 from lvf.reporting.stats.contrast import combined, contrast, evenly
 
-CELL_OF_TABLE = ["scale", "model", "dataset", "label", "duration"]
-KINDS = ("paper", "ours", "difference")
+KINDS = ("paper", "measured", "difference")
 
 
 @dataclass(frozen=True)
@@ -37,17 +32,17 @@ class PaperTable:
 GSM8K = ("gsm8k", "exact_match,strict-match")
 TABLES = (
     PaperTable("S1", "code CPT, HumanEval pass@1", "code", "cpt", "target"),
-    PaperTable("S2", "code CPT, forgetting average", "code", "cpt", "forgetting"),
+    PaperTable("S2", "code CPT, retention", "code", "cpt", "retention"),
     PaperTable("S3", "maths CPT, GSM8K strict match", "math", "cpt", "target"),
-    PaperTable("S4", "maths CPT, forgetting average", "math", "cpt", "forgetting"),
+    PaperTable("S4", "maths CPT, retention", "math", "cpt", "retention"),
     PaperTable("S5", "code IFT, HumanEval pass@1", "code", "ift", "target"),
-    PaperTable("S6", "code IFT, forgetting average", "code", "ift", "forgetting"),
+    PaperTable("S6", "code IFT, retention", "code", "ift", "retention"),
     PaperTable("S7", "maths IFT, GSM8K strict match", "math", "ift", "target"),
-    PaperTable("S8", "maths IFT, forgetting average", "math", "ift", "forgetting"),
+    PaperTable("S8", "maths IFT, retention", "math", "ift", "retention"),
     PaperTable("S10", "Tülu-v2-mix, MT-bench", "chat", "ift", "mt_bench", ("mt_bench", "score")),
     PaperTable("S11", "Tülu-v2-mix, MMLU", "chat", "ift", "mmlu", ("mmlu", "acc")),
     PaperTable("S12", "Tülu-v2-mix, GSM8K strict match", "chat", "ift", "gsm8k", GSM8K),
-    PaperTable("S13", "Tülu-v2-mix, forgetting average", "chat", "ift", "forgetting"),
+    PaperTable("S13", "Tülu-v2-mix, retention", "chat", "ift", "retention"),
 )
 DATASETS = pd.DataFrame(
     [
@@ -62,35 +57,43 @@ DATASETS = pd.DataFrame(
 
 
 def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per (corpus, method, duration), in the paper's order.
+    """One row per (evidence set, method, duration), in the paper's order.
 
-    Columns: `table`, `corpus` (scale and model), `method`, `duration`, `unit`, `seeds`, for each of
-    paper, ours and difference (ours minus paper): the value, `_low` and `_high`, the ends of its
-    95 % interval; and `models`, the index labels of those that took part. The difference is there
-    for the same base model and data set. Ours is the mean over seeds at the rate of the lowest
-    validation loss. Tülu's rows are measured hot, as the paper's.
+    Columns: `table`, `evidence_set` (scale and model), `method`, `duration`, `unit`, `seeds`, for
+    each of paper, measured and difference (measured minus paper): the value, `_low` and `_high`,
+    the ends of its 95 % interval; and `models`, the index labels of those that took part. The
+    difference is there for the same base model and data set. Measured is the mean over seeds of the
+    main methods at their chosen learning rates. Tülu's models are measured before their end, as the
+    paper's.
+
+    Args:
+        spec: the table.
+        models: `Selection.models` of `lvf.reporting.select.selection.select`.
+        scores: rows of `lvf.records.store.load`.
     """
-    rows = models[(models.domain == spec.domain) & (models.regime == spec.regime)]
-    hot = spec.domain == "chat"  # App. C: one run, measured before its end
-    rows = rows[(rows.method != "base") & (rows.cooled_down | hot)]
+    is_hot = spec.domain == "chat"  # App. C: one run, measured before its end
+    rows = models[
+        (models.domain == spec.domain) & (models.regime == spec.regime) & models.is_chosen
+        & (models.role == "main") & (models.cooled_down | is_hot)
+    ]  # fmt: skip
     if spec.score is not None:
         rows = with_score(rows, scores, spec.measure, *spec.score)
-    tuned = at_chosen_rates(as_variants(rows[rows[spec.measure].notna()]))
-    sides = [main_methods(side) for _, side in tuned.groupby(["source", "scale", "model"])]
-    rows = pd.concat([tuned.iloc[:0], *sides])
-    found = []
-    for (scale, model, _, label, duration), one in rows.groupby(CELL_OF_TABLE):
-        corpus = str(scale) if scale == model else f"{scale} {model}"
-        row = {"table": spec.number, "corpus": corpus, "method": label, "duration": duration}
-        row |= {"unit": one.duration_unit.iloc[0], "order": one["rank"].iloc[0]}
-        row |= {"models": list(one.index)}
-        found.append(row | _numbers(one, spec.measure))
-    columns = ["table", "corpus", "method", "duration", "unit", "seeds"]
+    rows = rows[rows[spec.measure].notna()]
+    cells = []
+    setting = ["scale", "model", "dataset", "method", "rank", "duration"]
+    for (scale, model, *_, duration), same in rows.groupby(setting, dropna=False):
+        first = next(same.itertuples())
+        cells.append({
+            "table": spec.number, "evidence_set": scale if scale == model else f"{scale} {model}",
+            "method": Variant.of_columns(first).name,
+            "duration": duration, "unit": first.duration_unit,
+            "models": list(same.index), "order": first.rank, **_numbers(same, spec.measure),
+        })  # fmt: skip
+    columns = ["table", "evidence_set", "method", "duration", "unit", "seeds"]
     numbers = [kind + end for kind in KINDS for end in ("", "_low", "_high")]
-    frame = pd.DataFrame(found, columns=pd.Index([*columns, *numbers, "models", "order"]))
-    return frame.sort_values(["corpus", "order", "duration"], ignore_index=True).drop(
-        columns="order"
-    )
+    frame = pd.DataFrame(cells, columns=pd.Index([*columns, *numbers, "models", "order"]))
+    order = ["evidence_set", "order", "duration"]
+    return frame.sort_values(order, ignore_index=True).drop(columns="order")
 
 
 def memory_table(name: str) -> pd.DataFrame:
@@ -105,29 +108,29 @@ def memory_table(name: str) -> pd.DataFrame:
 
 
 def dataset_table(models: pd.DataFrame) -> pd.DataFrame:
-    """Table 1: the paper's data sets and tokens, and ours (one epoch, or the longest budget)."""
-    ours = models[(models.source != "paper") & models.tokens.notna()]
-    tokens = ours.tokens.where(ours.regime == "cpt", ours.tokens / ours.duration)
+    """Table 1: the paper's data sets and tokens, and those trained on (one epoch, or the most)."""
+    rows = models[(models.source != "paper") & models.tokens.notna()]
+    tokens = rows.tokens.where(rows.regime == "cpt", rows.tokens / rows.duration)
     keys = ["domain", "regime", "scale", "dataset"]
-    found = ours.assign(tokens=tokens).groupby(keys, as_index=False).tokens.max()
-    return DATASETS.merge(found, how="left", on=["domain", "regime"])
+    largest = rows.assign(tokens=tokens).groupby(keys, as_index=False).tokens.max()
+    return DATASETS.merge(largest, how="left", on=["domain", "regime"])
 
 
 def _numbers(rows: pd.DataFrame, measure: str) -> dict[str, float]:
-    """Value and interval of the paper's number, of ours, and of the difference."""
-    paper, ours = (rows[(rows.source == "paper") == which] for which in (True, False))
-    sides = {"paper": ((1.0, paper),), "ours": ((1.0, ours),),
-             "difference": ((1.0, ours), (-1.0, paper))}  # fmt: skip
-    row: dict[str, float] = {"seeds": len(ours)}
+    """Value and interval of the paper's number, of the measured, and of the difference."""
+    paper, measured = (rows[(rows.source == "paper") == which] for which in (True, False))
+    sides = {"paper": ((1.0, paper),), "measured": ((1.0, measured),),
+             "difference": ((1.0, measured), (-1.0, paper))}  # fmt: skip
+    row: dict[str, float] = {"seeds": len(measured)}
     for kind, terms in sides.items():
-        if all(len(one) for _, one in terms):
-            weights = combined(*((sign, evenly(one)) for sign, one in terms))
+        if all(len(side) for _, side in terms):
+            weights = combined(*((sign, evenly(side)) for sign, side in terms))
             row |= _with_interval(kind, contrast(rows, measure, weights))
     return row
 
 
-def _with_interval(name: str, found: Estimate | None) -> dict[str, float]:
-    if found is None:
+def _with_interval(name: str, estimate: Estimate | None) -> dict[str, float]:
+    if estimate is None:
         return {}
-    low, high = found.interval() or (math.nan, math.nan)
-    return {name: found.value, f"{name}_low": low, f"{name}_high": high}
+    low, high = estimate.interval() or (math.nan, math.nan)
+    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}

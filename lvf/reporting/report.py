@@ -6,23 +6,38 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lvf.reporting.claims.judge import Verdict, judge
+from lvf.reporting.select.selection import LeftOut, Selection, evidence_set_name
 from lvf.reporting.select.settings import groups
 from lvf.reporting.tables.leaderboard import leaderboard
 from lvf.reporting.tables.paper import TABLES, PaperTable, paper_table
 
 
 @dataclass(frozen=True)
-class Answers:
+class Report:
     """Verdicts, ranks and tables of some records, each computed when it is first asked for."""
 
-    models: pd.DataFrame
-    """Rows as of `lvf.records.checkpoints.models`."""
+    selection: Selection
     scores: pd.DataFrame
     """Rows as of `lvf.records.store.load`, of which the models were made."""
 
+    @property
+    def models(self) -> pd.DataFrame:
+        """All models that count."""
+        return self.selection.models
+
+    def left_out(self, group: pd.DataFrame) -> list[LeftOut]:
+        """What the rules leave out of a group of comparable models."""
+        sets = {evidence_set_name(*key) for key in
+                group[["source", "scale", "model"]].itertuples(index=False, name=None)}  # fmt: skip
+        condition = f"{group.domain.iloc[0]} {group.regime.iloc[0]}"
+        return [
+            one for one in self.selection.left_out
+            if one.evidence_set in sets and one.condition == condition
+        ]  # fmt: skip
+
     @functools.cached_property
     def verdicts(self) -> list[Verdict]:
-        """On every claim, by every corpus."""
+        """On every claim, by every evidence set."""
         return judge(self.models, self.scores)
 
     @functools.cached_property

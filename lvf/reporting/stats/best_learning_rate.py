@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lvf.reporting.stats.bootstrap import cell_means, cell_positions, resampled_cells
+from lvf.reporting.stats.bootstrap import resampled_settings, setting_means, setting_positions
 
-NUM_RATES = 3
-"""Rates that it takes to find one between them."""
+NUM_LEARNING_RATES = 3
+"""Learning rates that a best rate between them needs."""
 NUM_DRAWS = 4000
 
 
 @dataclass(frozen=True)
-class BestRate:
+class BestLearningRate:
     """log10 of the rate of the lowest validation loss."""
 
     value: float
@@ -21,27 +21,27 @@ class BestRate:
     """Bootstrap, (num_draws,)."""
 
 
-def best_rate(rows: pd.DataFrame) -> BestRate | str:
+def best_learning_rate(rows: pd.DataFrame) -> BestLearningRate | str:
     """Vertex of the parabola through the lowest validation NLL and its neighbours, in log10(rate).
 
-    A draw whose lowest loss is at an end of the ladder counts as that end.
+    A draw whose lowest loss is at an end of the grid counts as that end.
 
     Args:
         rows: models that differ in rate and seed, at least three rates.
 
     Returns:
-        Why there is none, where the lowest loss is at an end of the ladder or has no error.
+        Why there is none, where the lowest loss is at an end of the grid or has no error.
     """
-    rates = np.log10([rows.lr_peak.iloc[cell[0]] for cell in cell_positions(rows)])
-    losses = cell_means(rows, "nll_validation")
+    rates = np.log10([rows.lr_peak.iloc[setting[0]] for setting in setting_positions(rows)])
+    losses = setting_means(rows, "nll_validation")
     lowest = int(losses.argmin())
     if lowest in (0, len(losses) - 1):
         return f"{rows.label.iloc[0]}'s lowest loss is at an end of its rates"
-    draws = resampled_cells(rows, ["nll_validation"], NUM_DRAWS)
+    draws = resampled_settings(rows, ["nll_validation"], NUM_DRAWS)
     if draws is None:
         return "no error is known"
-    vertices = np.array([vertex(rates, one) for one in draws[0].T])
-    return BestRate(vertex(rates, losses), vertices)
+    vertices = np.array([vertex(rates, losses_drawn) for losses_drawn in draws[0].T])
+    return BestLearningRate(vertex(rates, losses), vertices)
 
 
 def vertex(x: np.ndarray, y: np.ndarray) -> float:
