@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lvf.config.schema import stable_hash
+from lvf.records.archive import read_bytes, record_files
 from lvf.records.schema import SCHEMA_VERSION, Axes, read_record
 
 PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
@@ -85,9 +86,10 @@ def load(source: Path | Iterable[Path]) -> pd.DataFrame:
     folder gives an empty table of the same columns.
 
     Args:
-        source: the folder where records were written, or the files themselves.
+        source: the folder where records were written, a packed file of records
+            (`lvf.records.archive`), or the record files themselves.
     """
-    paths = sorted(source.rglob("*.json") if isinstance(source, Path) else source)
+    paths = record_files(source) if isinstance(source, Path) else sorted(source)
     tables = [_rows({str(path): _text(path) for path in paths}, f"try({STRICT})")]
     whole = set(tables[0].path)
     broken: list[str] = []
@@ -116,7 +118,7 @@ def items(path: str, metric: str) -> np.ndarray | None:
     whose standard error is the ratio's (Cochran, Sampling Techniques, 1977, section 6.4), also of
     differences.
     """
-    metrics = json.loads(Path(path).read_text())["metrics"]
+    metrics = json.loads(read_bytes(Path(path)))["metrics"]
     if metrics[metric]["items"] is None:
         return None
     scores = np.asarray(metrics[metric]["items"], dtype=np.float64)
@@ -195,7 +197,7 @@ def _rows(texts: dict[str, str | None], parse: str) -> pd.DataFrame:
 def _text(path: Path) -> str | None:
     """A file's text; None where `read_record` will say why there is none."""
     try:
-        return path.read_text()
+        return read_bytes(path).decode()
     except (OSError, ValueError):
         return None
 

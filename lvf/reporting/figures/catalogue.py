@@ -25,7 +25,7 @@ from lvf.reporting.figures import (
 from lvf.reporting.select.settings import groups
 
 ROOT = CONF_DIR.parent
-RECORDS = ROOT / "results" / "embedded" / "records"
+RECORDS = ROOT / "results" / "embedded" / "records.tar.zst"
 FIGURES = ROOT / "runs" / "figures"
 
 
@@ -43,7 +43,8 @@ class Data:
         """Read records, and the paper's published numbers beside them.
 
         Args:
-            records: their folder; by default `LVF_RECORDS`, else the repository's own records.
+            records: their folder or packed file; by default `LVF_RECORDS`, else the repository's
+                own records.
         """
         folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
         scores = pd.concat([load(folder), load_paper()], ignore_index=True)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lvf.analysis.noise import noise_spectra, spectral_distances
+from lvf.analysis.table import matrices
 from lvf.reporting.figures import style
 from lvf.reporting.select.settings import duration_text
 
@@ -44,7 +45,7 @@ def weights_of(scores: pd.DataFrame) -> pd.DataFrame:
     records = scores[scores.task == "weights"].drop_duplicates("path")
     tables = []
     for one in records.itertuples():
-        table = pd.read_parquet(Path(str(one.path)).with_suffix(".parquet"))
+        table = matrices(Path(str(one.path)))
         plain = one.method_name == f"lora_r{one.rank}"
         label = f"LoRA r={one.rank}" if plain else one.method_name
         tables.append(table.assign(label=label, **{name: getattr(one, name) for name in axes}))
