@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SCALE ?= embedded
 SWEEP ?= main
 LAUNCHER ?= none
-RECORDS ?= results/embedded/records
+RECORDS ?= results/embedded/records.tar.zst
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
 export PYTHONDONTWRITEBYTECODE :=
 

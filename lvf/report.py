@@ -16,6 +16,7 @@ from lvf.config.compose import speaking_to_the_user, to_schema
 from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 from lvf.log import keep_from_terminal
+from lvf.records.archive import pack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,8 @@ class ReportConfig:
     """Also write everything as one HTML page, with all figures and the records' provenance."""
     export: bool = False
     """Also write all scores and models as CSV and Parquet."""
+    pack: bool = False
+    """Only pack the folder of records into one file; `python -m lvf.report pack` sets it."""
 
 
 ConfigStore.instance().store(name="report_schema", node=ReportConfig)
@@ -50,9 +53,14 @@ ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 def report(cfg: ReportConfig) -> None:
     """Print claims and tables; write CSV, Markdown and PNG files.
 
+    With `pack`, only pack the records into one file.
+
     Raises:
         UserError: no records, or a condition that cannot be evaluated or leaves nothing.
     """
+    if cfg.pack:
+        print(f"written:\n  {pack(Path(cfg.records))}")
+        return
     import pandas as pd
 
     from lvf.records.quality import quality_notes
@@ -206,8 +214,8 @@ def _main(composed: DictConfig) -> None:
 
 def main() -> None:
     """Run the command line."""
-    words = ["claims=true" if argument == "claims" else argument for argument in sys.argv[1:]]
-    sys.argv[1:] = [quoted(argument) for argument in words]
+    words = [f"{word}=true" if word in ("claims", "pack") else word for word in sys.argv[1:]]
+    sys.argv[1:] = [quoted(word) for word in words]
     _main()
 
 

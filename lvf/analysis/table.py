@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lvf.records.archive import read_bytes
 from lvf.records.schema import Metric
 
 TOP_K = 10
@@ -36,7 +38,7 @@ def matrices(record: Path) -> pd.DataFrame:
     |cosine| with one of the base's; the spectra `singular_values` (of the update),
     `base_singular_values` and `tuned_singular_values`, falling, rounded to float32.
     """
-    return pd.read_parquet(record.with_suffix(".parquet"))
+    return pd.read_parquet(io.BytesIO(read_bytes(record.with_suffix(".parquet"))))
 
 
 def intruders(table: pd.DataFrame, epsilon: float = EPSILON) -> pd.Series:

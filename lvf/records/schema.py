@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lvf
+from lvf.records.archive import read_bytes
 
 SCHEMA_VERSION = 1
 
@@ -114,7 +115,7 @@ def read_record(path: Path) -> Record:
         ValueError: the file is not a record of this schema; names it.
     """
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(read_bytes(path).decode())
         tree["axes"] = Axes(**tree["axes"])
         tree["metrics"] = {name: Metric(**one) for name, one in tree["metrics"].items()}
         record = Record(**tree)

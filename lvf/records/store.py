@@ -16,6 +16,7 @@ import pandas as pd
 
 from lvf.config.schema import shipped, stable_hash
 from lvf.errors import UserError
+from lvf.records.archive import read_bytes, record_files
 from lvf.records.schema import SCHEMA_VERSION, Axes, Record, read_record
 
 if TYPE_CHECKING:
@@ -90,13 +91,14 @@ def load(source: Path | Iterable[Path]) -> pd.DataFrame:
     folder gives an empty table of the same columns.
 
     Args:
-        source: the folder where records were written, which takes DuckDB to read; or files.
+        source: the folder where records were written, or a packed file of records
+            (`lvf.records.archive`), which take DuckDB to read; or the record files themselves.
 
     Raises:
         UserError: DuckDB is not installed.
     """
     if isinstance(source, Path):
-        paths = sorted(source.rglob("*.json"))
+        paths = record_files(source)
         tables = [_parsed({str(path): _text(path) for path in paths})]
     else:
         paths, tables = sorted(source), [_typed(pd.DataFrame())]
@@ -126,7 +128,7 @@ def items(path: str, metric: str) -> np.ndarray | None:
     whose standard error is the ratio's (Cochran, Sampling Techniques, 1977, section 6.4), also of
     differences.
     """
-    metrics = json.loads(Path(path).read_text())["metrics"]
+    metrics = json.loads(read_bytes(Path(path)))["metrics"]
     if metrics[metric]["items"] is None:
         return None
     scores = np.asarray(metrics[metric]["items"], dtype=np.float64)
@@ -236,7 +238,7 @@ def _parsed(texts: dict[str, str | None]) -> pd.DataFrame:
 def _text(path: Path) -> str | None:
     """A file's text; None where `read_record` will say why there is none."""
     try:
-        return path.read_text()
+        return read_bytes(path).decode()
     except (OSError, ValueError):
         return None
 

@@ -14,7 +14,7 @@ METHODS = ("LoRA r=8", "full")
 
 @pytest.mark.slow
 def test_claims_of_the_records_are_those_of_the_results_and_of_the_readme(tmp_path: Path) -> None:
-    words = [f"records={COMMITTED}/records", "paper=true", f"out={tmp_path}"]
+    words = [f"records={COMMITTED}/records.tar.zst", "paper=true", f"out={tmp_path}"]
     line = [sys.executable, "-m", "lvf.report", "claims", *words]
     subprocess.run(line, capture_output=True, text=True, check=True)
     claims = (tmp_path / "claims.md").read_text()

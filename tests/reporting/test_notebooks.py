@@ -12,7 +12,7 @@ from lvf.reporting.figures.__main__ import FiguresConfig, figures
 from lvf.reporting.figures.catalogue import CATALOGUE
 
 NOTEBOOKS = CONF_DIR.parent / "notebooks"
-RECORDS = CONF_DIR.parent / "results" / "embedded" / "records"
+RECORDS = CONF_DIR.parent / "results" / "embedded" / "records.tar.zst"
 
 
 def test_notebooks_are_stored_without_outputs() -> None:

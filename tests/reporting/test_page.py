@@ -21,7 +21,7 @@ from lvf.reporting.select.selection import Selection, selected
 
 pytestmark = pytest.mark.slow  # the page takes 20 s to write
 ROOT = CONF_DIR.parent
-RECORDS = ROOT / "results" / "embedded" / "records"
+RECORDS = ROOT / "results" / "embedded" / "records.tar.zst"
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -27,7 +27,7 @@ CELL_SECONDS = 600
 class FiguresConfig:
     """What to draw from, and where the figures go."""
 
-    records: str = "results/embedded/records"
+    records: str = "results/embedded/records.tar.zst"
     out: str = "runs/figures"
     notebooks: str = "notebooks"
 

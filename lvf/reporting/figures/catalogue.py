@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lvf.config.schema import CONF_DIR
+from lvf.config.schema import CONF_DIR, PACKAGE
 from lvf.records.store import load, load_paper
 from lvf.reporting.figures import (
     ablations,
@@ -26,7 +26,7 @@ from lvf.reporting.select.settings import groups
 
 # A wheel has no records and no place for figures: there it is the folder that one works in.
 ROOT = Path.cwd() if CONF_DIR.parent == PACKAGE else CONF_DIR.parent
-RECORDS = ROOT / "results" / "embedded" / "records"
+RECORDS = ROOT / "results" / "embedded" / "records.tar.zst"
 FIGURES = ROOT / "runs" / "figures"
 
 
@@ -44,7 +44,8 @@ class Data:
         """Read records, and the paper's published numbers beside them.
 
         Args:
-            records: their folder; by default `LVF_RECORDS`, else the repository's own records.
+            records: their folder or packed file; by default `LVF_RECORDS`, else the repository's
+                own records.
         """
         folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
         scores = pd.concat([load(folder), load_paper()], ignore_index=True)

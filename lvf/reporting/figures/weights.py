@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lvf.analysis.noise import noise_spectra, spectral_distances
+from lvf.analysis.table import matrices
 from lvf.reporting.figures import style
 from lvf.reporting.select.compare import of_drawn_models
 from lvf.reporting.select.settings import duration_text
@@ -49,7 +50,7 @@ def weights_of(scores: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
     records = records[records.task == "weights"].drop_duplicates("path")
     tables = []
     for record in records.itertuples():
-        table = pd.read_parquet(Path(str(record.path)).with_suffix(".parquet"))
+        table = matrices(Path(str(record.path)))
         tables.append(table.assign(**{name: getattr(record, name) for name in axes}))
     empty = pd.DataFrame(columns=pd.Index([*axes, "layer", "module", "rank90"]))
     return pd.concat(tables, ignore_index=True) if tables else empty

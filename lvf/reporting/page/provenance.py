@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from lvf.records.archive import read_bytes
 from lvf.records.checkpoints import names
 from lvf.reporting.stats.contrast import parts_of
 
@@ -55,11 +56,11 @@ class Provenance:
 
 def _record(path: Path) -> dict[str, Any]:
     """A record without its per-item scores, which stay in the file that it names."""
-    tree = json.loads(path.read_text())
+    tree = json.loads(read_bytes(path))
     for metric in tree["metrics"].values():
         if metric["items"] is not None:
             metric["items"] = f"{len(metric['items'])} scores, in the file"
-    return {"file": "/".join(path.parts[-2:])} | tree
+    return {"file": "/".join(path.parts[-3:])} | tree
 
 
 def _published(row: dict[Any, Any]) -> dict[str, Any]:
