@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from lvf.config.compose import compose
 from lvf.config.schema import CONF_DIR
 from lvf.records.estimate import Estimate, mean_of, paired_difference
 from lvf.records.store import AXES, COSTS, RecordWarning, items
@@ -45,25 +46,15 @@ class Names:
 
 @functools.cache
 def names() -> Names:
-    """Read the domains' targets and the forgetting tasks from conf/domain and conf/evals."""
+    """Read the targets from conf/domain, and the forgetting tasks as each scale composes them."""
     domains = [OmegaConf.load(path) for path in sorted((CONF_DIR / "domain").glob("*.yaml"))]
-    evals = OmegaConf.load(CONF_DIR / "evals" / "tasks.yaml")
+    scales = sorted(path.stem for path in (CONF_DIR / "scale").glob("*.yaml"))
+    evals = {scale: compose(f"scale={scale}").evals for scale in scales}
     return Names(
         target={one.name: (one.target_task, one.target_metric) for one in domains},
-        forgetting=list(evals.forgetting),
-        forgetting_metric={
-            path.stem: _forgetting_metric(path.stem)
-            for path in sorted((CONF_DIR / "scale").glob("*.yaml"))
-        },
+        forgetting=evals[scales[0]].forgetting,
+        forgetting_metric={scale: one.forgetting_metric for scale, one in evals.items()},
     )
-
-
-def _forgetting_metric(evals: str) -> str:
-    """That of a file in conf/evals, or of the file that it builds on."""
-    tree = OmegaConf.load(CONF_DIR / "evals" / f"{evals}.yaml")
-    if "forgetting_metric" in tree:
-        return str(tree.forgetting_metric)
-    return _forgetting_metric(tree.defaults[0])
 
 
 def measures() -> list[str]:
