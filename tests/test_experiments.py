@@ -45,7 +45,7 @@ def trained(cfg: RunConfig) -> RunFolder:
 @pytest.mark.parametrize(
     "words",
     [
-        ("+experiment=regularisation", "method=full_attention_dropout_10"),
+        ("+experiment=regularisation", "method=full", "training.attention_dropout=0.1"),
         ("+experiment=targets", "method=lora_mlp"),
         ("+experiment=optimizers", "optimizer=adamw", "method=full"),
         ("+experiment=lr_sensitivity", "domain=math", "method=lora_v1"),

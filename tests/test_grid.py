@@ -9,12 +9,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import omegaconf.base
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
-from omegaconf.grammar_parser import parse
 
 from lvf.config.compose import compose
 from lvf.config.grid_schema import GridConfig, SweepConfig
@@ -94,11 +92,8 @@ def test_the_embedded_grid_covers_domains_regimes_methods_and_durations() -> Non
 
 
 @pytest.mark.parametrize("name", ["main", "alpha_lr", "regularisation", "throughput"])
-def test_a_cell_is_what_hydra_composes_alone(
-    name: str, main_cells: list[Cell], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_is_what_hydra_composes_alone(name: str, main_cells: list[Cell]) -> None:
     found = main_cells if name == "main" else cells_of(sweep(name), ["scale=paper"])
-    monkeypatch.setattr(omegaconf.base, "parse", parse)  # as without lvf
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for cell in found[:: max(1, len(found) // 8)]:
             alone = hydra_compose("train", overrides=list(cell.overrides))

@@ -41,7 +41,7 @@ def test_the_line_gives_records_and_started_again_does_nothing(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora_r2"])
+@pytest.mark.parametrize("method", ["method=full", "method.rank=2"])
 @pytest.mark.parametrize("experiment", ["math_ift", "code_ift", "math_cpt", "code_cpt"])
 def test_every_experiment_goes_from_corpus_to_records(
     tmp_path: Path, experiment: str, method: str
@@ -49,7 +49,7 @@ def test_every_experiment_goes_from_corpus_to_records(
     duration = "8192" if experiment.endswith("cpt") else "1"  # tokens, or epochs
     cfg = compose(
         f"+experiment={experiment}",
-        f"method={method}",
+        method,
         f"duration={duration}",
         "trunk.branch=false",
         "data.max_documents=64",

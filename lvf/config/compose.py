@@ -1,17 +1,13 @@
 """From Hydra's command line to a checked `RunConfig`, and from a `UserError` to one message."""
 
 import functools
-import pickle
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import hydra
-import hydra.version
-import omegaconf.base
 from hydra import initialize_config_dir
-from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
@@ -92,28 +88,6 @@ def compose_tree(*overrides: str) -> DictConfig:
         return hydra.compose("train", overrides=[*overrides, *WITHOUT_HYDRAS_OWN])
 
 
-@contextmanager
-def files_read_once() -> Iterator[None]:
-    """Within it, many compositions take half as long: Hydra parses thirty files anew for each.
-
-    What changes on disk meanwhile is not seen.
-    """
-    read = ConfigRepository.load_config
-    copies: dict[tuple[str, ...], bytes] = {}  # composing changes what was loaded
-
-    def load_config(self: ConfigRepository, config_path: str) -> Any:
-        key = (config_path, *(source.path for source in self.sources))
-        if key not in copies:
-            copies[key] = pickle.dumps(read(self, config_path))
-        return pickle.loads(copies[key])
-
-    ConfigRepository.load_config = load_config  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        ConfigRepository.load_config = read  # type: ignore[method-assign]
-
-
 Result = TypeVar("Result")
 
 
@@ -149,6 +123,12 @@ def times(a: float, b: float) -> float:
     return int(product) if product == int(product) else product
 
 
+def catalogue(file: str) -> dict[str, Any]:
+    """Read `conf/<file>.yaml`, whose entries are the options of a group, by name."""
+    entries: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{file}.yaml"))
+    return entries
+
+
 def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
     return store
 
@@ -156,10 +136,10 @@ def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
 # Hydra deep-copies the whole store, its own schemas included, for each group that --help lists
 # (140 times, 2 s) and for each composition; the store is a singleton whose load() copies anyway.
 ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
-# OmegaConf parses the text of an interpolation whenever it resolves it, half of what that takes;
-# Hydra parses its own version 280 times a composition.
-omegaconf.base.parse = functools.cache(omegaconf.base.parse)  # type: ignore[attr-defined]
-hydra.version._get_version = functools.cache(hydra.version._get_version)
 ConfigStore.instance().store(name="run_schema", node=RunConfig)
+for name, data in catalogue("datasets").items():
+    ConfigStore.instance().store(group="data", name=name, node=data)
+for name, model in catalogue("models").items():
+    ConfigStore.instance().store(group="model", name=name, node=model, package="_global_")
 OmegaConf.register_new_resolver("lvf.lr", lr_of_method, replace=True)
 OmegaConf.register_new_resolver("lvf.times", times, replace=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import takewhile
 from math import prod
 from typing import Any
 
@@ -11,7 +12,7 @@ import hydra
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from lvf.config.compose import compose, files_read_once, lr_of_method, to_schema
+from lvf.config.compose import catalogue, compose, lr_of_method, to_schema
 from lvf.config.grid_schema import GridConfig
 from lvf.config.schema import CONF_DIR, RunConfig
 from lvf.planning.estimates import plan, total_batches
@@ -31,7 +32,6 @@ to date. Every cell with its state: `python -m lvf.grid sweep=main scale=paper`,
 """
 
 
-@files_read_once()
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
@@ -41,7 +41,8 @@ def page() -> str:
     parts += ["## Sweeps\n", sweeps(), "### What the paper's take\n", costs()]
     for group in ("packing", "schedule", "optimizer"):
         parts += [f"## {group.capitalize()}\n", descriptions(group)]
-    parts += ["## Models\n", models(), "## Departures from the paper\n", departures()]
+    parts += ["## Models\n", models(), "## Data sets\n", datasets()]
+    parts += ["## Departures from the paper\n", departures()]
     return "\n".join(parts)
 
 
@@ -147,14 +148,26 @@ def costs() -> str:
 
 
 def models() -> str:
-    """Every file of conf/model with its parameters."""
+    """Every model of conf/models.yaml with its parameters."""
     rows = []
-    for name in options("model"):
+    for name in catalogue("models"):
         model = compose(f"model={name}").model
         shape = shape_of(model)
         size = "unknown" if shape is None else f"{num_parameters(shape):,}"
-        rows.append([f"`{name}`", f"`{model.path}`", size, comment("model", name)])
+        rows.append([f"`{name}`", f"`{model.path}`", size, entry_comment("models", name)])
     return markdown(["model", "path", "parameters", ""], rows)
+
+
+def datasets() -> str:
+    """Every data set of conf/datasets.yaml with its size as published."""
+    rows = []
+    for name, one in catalogue("datasets").items():
+        size = min(filter(None, (one.get("documents"), one.get("max_documents"))), default=None)
+        told = "" if size is None else f"{size:,}"
+        rows.append(
+            [f"`{name}`", f"`{one['train']['path']}`", told, entry_comment("datasets", name)]
+        )
+    return markdown(["data", "path", "documents", ""], rows)
 
 
 def departures() -> str:
@@ -179,13 +192,21 @@ def options(group: str) -> list[str]:
 
 def comment(group: str, name: str) -> str:
     """The comment at the head of a file, which gives its source."""
-    lines: list[str] = []
-    for line in (CONF_DIR / group / f"{name}.yaml").read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.removeprefix("#").strip())
-    return " ".join(lines)
+    lines = (CONF_DIR / group / f"{name}.yaml").read_text().splitlines()
+    head = takewhile(lambda line: line.startswith("#"), lines)
+    return _joined(line for line in head if not line.startswith("# @package"))
+
+
+def entry_comment(file: str, name: str) -> str:
+    """The comment above an entry of `conf/<file>.yaml`."""
+    lines = (CONF_DIR / f"{file}.yaml").read_text().splitlines()
+    entry = next(i for i, line in enumerate(lines) if line.startswith(f"{name}:"))
+    above = takewhile(lambda line: line.startswith("#"), reversed(lines[:entry]))
+    return _joined(reversed(list(above)))
+
+
+def _joined(comment_lines: Iterable[str]) -> str:
+    return " ".join(line.removeprefix("#").strip() for line in comment_lines)
 
 
 def grid(sweep: str, scale: str) -> GridConfig:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lvf.config.compose import compose, files_read_once
+from lvf.config.compose import compose
 from lvf.planning import cluster
 from lvf.planning.cluster import H100
 from lvf.planning.docs import MAIN, OF_THE_PAPER, grid, markdown
@@ -42,7 +42,6 @@ Rows fill less of a GPU the fewer there are; 1 row of 4096 tokens is taken to ru
 """
 
 
-@files_read_once()
 def page() -> str:
     """The whole page."""
     groups = by_experiment()

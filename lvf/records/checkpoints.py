@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from lvf.config.compose import compose
 from lvf.config.schema import CONF_DIR
 from lvf.records.estimate import Estimate, mean_of, paired_difference
 from lvf.records.store import AXES, COSTS, RecordWarning, items
@@ -37,25 +38,15 @@ class Names:
 
 @functools.cache
 def names() -> Names:
-    """Read the domains' targets and the tasks of retention from conf/domain and conf/evals."""
+    """Read the targets from conf/domain, and the tasks of retention as each scale composes them."""
     domains = [OmegaConf.load(path) for path in sorted((CONF_DIR / "domain").glob("*.yaml"))]
-    evals = OmegaConf.load(CONF_DIR / "evals" / "tasks.yaml")
+    scales = sorted(path.stem for path in (CONF_DIR / "scale").glob("*.yaml"))
+    evals = {scale: compose(f"scale={scale}").evals for scale in scales}
     return Names(
         target={domain.name: (domain.target_task, domain.target_metric) for domain in domains},
-        retention=list(evals.forgetting),
-        retention_metric={
-            path.stem: _retention_metric(path.stem)
-            for path in sorted((CONF_DIR / "scale").glob("*.yaml"))
-        },
+        retention=evals[scales[0]].forgetting,
+        retention_metric={scale: one.forgetting_metric for scale, one in evals.items()},
     )
-
-
-def _retention_metric(evals: str) -> str:
-    """That of a file in conf/evals, or of the file that it builds on."""
-    tree = OmegaConf.load(CONF_DIR / "evals" / f"{evals}.yaml")
-    if "forgetting_metric" in tree:
-        return str(tree.forgetting_metric)
-    return _retention_metric(tree.defaults[0])
 
 
 def measures() -> list[str]:

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lvf.config.compose import compose, compose_tree, files_read_once, to_run_config
+from lvf.config.compose import compose, compose_tree, to_run_config
 from lvf.config.grid_schema import SweepConfig
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
@@ -50,7 +50,6 @@ class Cell:
         return RunFolder(self.folder).state(self.cfg)
 
 
-@files_read_once()
 def cells_of(sweep: SweepConfig, extra: list[str]) -> list[Cell]:
     """Every distinct run of a sweep, composed and checked before anything starts.
 

@@ -28,7 +28,7 @@ def test_every_export_of_a_run_gets_a_record_with_the_axes_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = compose(
-        "+experiment=math_ift", "method=lora_r2", "seed=3",
+        "+experiment=math_ift", "method.rank=2", "seed=3",
         f"paths.runs={tmp_path}/runs", f"paths.records={tmp_path}/records",
     )  # fmt: skip
     folder = run_folder(cfg)
@@ -53,7 +53,7 @@ def test_every_export_of_a_run_gets_a_record_with_the_axes_of_the_run(
 def test_one_line_analyses_what_is_trained_of_a_sweep(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    axes = {"+experiment": ["math_ift"], "method": ["lora_r2"], "seed": [0, 1, 2]}
+    axes = {"+experiment": ["math_ift"], "method.rank": [2], "seed": [0, 1, 2]}
     paths = [f"paths.runs={tmp_path}/runs", f"paths.records={tmp_path}/records"]
     sweep = SweepConfig(name="three", blocks={"seeds": axes}, overrides=paths)
     for cell in cells_of(sweep, [])[:2]:  # the third is not trained

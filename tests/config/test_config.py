@@ -2,18 +2,22 @@
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.errors import HydraException
 
 from lvf.config.compose import compose, lr_of_method
-from lvf.config.schema import CONF_DIR
+from lvf.config.schema import CONF_DIR, DataConfig, ModelConfig, SourceConfig
 from lvf.errors import UserError
+from lvf.planning.docs import grid
 from lvf.runs.run_id import run_id
+from lvf.runs.sweep import cells_of
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
-GROUPS = ("optimizer", "logger", "schedule", "packing", "model")
+GROUPS = ("optimizer", "logger", "schedule", "packing")
 SCALES = sorted(path.stem for path in (CONF_DIR / "scale").glob("*.yaml"))
 METHODS = sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml"))
 
@@ -52,18 +56,12 @@ def test_every_experiment_composes_with_every_scale(experiment: str, scale: str)
     assert on_one_gpu and full.training.precision == ("fp32" if scale == "embedded" else "amp_bf16")
 
 
+DATA = "{name: mine, train: {path: /data/mine.txt}, text_column: text}"
 METHOD_TABLE = {
     # name: (rank, alpha, targets) on the paper's scale; PAPER facts, sections 1.1, 1.7 and 5
     "full": (None, None, None),
-    "full_decay_5e-5": (None, None, None),
-    "full_decay_1e-4": (None, None, None),
-    "full_attention_dropout_5": (None, None, None),
-    "full_attention_dropout_10": (None, None, None),
     "lora": (256, 512, ATTENTION + MLP),
-    "lora_r2": (2, 4, ATTENTION + MLP),
-    "lora_r8": (8, 16, ATTENTION + MLP),
     "lora_r16": (16, 32, ATTENTION + MLP),
-    "lora_r32": (32, 64, ATTENTION + MLP),
     "lora_r64": (64, 128, ATTENTION + MLP),
     "lora_r256": (256, 512, ATTENTION + MLP),
     "lora_alpha": (256, 32, ATTENTION + MLP),
@@ -90,41 +88,56 @@ def test_every_method_composes_with_every_scale_under_a_name_of_its_own(scale: s
             assert (cfg.method.rank, cfg.method.alpha, cfg.method.targets) == (rank, alpha, targets)
             assert cfg.method.dropout == (None if rank is None else 0.05)
         names[method] = (cfg.method.name, run_id(cfg))
-    # `lora` is one of the named ranks, by another name
-    assert len(set(names.values())) == len(METHODS) - 1
+    # the paper's ranks are named, so `lora` is the same run as a named rank but for r = 8
+    assert len(set(names.values())) == len(METHODS) - (scale != "embedded")
     assert sorted(METHOD_TABLE) == METHODS
 
 
-# What a method changes beside itself: optimiser's decay, attention dropout (paper Fig. 4).
-REGULARISED = {
-    "full_decay_5e-5": (5e-5, 0.0),
-    "full_decay_1e-4": (1e-4, 0.0),
-    "full_attention_dropout_5": (None, 0.05),
-    "full_attention_dropout_10": (None, 0.1),
-}
+def test_plain_lora_of_a_rank_is_the_named_method_of_that_rank() -> None:
+    for rank in (16, 64, 256):
+        plain = compose("scale=paper", "method=lora", f"method.rank={rank}")
+        assert plain == compose("scale=paper", f"method=lora_r{rank}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_any_method_joins_any_experiment_and_changes_only_its_own(
-    experiment: str, scale: str
-) -> None:
-    plain = compose(f"+experiment={experiment}", f"scale={scale}", "method=full")
-    for method in METHODS:
-        cfg = compose(f"+experiment={experiment}", f"scale={scale}", f"method={method}")
-        assert (cfg.domain.name, cfg.regime.name) == CONDITIONS[experiment]
-        if scale == "paper":
-            own = cfg.method.rank, cfg.method.alpha, cfg.method.targets
-            assert own == METHOD_TABLE[method]
-        decay, dropout = REGULARISED.get(method, (None, 0.0))
-        usual = plain.optimizer["weight_decay"]
-        assert cfg.optimizer["weight_decay"] == (usual if decay is None else decay)
-        assert cfg.training.attention_dropout == dropout
-        cfg.method, cfg.training.lr_peak = plain.method, plain.training.lr_peak
-        cfg.training.attention_dropout = 0.0
-        cfg.optimizer["weight_decay"] = usual
-        assert cfg == plain, method
+def test_a_recipe_names_every_choice_of_its_run_in_one_file() -> None:
+    files = sorted((CONF_DIR / "recipe").glob("*/*.yaml"))
+    conditions = ("chat_ift", "code_cpt", "code_ift", "math_cpt", "math_ift")
+    assert {(path.parent.name, path.stem) for path in files} == set(product(SCALES, conditions))
+    for path in files:
+        recipe = yaml.safe_load(path.read_text())
+        chosen = [choice for one in recipe["defaults"] if one != "_self_" for choice in one]
+        assert chosen == ["/model", "/data", "/packing", "/optimizer", "/schedule", "/evals"]
+        assert {"duration", "training"} <= recipe.keys()
+
+
+def test_no_file_only_forwards_to_another() -> None:
+    for path in CONF_DIR.rglob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        only_defaults = isinstance(content, dict) and set(content) == {"defaults"}
+        assert not only_defaults or path.parent.name == "experiment", path
+
+
+@pytest.mark.parametrize(
+    ("group", "file"), [("data", "datasets"), ("model", "models")], ids=["data", "model"]
+)
+def test_every_named_data_set_and_model_composes_with_every_scale(group: str, file: str) -> None:
+    for name in yaml.safe_load((CONF_DIR / f"{file}.yaml").read_text()):
+        for scale in SCALES:
+            cfg = compose(f"{group}={name}", f"scale={scale}", "schedule=cosine")
+            assert getattr(cfg, group).name == name.removesuffix("_40k")
+
+
+def test_a_file_of_the_users_takes_the_place_of_the_recipes_data_and_model(tmp_path: Path) -> None:
+    for group, text in (("data", DATA), ("model", "name: tiny\npath: /models/tiny\n")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text(text)
+    for scale in SCALES:
+        search = f"hydra.searchpath=[file://{tmp_path}]"
+        cfg = compose(search, f"scale={scale}", "data=mine", "model=mine")
+        assert cfg.model == ModelConfig(name="tiny", path="/models/tiny")
+        assert cfg.data == DataConfig(
+            name="mine", train=SourceConfig(path="/data/mine.txt"), text_column="text"
+        )
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -196,24 +209,20 @@ def test_tulu_is_one_run_of_six_epochs_measured_hot_at_two_and_four() -> None:
     assert "mmlu" not in compose("+experiment=tulu").evals.tasks
 
 
-@pytest.mark.parametrize(
-    ("method", "decay", "dropout"),
-    [
+def test_the_sweep_over_regularisers_has_the_settings_of_figure_4() -> None:
+    cells = [cell.cfg for cell in cells_of(grid("regularisation", "paper").sweep, ["scale=paper"])]
+    full = [cfg for cfg in cells if cfg.method.kind == "full"]
+    assert {
+        (c.method.name, c.optimizer["weight_decay"], c.training.attention_dropout) for c in full
+    } == {
         ("full", 0.0, 0.0),
         ("full_decay_5e-5", 5e-5, 0.0),
         ("full_decay_1e-4", 1e-4, 0.0),
         ("full_attention_dropout_5", 0.0, 0.05),
         ("full_attention_dropout_10", 0.0, 0.1),
-    ],
-)
-def test_the_regularised_methods_are_those_of_figure_4(
-    method: str, decay: float, dropout: float
-) -> None:
-    cfg = compose("+experiment=regularisation", "scale=paper", f"method={method}")
-    assert cfg.optimizer["weight_decay"] == decay
-    assert cfg.training.attention_dropout == dropout
-    assert cfg.training.lr_peak == 5e-5
-    assert run_id(cfg) != run_id(compose("+experiment=regularisation", "scale=paper", "seed=1"))
+    }
+    assert {c.training.lr_peak for c in full} == {5e-5}
+    assert {c.method.rank for c in cells if c.method.kind == "lora"} == {16, 256}
 
 
 def test_lora_without_regret_is_its_own_recipe() -> None:
@@ -318,7 +327,12 @@ def test_help_names_our_groups_and_loads_no_heavy_library() -> None:
         "    assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for group in ("experiment: alpha_lr, code_cpt, code_ift", "method: dora, full"):
+    for group in (
+        "experiment: alpha_lr, code_cpt, code_ift",
+        "method: dora, full",
+        "data: embedded_chat_ift",
+        "model: embedded, llama2_13b",
+    ):
         assert group in done.stdout
 
 
