@@ -4,7 +4,7 @@
 
 Activations are counted in one and in two layers of Llama-2-7B's shape with random weights (3 GB,
 two minutes), what is fixed is extrapolated from them, and the choice is that of a training
-(`lvf.training.fitting`). Dropout's masks are counted as the bytes that a GPU has.
+(`lvf.training.microbatch`). Dropout's masks are counted as the bytes that a GPU has.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 
 from lvf.config.compose import compose
 from lvf.errors import UserError
-from lvf.models import fast_lora
-from lvf.training.fitting import Kept, choose, fixed_bytes, kept_bytes
+from lvf.models import fused_lora
+from lvf.training.microbatch import ActivationBytes, activation_bytes, choose, fixed_bytes
 from lvf.training.trainer import make_model
 
 LAYERS = 32
 DEVICES = {"1 H100": (1, 85e9), "1 H200": (1, 150e9), "8 H100": (8, 85e9), "32 H100": (32, 85e9)}
 """Ranks, and bytes of each."""
 METHODS = ("method=full", *(f"method=lora method.rank={rank}" for rank in (16, 64, 256)))
-ONLY_KEPT = ("method=lora method.rank=16 training.fast_lora=false", "method=dora method.rank=16")
+ONLY_KEPT = ("method=lora method.rank=16 training.fused_lora=false", "method=dora method.rank=16")
 
 
 def composed(method: str, *words: str) -> Any:
@@ -38,20 +38,20 @@ def beyond(one: float, two: float) -> float:
     return two + (LAYERS - 2) * (two - one)
 
 
-def counted(method: str) -> tuple[Kept, list[tuple[Any, float]]]:
+def counted(method: str) -> tuple[ActivationBytes, list[tuple[Any, float]]]:
     """What a token of the whole model keeps; models of one and of two layers, what each keeps once.
 
     The latter grows by the layer, as all that is fixed does.
     """
     models = [make_model(composed(method, f"model.shape.num_hidden_layers={n}")) for n in (1, 2)]
-    one, two = (kept_bytes(model, torch.device("cpu")) for model in models)
+    one, two = (activation_bytes(model, torch.device("cpu")) for model in models)
     kept = replace(two, num_layers=LAYERS, once=beyond(one.once, two.once))
     return kept, list(zip(models, (one.once, two.once), strict=True))
 
 
 def main() -> None:
     """Print what each method keeps, and what it would do on each kind of devices."""
-    fast_lora.draw_dropped = lambda x, p: torch.empty_like(x, dtype=torch.bool).bernoulli_(p)
+    fused_lora.draw_dropped = lambda x, p: torch.empty_like(x, dtype=torch.bool).bernoulli_(p)
     for method in (*METHODS, *ONLY_KEPT):
         kept, models = counted(method)
         width = models[0][0].model.config.hidden_size
@@ -59,7 +59,7 @@ def main() -> None:
         print(f"{method}: {kept.layer / width:.1f} bytes a hidden place and layer; a row "
               f"{rows[0]:.1f} GB, recomputed {rows[1]:.1f} GB", flush=True)  # fmt: skip
         for name, (ranks, memory) in DEVICES.items() if method in METHODS else ():
-            cfg = composed(method, f"runtime.ranks={ranks}", "runtime.nodes=1")
+            cfg = composed(method, f"runtime.nproc_per_node={ranks}", "runtime.nodes=1")
             fixed = beyond(*(fixed_bytes(cfg, model, once) for model, once in models))
             try:
                 found = str(choose(cfg, kept, fixed, memory))

@@ -6,8 +6,8 @@
 No GPU has run it yet; with `--tiny` a CPU has. Weights are random, bf16
 arithmetic, full rows of 4096 tokens, Lion on fp32 weights: full finetuning needs about 81 GB beside
 its activations, which are 20 GB a row where they are kept and 2 GB where they are computed twice. A
-training takes as many rows at once as fit (`lvf.training.fitting`) unless its name says how many.
-What fails is told, and the rest goes on; what has no time left is left out. Records of the
+training takes as many rows at once as fit (`lvf.training.microbatch`) unless its name says how
+many. What fails is told, and the rest goes on; what has no time left is left out. Records of the
 trainings go to FOLDER/records.
 """
 
@@ -31,7 +31,7 @@ from lvf.evals.completion import Request, Sampling
 from lvf.evals.generate import generate
 from lvf.evals.humaneval import STOP_STRINGS
 from lvf.models.load import load_base, load_tokenizer
-from lvf.models.packed import attend_within_segments, end_to_end
+from lvf.models.packed import attend_within_documents, unpad
 from lvf.models.token_loss import mean_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,7 +46,7 @@ SMALL = [
     "model.shape.num_key_value_heads=8",
 ]  # fmt: skip
 COMPILED = "runtime.compile=true"
-TWICE = "runtime.recompute_activations=true"
+TWICE = "runtime.activation_checkpointing=true"
 TRAININGS = [
     "method=lora method.rank=16",
     "method=full",
@@ -55,7 +55,7 @@ TRAININGS = [
     "method=lora method.rank=64",
     "method=lora method.rank=256",
     *(
-        f"{method} {TWICE} runtime.microbatch_rows={rows} training.global_batch_rows={rows}"
+        f"{method} {TWICE} runtime.device_microbatch_size={rows} training.global_batch_size={rows}"
         for rows in (6, 8)
         for method in ("method=full", "method=lora method.rank=16")
     ),
@@ -89,7 +89,7 @@ def main() -> None:
 def _plan(out: Path, tiny: bool) -> dict[str, Callable[[], object]]:
     plan: dict[str, Callable[[], object]] = {"numerics": lambda: numerics(TINY if tiny else SMALL)}
     for settings in TRAININGS:
-        words = ["training.global_batch_rows=8", *settings.split()]
+        words = ["training.global_batch_size=8", *settings.split()]
         words += [f"paths.runs={out}/runs", f"paths.records={out}/records"]
         if tiny:
             words = [one for one in words if not one.startswith("method.rank=")]
@@ -102,8 +102,9 @@ def _plan(out: Path, tiny: bool) -> dict[str, Callable[[], object]]:
 
 def _composed(*words: str) -> Any:
     return compose(
-        "+experiment=throughput", "scale=paper", "model.random_weights=true", "runtime.ranks=1",
-        "bench.data=synthetic", "bench.warmup_steps=2", "bench.steps=5", "logger=none", *words,
+        "+experiment=throughput", "scale=paper", "model.random_weights=true",
+        "runtime.nproc_per_node=1", "bench.data=synthetic", "bench.warmup_steps=2", "bench.steps=5",
+        "logger=none", *words,
     )  # fmt: skip
 
 
@@ -119,12 +120,12 @@ def numerics(shape: list[str]) -> None:
     found = []
     for device in ("cpu", DEVICE):
         model: Any = load_base(cfg.model)
-        attend_within_segments(model)
-        model.set_attn_implementation("lvf_segments")  # FlashAttention has no fp32
+        attend_within_documents(model)
+        model.set_attn_implementation("lvf_documents")  # FlashAttention has no fp32
         if found:  # random weights of a GPU are not a CPU's
             model.load_state_dict(found[0][2])
         model.to(device)
-        inputs = end_to_end({name: one.to(device) for name, one in batch.items()})
+        inputs = unpad({name: one.to(device) for name, one in batch.items()})
         loss = mean_loss(model, inputs)
         loss.backward()
         gradients = torch.cat([p.grad.flatten().cpu() for p in model.parameters()])

@@ -37,27 +37,27 @@ from lvf.runs.run_folder import TRAINED, RunFolder, open_run_folder, run_folder
 from lvf.training.trainer import train
 
 
-def start_ranks(num_ranks: int, work: Callable[[], None]) -> list[int]:
+def start_ranks(world_size: int, work: Callable[[], None]) -> list[int]:
     """Fork the ranks of a run into a process group of their own; returns their process ids."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     pids: list[int] = []
-    for rank in range(num_ranks):
+    for rank in range(world_size):
         pid = os.fork()
         group = pids[0] if pids else pid
         if pid == 0:
-            _live(rank, num_ranks, port, group, work)
+            _live(rank, world_size, port, group, work)
         os.setpgid(pid, group)
         pids.append(pid)
     return pids
 
 
-def _live(rank: int, num_ranks: int, port: int, group: int, work: Callable[[], None]) -> None:
+def _live(rank: int, world_size: int, port: int, group: int, work: Callable[[], None]) -> None:
     os.setpgid(0, group)
-    if num_ranks > 1:
+    if world_size > 1:
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0}
-        sizes = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "MASTER_PORT": port}
+        sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in (ranks | sizes).items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     status = 1
@@ -100,7 +100,7 @@ def storm(cfg: RunConfig, prepared: Prepared, kills: int, chance: random.Random)
     folder, met = open_run_folder(cfg), Met()
     for kill in range(kills):
         began, born = _lines(folder), time.time()
-        pids = start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder))
+        pids = start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder))
         if kill % 3 == 0:  # as soon as a save has begun, or a moment later
             _until(lambda since=born: _is_saving(folder, since), pids)
             time.sleep(chance.uniform(0, 0.005))
@@ -117,7 +117,7 @@ def storm(cfg: RunConfig, prepared: Prepared, kills: int, chance: random.Random)
         os.killpg(pids[0], signal.SIGKILL)
         if (ended := wait_for(pids)) != [-signal.SIGKILL] * len(pids):
             raise SystemExit(f"kill {kill} came too late, statuses {ended}: make the run longer")
-    ended = wait_for(start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder)))
+    ended = wait_for(start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder)))
     if any(ended) or folder.status()["state"] != TRAINED:
         raise SystemExit(f"{folder.path} did not end by itself: {ended}, {folder.status()}")
     return met
@@ -158,7 +158,7 @@ def same_weights(one: RunFolder, other: RunFolder) -> bool:
 
 def compare(method: str, ranks: int, kills: int, place: Path) -> bool:
     """Train a run undisturbed and in a storm, print the figures; whether both end the same."""
-    settings = ["+experiment=math_ift", f"method={method}", f"runtime.ranks={ranks}"]
+    settings = ["+experiment=math_ift", f"method={method}", f"runtime.nproc_per_node={ranks}"]
     size = ["data.max_documents=200", f"duration={kills // 4 + 1}"]
     often = ["runtime.checkpoint_every_batches=3", f"paths.shards={place}/shards"]
     cfg = compose(*settings, *size, *often, f"paths.runs={place}/{ranks}/calm")

@@ -41,7 +41,7 @@ LlamaConfig(max_position_embeddings=4096).save_pretrained(out + "/model")
 cfg = compose("scale=embedded", "domain=math", "regime=cpt", f"model.path={out}/model",
               f"model.tokenizer={tokenizer}", f"data.train.path={texts}", "data.validation=null",
               "data.heldout=null", f"paths.shards={out}/shards", "training.seq_len=4096",
-              "training.global_batch_rows=1", "runtime.prepare_processes=1")
+              "training.global_batch_size=1", "runtime.prepare_processes=1")
 if compare == "no":
     cfg.evals.tasks = cfg.evals.forgetting = []
 measured(lambda: prepare(cfg).num_tokens)

@@ -95,7 +95,7 @@ def _compare(settings: argparse.Namespace, folder: Path) -> None:
         overrides = [] if method == "full" else [f"method.rank={settings.rank}"]
         cfg = compose(
             "+experiment=math_ift", f"method={method}", f"model.path={path}", "duration=8",
-            f"training.global_batch_rows={settings.rows}", f"paths.shards={folder}/shards",
+            f"training.global_batch_size={settings.rows}", f"paths.shards={folder}/shards",
             f"paths.runs={folder}/runs{round_}", "logger=none", *overrides,
         )  # fmt: skip
         prepared = prepare(cfg)
@@ -151,7 +151,7 @@ def _peer(
     method, job = cfg.method, folder / "job.pt"
     lora = {
         "r": method.rank, "lora_alpha": method.alpha, "lora_dropout": method.dropout,
-        "target_modules": method.targets, "task_type": "CAUSAL_LM",
+        "target_modules": method.target_modules, "task_type": "CAUSAL_LM",
     }  # fmt: skip
     inputs = [{name: batch[name] for name in TRANSFORMERS_INPUTS} for batch in batches]
     torch.save(

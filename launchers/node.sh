@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start the ranks of one run on this node, through torchrun:  node.sh PYTHON RANKS CONFIG SHARDS
-# `python -m lvf.train` with runtime.ranks above 1 calls it, on several nodes through srun, once on
+# `python -m lvf.train` with runtime.nproc_per_node above 1 calls it, on several nodes through srun, once on
 # each. What a cluster needs for ranks to find and hear each other stands here, and only here.
 set -euo pipefail
 python=$1 ranks=$2 config=$3 shards=$4

@@ -51,7 +51,7 @@ def benchmark(cfg: RunConfig) -> Path:
         folder = open_run_folder(cfg)
         log_to(folder.log())
         with folder.lock(), _rows(cfg, folder) as prepared:
-            work = train_on_ranks if cfg.runtime.num_ranks > 1 else time_steps
+            work = train_on_ranks if cfg.runtime.world_size > 1 else time_steps
             work(cfg, prepared, folder)
     console().print(table(read_record(path)))
     print(f"record   {path}")

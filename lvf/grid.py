@@ -8,7 +8,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.compose import exit_on_user_error, to_schema
 from lvf.config.grid_schema import GridConfig
 from lvf.config.schema import CONF_DIR
 from lvf.config.validate import require_consent
@@ -19,14 +19,14 @@ from lvf.launching.status import QUEUED, CellStatus, statuses
 from lvf.log import keep_from_terminal
 from lvf.planning.listing import show
 from lvf.runs.run_folder import DIVERGED, DONE, RUNNING, TRAINED
-from lvf.runs.sweep import Cell, cells_of
+from lvf.runs.sweep import SweepRun, runs_of
 
 LAUNCHERS = ("none", "local", "slurm")
 FINISHED = (DONE, DIVERGED)
 WORDS = {"status": "launcher=none", "analyze": "analyze=true"}
 
 
-def explain(cells: list[Cell], found: list[CellStatus]) -> None:
+def explain(cells: list[SweepRun], found: list[CellStatus]) -> None:
     """Print why cells wait or have ended before their time, and how many are in each state."""
     for cell, status in zip(cells, found, strict=True):
         if status.why:
@@ -39,7 +39,7 @@ def explain(cells: list[Cell], found: list[CellStatus]) -> None:
         print(f"not done: {counts}")
 
 
-def analyse(cells: list[Cell], found: list[CellStatus]) -> None:
+def analyse(cells: list[SweepRun], found: list[CellStatus]) -> None:
     """`lvf.analyze` of every trained cell, one after the other in this process."""
     from lvf.analyze import run as analyse_run
 
@@ -62,7 +62,7 @@ def run(grid: GridConfig) -> None:
     if grid.launcher not in LAUNCHERS:
         raise UserError(f"launcher={grid.launcher!r} is not one of {', '.join(LAUNCHERS)}")
     agreed = ["evals.execute_code=true"] if grid.execute_code else []
-    cells = cells_of(grid.sweep, [f"scale={grid.scale.name}", *agreed, *grid.overrides])
+    cells = runs_of(grid.sweep, [f"scale={grid.scale.name}", *agreed, *grid.overrides])
     if grid.launcher != "none":
         for cell in cells:
             require_consent(cell.cfg, "execute_code=true")
@@ -92,7 +92,7 @@ def run(grid: GridConfig) -> None:
 def main(composed: DictConfig) -> None:
     """Command line of the planner."""
     keep_from_terminal()
-    with speaking_to_the_user():
+    with exit_on_user_error():
         run(to_schema(composed, GridConfig))
 
 

@@ -12,7 +12,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.compose import exit_on_user_error, to_schema
 from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 from lvf.log import keep_from_terminal
@@ -208,7 +208,7 @@ def quoted(argument: str) -> str:
 @hydra.main(config_path=str(CONF_DIR), config_name="report", version_base="1.3")
 def _main(composed: DictConfig) -> None:
     keep_from_terminal()
-    with speaking_to_the_user():
+    with exit_on_user_error():
         report(to_schema(composed, ReportConfig))
 
 

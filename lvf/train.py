@@ -47,7 +47,7 @@ def run(cfg: RunConfig) -> None:
     with lock:
         if is_trained:
             print(f"{folder.path} is trained already: nothing to train")
-        elif cfg.runtime.num_ranks > 1:
+        elif cfg.runtime.world_size > 1:
             train_on_ranks(cfg, prepared, folder)
         else:
             train(cfg, prepared, folder, partial(start_evaluation, folder))

@@ -60,7 +60,7 @@ def test_a_sequence_longer_than_the_models_context(tmp_path: Path) -> None:
 def test_less_data_than_one_batch(tmp_path: Path, pairs: Path) -> None:
     words = r"fewer than the 400 of one batch"
     with pytest.raises(UserError, match=words):
-        run(settings(tmp_path, f"data.train.path={pairs}", "training.global_batch_rows=400"))
+        run(settings(tmp_path, f"data.train.path={pairs}", "training.global_batch_size=400"))
     assert not list(tmp_path.glob("runs/*/exports"))
 
 

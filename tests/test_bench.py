@@ -47,8 +47,8 @@ TINY = [
 
 def composed(folder: Path, *words: str) -> RunConfig:
     return compose(
-        "+experiment=throughput", *TINY, "training.seq_len=32", "training.global_batch_rows=4",
-        "runtime.microbatch_rows=2", "bench.data=synthetic", "bench.documents_per_row=3",
+        "+experiment=throughput", *TINY, "training.seq_len=32", "training.global_batch_size=4",
+        "runtime.device_microbatch_size=2", "bench.data=synthetic", "bench.documents_per_row=3",
         "bench.padding=0.25", "bench.warmup_steps=1", "bench.steps=3", f"paths.runs={folder}/runs",
         f"paths.shards={folder}/shards", f"paths.records={folder}/records", *words,
     )  # fmt: skip
@@ -110,9 +110,12 @@ def test_a_record_counts_the_real_tokens_and_the_padding_of_its_rows(
     speeds = [96 / seconds for seconds in steps.seconds[1:]]
     assert record.metrics["tokens_per_second"].items == pytest.approx(speeds)
     assert record.metrics["tokens_per_second"].value == pytest.approx(np.median(speeds))
-    assert record.settings["global_batch_rows"] == 4 and record.axes.method == "full"
-    told = {name: record.training[name] for name in ("microbatch_rows", "recomputed_activations")}
-    assert told == {"microbatch_rows": 2, "recomputed_activations": False}
+    assert record.settings["global_batch_size"] == 4 and record.axes.method == "full"
+    told = {
+        name: record.training[name]
+        for name in ("device_microbatch_size", "activation_checkpointing")
+    }
+    assert told == {"device_microbatch_size": 2, "activation_checkpointing": False}
 
 
 def test_nothing_of_a_benchmark_is_kept_but_its_record(folder: Path, measured: Measured) -> None:
@@ -285,7 +288,7 @@ def test_random_weights_without_a_shape_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["full", "lora"])
 def test_on_two_ranks_all_tokens_count_and_collectives_are_timed(tmp_path: Path, way: str) -> None:
-    cfg = composed(tmp_path, f"method={way}", "runtime.ranks=2", "bench.steps=2")
+    cfg = composed(tmp_path, f"method={way}", "runtime.nproc_per_node=2", "bench.steps=2")
     folder = open_run_folder(cfg)
     with synthetic_shards(cfg, tmp_path / "rows", 4) as prepared:
         ranks = start_ranks(2, lambda: time_steps(cfg, prepared, folder))
@@ -306,7 +309,7 @@ def test_the_grid_leads_to_the_records_of_its_throughput_sweep(tmp_path: Path) -
         *TINY, "bench.data=synthetic", "bench.steps=1", "bench.warmup_steps=1",
         "training.seq_len=32", f"paths.runs={tmp_path}/runs", f"paths.records={tmp_path}/records",
     ]  # fmt: skip
-    block = {"+experiment": ["throughput"], "method": ["full"], "training.global_batch_rows": [8]}
+    block = {"+experiment": ["throughput"], "method": ["full"], "training.global_batch_size": [8]}
     file = tmp_path / "conf" / "sweep" / "one.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"name": "one", "blocks": {"full": block}, "overrides": words}))
@@ -321,5 +324,5 @@ def test_the_grid_leads_to_the_records_of_its_throughput_sweep(tmp_path: Path) -
 
     grid("local")
     (path,) = (tmp_path / "records").rglob("*--throughput--*.json")
-    assert read_record(path).settings["global_batch_rows"] == 8
+    assert read_record(path).settings["global_batch_size"] == 8
     assert "1 runs, 1 done, 0 to do" in grid("none")

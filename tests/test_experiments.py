@@ -50,7 +50,7 @@ def trained(cfg: RunConfig) -> RunFolder:
         ("+experiment=optimizers", "optimizer=adamw", "method=full"),
         ("+experiment=lr_sensitivity", "domain=math", "method=lora_v1"),
         ("+experiment=alpha_lr", "method=lora_alpha", "method.alpha=1"),
-        ("+experiment=without_regret", "training.global_batch_rows=4"),
+        ("+experiment=without_regret", "training.global_batch_size=4"),
     ],
     ids=lambda words: words[0].split("=")[1],
 )
@@ -85,7 +85,7 @@ def test_the_curve_of_pass_at_k_is_sampled_from_the_run(folder: Path) -> None:
 def test_throughput_times_twenty_steps_of_real_rows_and_keeps_no_weights(folder: Path) -> None:
     cfg = compose(
         "+experiment=throughput",
-        "training.global_batch_rows=2",
+        "training.global_batch_size=2",
         "data.max_documents=60",
         "method.rank=2",
         f"paths.runs={folder}/runs",

@@ -19,7 +19,7 @@ from lvf.config.grid_schema import GridConfig, SweepConfig
 from lvf.config.schema import CONF_DIR, ScaleConfig
 from lvf.errors import UserError
 from lvf.grid import run
-from lvf.runs.sweep import Cell, cells_of
+from lvf.runs.sweep import SweepRun, runs_of
 from lvf.runs.trunk import trunk_of
 
 # Runs of each sweep on the paper's scale, counted by hand from PAPER facts, sections 1.1 and 5:
@@ -54,11 +54,11 @@ def sweep(name: str, scale: str = "paper") -> SweepConfig:
 
 
 @pytest.fixture(scope="module")
-def main_cells() -> list[Cell]:
-    return cells_of(sweep("main"), ["scale=paper"])
+def main_cells() -> list[SweepRun]:
+    return runs_of(sweep("main"), ["scale=paper"])
 
 
-def test_the_main_grid_has_the_runs_of_the_paper(main_cells: list[Cell]) -> None:
+def test_the_main_grid_has_the_runs_of_the_paper(main_cells: list[SweepRun]) -> None:
     # PAPER facts, section 1.1: 64 models of continued pre-training, 8 of them trunks; 40 of IFT
     assert len({cell.folder for cell in main_cells}) == len(main_cells) == CELLS["main"]
     counts = Counter(cell.cfg.regime.name for cell in main_cells)
@@ -74,7 +74,7 @@ def test_the_main_grid_has_the_runs_of_the_paper(main_cells: list[Cell]) -> None
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "main"])
 def test_every_sweep_is_the_product_of_its_axes(name: str) -> None:
-    found = cells_of(sweep(name), ["scale=paper"])
+    found = runs_of(sweep(name), ["scale=paper"])
     assert len({cell.folder for cell in found}) == len(found) == CELLS[name]
 
 
@@ -84,7 +84,7 @@ def test_every_sweep_has_its_number_of_cells_written_down() -> None:
 
 
 def test_the_embedded_grid_covers_domains_regimes_methods_and_durations() -> None:
-    cells = [cell.cfg for cell in cells_of(sweep("main", "embedded"), ["scale=embedded"])]
+    cells = [cell.cfg for cell in runs_of(sweep("main", "embedded"), ["scale=embedded"])]
     assert len(cells) == 2 * 4 * 4 + 2 * 4 * 5
     conditions = {(c.domain.name, c.regime.name) for c in cells}
     assert conditions == {(d, r) for d in ("math", "code") for r in ("ift", "cpt")}
@@ -92,8 +92,8 @@ def test_the_embedded_grid_covers_domains_regimes_methods_and_durations() -> Non
 
 
 @pytest.mark.parametrize("name", ["main", "alpha_lr", "regularisation", "throughput"])
-def test_a_cell_is_what_hydra_composes_alone(name: str, main_cells: list[Cell]) -> None:
-    found = main_cells if name == "main" else cells_of(sweep(name), ["scale=paper"])
+def test_a_cell_is_what_hydra_composes_alone(name: str, main_cells: list[SweepRun]) -> None:
+    found = main_cells if name == "main" else runs_of(sweep(name), ["scale=paper"])
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for cell in found[:: max(1, len(found) // 8)]:
             alone = hydra_compose("train", overrides=list(cell.overrides))
@@ -102,7 +102,7 @@ def test_a_cell_is_what_hydra_composes_alone(name: str, main_cells: list[Cell]) 
 
 def test_the_embedded_runs_of_the_main_grid_keep_their_names() -> None:
     # what results are filed under; to change them is to train all of them again
-    cells = cells_of(sweep("main", "embedded"), ["scale=embedded"])
+    cells = runs_of(sweep("main", "embedded"), ["scale=embedded"])
     names = "\n".join(sorted(cell.run_id for cell in cells))
     assert hashlib.sha256(names.encode()).hexdigest().startswith("71cc8fffeff4c77a")
 
@@ -114,7 +114,7 @@ def test_a_file_that_changes_between_two_compositions_is_read_again(tmp_path: Pa
     one = SweepConfig(name="x", blocks={"b": {"duration": [1]}}, overrides=list(words))
     for rank in (3, 5):
         method.write_text(f"defaults: [lora]\nrank: {rank}\n")
-        assert [cell.cfg.method.rank for cell in cells_of(one, [])] == [rank]
+        assert [cell.cfg.method.rank for cell in runs_of(one, [])] == [rank]
         assert compose(*words).method.rank == rank
 
 
@@ -122,7 +122,7 @@ def test_values_that_are_not_plain_are_left_to_hydra() -> None:
     axes = {"method": ["lora"], "optimizer": ["adamw", "lion"], "measure_at": [[1], [1, 2]]}
     one = SweepConfig(name="x", blocks={"b": axes})
     more = ["++evals.lm_eval.gsm8k.num_fewshot=3", "~logger.jsonl", "evals.tasks=[gsm8k]"]
-    found = cells_of(one, more)
+    found = runs_of(one, more)
     assert len(found) == 4
     for cell in found:
         assert cell.cfg == compose(*cell.overrides)
@@ -153,7 +153,7 @@ def test_the_planner_lists_states_and_totals_and_loads_no_heavy_library(tmp_path
 def test_an_impossible_cell_is_named_before_anything_starts() -> None:
     one = SweepConfig(name="x", blocks={"b": {"method": ["lora"], "method.rank": [8, -1]}})
     with pytest.raises(UserError, match=r"cell method=lora method.rank=-1: .*at least 1"):
-        cells_of(one, [])
+        runs_of(one, [])
 
 
 def test_programs_of_models_need_consent_before_anything_starts(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_programs_of_models_need_consent_before_anything_starts(tmp_path: Path) 
 
 def test_consent_leads_to_the_same_runs() -> None:
     silent, agreed = (
-        cells_of(sweep("pass_at_k"), ["scale=paper", f"evals.execute_code={one}"])
+        runs_of(sweep("pass_at_k"), ["scale=paper", f"evals.execute_code={one}"])
         for one in ("false", "true")
     )
     assert all(cell.cfg.evals.execute_code for cell in agreed)

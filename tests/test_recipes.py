@@ -45,11 +45,15 @@ def measured(cfg: RunConfig) -> dict[tuple[str, str], Record]:
 
 @pytest.mark.slow
 def test_a_method_is_added_by_one_file(tmp_path: Path) -> None:
-    content = {"defaults": ["lora"], "name": "attention_only", "targets": ["q_proj", "v_proj"]}
+    content = {
+        "defaults": ["lora"],
+        "name": "attention_only",
+        "target_modules": ["q_proj", "v_proj"],
+    }
     add(tmp_path, "method", "attention_only", content)
     records = measured(composed(tmp_path, "method=attention_only"))
     record = records["attention_only", "nll_target"]
-    assert record.axes.targets == ["q_proj", "v_proj"]
+    assert record.axes.target_modules == ["q_proj", "v_proj"]
     # q and v of 4 layers, 128 wide, rank 8
     assert record.training["trainable_parameters"] == 4 * 2 * 8 * (128 + 128)
 

@@ -25,7 +25,12 @@ WITHOUT_DUCKDB = "import sys; sys.modules['duckdb'] = None; "
 def test_the_terminal_is_lvfs_and_what_libraries_say_is_in_the_log_file(
     tmp_path: Path, ranks: int
 ) -> None:
-    command = [sys.executable, *LINE, f"runtime.ranks={ranks}", "evals.tasks=[gsm8k,nll_target]"]
+    command = [
+        sys.executable,
+        *LINE,
+        f"runtime.nproc_per_node={ranks}",
+        "evals.tasks=[gsm8k,nll_target]",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     said = done.stdout + done.stderr
     assert [words for words in FROM_LIBRARIES if words in said] == []

@@ -71,6 +71,13 @@ def test_commands_of_a_wheel_read_its_own_files(elsewhere: Path) -> None:
 @pytest.mark.slow
 def test_a_wheel_trains_on_two_ranks(elsewhere: Path) -> None:
     small = ["duration=1", "data.max_documents=48", "runtime.measure=false"]
-    words = ["-m", "lvf.train", "+experiment=math_ift", "method=lora", "runtime.ranks=2", *small]
+    words = [
+        "-m",
+        "lvf.train",
+        "+experiment=math_ift",
+        "method=lora",
+        "runtime.nproc_per_node=2",
+        *small,
+    ]
     assert "next " in run(elsewhere, *words)
     assert list(elsewhere.glob("runs/**/adapter_model.safetensors"))

@@ -58,7 +58,7 @@ def _elsewhere(cfg: RunConfig, tuned: str) -> Model:
         method_name=f"lora_r{lora['r']}" if lora else method,
         rank=lora.get("r"),
         alpha=lora.get("lora_alpha"),
-        targets=lora.get("target_modules"),
+        target_modules=lora.get("target_modules"),
     )
     prefix = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}-{axes.method_name}"
     run_id = f"{prefix}-{stable_hash([tuned, cfg.model.path, cfg.model.revision])}"

@@ -25,7 +25,7 @@ def synthetic_shards(cfg: RunConfig, folder: Path, num_batches: int) -> Iterator
     vocab_size = load_model_config(cfg.model).vocab_size
     rows = random_rows(
         cfg.bench,
-        num_batches * cfg.training.global_batch_rows,
+        num_batches * cfg.training.global_batch_size,
         cfg.training.seq_len,
         vocab_size,
         cfg.seed,

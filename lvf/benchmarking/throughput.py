@@ -16,7 +16,7 @@ from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.evals.subjects import run_axes
 from lvf.records.schema import Metric, Record, record_path, versions_of, write_record
-from lvf.runs.run_folder import RUNNING, TRAINED, RunFolder, is_first
+from lvf.runs.run_folder import RUNNING, TRAINED, RunFolder, is_rank_zero
 from lvf.runs.run_id import run_id
 
 TASK = "throughput"
@@ -26,7 +26,7 @@ PACKAGES = ("torch", "mosaicml", "transformers", "peft", "mosaicml-streaming")
 def num_steps(cfg: RunConfig) -> int:
     """Steps of a benchmark; on several ranks a last one, in which collectives are timed."""
     assert cfg.bench.steps is not None
-    return cfg.bench.warmup_steps + cfg.bench.steps + (cfg.runtime.num_ranks > 1)
+    return cfg.bench.warmup_steps + cfg.bench.steps + (cfg.runtime.world_size > 1)
 
 
 def inputs_of(cfg: RunConfig) -> dict[str, Any]:
@@ -37,19 +37,19 @@ def inputs_of(cfg: RunConfig) -> dict[str, Any]:
     inputs = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
         # Ranks share the cores.
-        "threads": None if runtime.num_ranks > 1 else torch.get_num_threads(),
-        "ranks": runtime.num_ranks,
-        "shard_base": runtime.shard_base,
+        "threads": None if runtime.world_size > 1 else torch.get_num_threads(),
+        "world_size": runtime.world_size,
+        "fsdp_base": runtime.fsdp_base,
         "precision": training.precision,
         "seq_len": training.seq_len,
-        "global_batch_rows": training.global_batch_rows,
-        "microbatch_rows": runtime.microbatch_rows,
+        "global_batch_size": training.global_batch_size,
+        "device_microbatch_size": runtime.device_microbatch_size,
         "packing_ratio": training.packing_ratio,
         "attend_across_examples": training.attend_across_examples,
-        "fast_lora": training.fast_lora,
+        "fused_lora": training.fused_lora,
         "bf16_base": runtime.bf16_base,
         "loss_chunk_tokens": runtime.loss_chunk_tokens,
-        "recompute_activations": runtime.recompute_activations,
+        "activation_checkpointing": runtime.activation_checkpointing,
         "random_weights": cfg.model.random_weights,
         "num_workers": runtime.num_workers,
         "flops_basis": BASIS[cfg.method.kind],
@@ -84,7 +84,7 @@ def time_steps(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
 
     from lvf.training.trainer import outcome_in_status
 
-    if is_first():
+    if is_rank_zero():
         folder.write_status(RUNNING, error=None, total_batches=num_steps(cfg))
     try:
         with outcome_in_status(folder):
@@ -92,10 +92,10 @@ def time_steps(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{folder.path.name} does not fit on the device: {str(error).splitlines()[0]} Set a "
-            "smaller runtime.microbatch_rows or training.seq_len, runtime.recompute_activations="
-            "true, or share it among runtime.ranks."
+            "smaller runtime.device_microbatch_size or training.seq_len, "
+            "runtime.activation_checkpointing=true, or share it among runtime.nproc_per_node."
         ) from error
-    if is_first():
+    if is_rank_zero():
         metrics |= _of_ceilings(cfg.training.precision, metrics["flops_per_second"])
         write_record(benchmark_path(cfg), _record(cfg, metrics, costs))
         folder.write_status(TRAINED)
@@ -129,7 +129,7 @@ def _measure(
     trainer = make_trainer(timed, prepared, folder, end, None, StopRequest())
     (exporter,) = (one for one in trainer.state.callbacks if isinstance(one, Exporter))
     clock, collectives, compiling = StepClock(), CollectiveTime(steps), CompileTime()
-    several = cfg.runtime.num_ranks > 1
+    several = cfg.runtime.world_size > 1
     asked = {collectives: several, compiling: runtime.compile, clock: True}
     trainer.state.callbacks += [callback for callback, is_asked in asked.items() if is_asked]
     try:
@@ -139,8 +139,8 @@ def _measure(
             "batch": steps,
             "tokens": trainer.state.timestamp.token.value,
             "peak_memory_bytes": exporter.peak_memory_bytes(trainer.state),
-            "microbatch_rows": trainer.state.device_train_microbatch_size,
-            "recomputed_activations": wrapped.recomputes,
+            "device_microbatch_size": trainer.state.device_train_microbatch_size,
+            "activation_checkpointing": wrapped.recomputes,
         }
     finally:
         trainer.close()

@@ -98,13 +98,13 @@ def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
     @functools.wraps(work)
     def main(composed: DictConfig) -> None:
         keep_from_terminal()
-        with speaking_to_the_user():
+        with exit_on_user_error():
             work(to_run_config(composed))
 
     return main
 
 
-class speaking_to_the_user:  # noqa: N801, a context manager that reads as a sentence
+class exit_on_user_error:  # noqa: N801, a context manager that reads as a sentence
     """Print a `UserError` as one message and exit with status 2 instead of a traceback."""
 
     def __enter__(self) -> None:

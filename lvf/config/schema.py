@@ -42,9 +42,9 @@ class ScaleConfig:
     budgets_tokens: list[float] = MISSING
     """Budgets of continued pre-training that branch off its trunk."""
     trunk_tokens: float = MISSING
-    lr_ladder: list[float] = MISSING
+    lr_grid: list[float] = MISSING
     """Peak rates of a sweep, rising."""
-    batch_ladder_rows: list[int] = MISSING
+    batch_size_grid: list[int] = MISSING
     """Rows in one optimiser step, of a sweep over batch sizes."""
     device: str = MISSING
     """What the planner counts hours of."""
@@ -165,7 +165,7 @@ class MethodConfig:
     alpha: int | None = None
     """LoRA's scale is alpha / rank; the paper takes alpha = 2 rank."""
     dropout: float | None = None
-    targets: list[str] | None = None
+    target_modules: list[str] | None = None
     """Names of the linear maps that get adapters."""
     rank_stabilised: bool = False
     """rsLoRA: the scale is alpha / sqrt(rank)."""
@@ -175,9 +175,9 @@ class MethodConfig:
     """`zero` (B = 0), or `pissa`: the largest singular values of the base, taken out of it."""
     lr_ratio_b: float = 1.0
     """LoRA+: rate of B as a multiple of the run's rate."""
-    trained_modules: list[str] = field(default_factory=list)
+    modules_to_save: list[str] = field(default_factory=list)
     """Modules that are trained whole beside the adapters, such as embed_tokens and lm_head."""
-    trained_modules_lr_ratio: float = 1.0
+    modules_to_save_lr_ratio: float = 1.0
     """Their rate as a multiple of the run's rate."""
 
 
@@ -231,7 +231,7 @@ class TrainingConfig:
 
     seq_len: int = MISSING
     """Tokens in a row."""
-    global_batch_rows: int = MISSING
+    global_batch_size: int = MISSING
     """Rows in one optimiser step, over all ranks."""
     lr_by_method: dict[str, float] = MISSING
     """Peak rates: `full`, `lora`, and `lora_r<rank>` where a rank has its own."""
@@ -248,7 +248,7 @@ class TrainingConfig:
     """Examples packed into one row; null packs as many as fit (instruction finetuning only)."""
     attend_across_examples: bool = False
     """Whether examples packed into one row see each other."""
-    fast_lora: bool = True
+    fused_lora: bool = True
     """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
     draws its own, as plain PEFT (and the paper) does."""
     loss_on_prompt: bool = False
@@ -333,18 +333,18 @@ class PathsConfig:
 class RuntimeConfig:
     """How a run is done: where, how fast, and when it is given up; never what it gives."""
 
-    ranks: int = 1
+    nproc_per_node: int = 1
     """Processes on a node, one a device. Full finetuning shards over all, LoRA replicates."""
     nodes: int = 1
     """Nodes of the Slurm allocation in which the run is started, each with `ranks` processes."""
-    shard_base: bool = False
+    fsdp_base: bool = False
     """Whether LoRA shards its frozen base over the ranks, where it does not fit on a device."""
-    microbatch_rows: int | None = None
+    device_microbatch_size: int | None = None
     """Most rows that a device takes at once; null takes the whole share of the batch."""
     loss_chunk_tokens: int = 1024
     """Predicted tokens whose logits, 4 bytes for each of the vocabulary, are held at once."""
-    recompute_activations: bool | None = None
-    """Activation checkpointing; null lets memory decide on it and on rows (`training.fitting`)."""
+    activation_checkpointing: bool | None = None
+    """Activation checkpointing; null lets memory decide on it and on rows (`microbatch.py`)."""
     compile: bool = False
     """Whether torch.compile joins the operations of a layer in kernels (`lvf.models.compiled`)."""
     bf16_base: bool = True
@@ -365,9 +365,9 @@ class RuntimeConfig:
     """Duration of the one export that `lvf.evaluate` is to measure; null takes all."""
 
     @property
-    def num_ranks(self) -> int:
+    def world_size(self) -> int:
         """Ranks of all nodes."""
-        return self.nodes * self.ranks
+        return self.nodes * self.nproc_per_node
 
 
 @dataclass(kw_only=True)

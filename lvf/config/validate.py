@@ -38,10 +38,10 @@ def validate(cfg: RunConfig) -> None:
         ("duration", cfg.duration),
         ("training.lr_peak", cfg.training.lr_peak),
         ("training.seq_len", cfg.training.seq_len),
-        ("training.global_batch_rows", cfg.training.global_batch_rows),
+        ("training.global_batch_size", cfg.training.global_batch_size),
         ("training.grad_clip_norm", cfg.training.grad_clip_norm),
         ("training.packing_ratio", cfg.training.packing_ratio),
-        ("runtime.ranks", cfg.runtime.ranks),
+        ("runtime.nproc_per_node", cfg.runtime.nproc_per_node),
         ("runtime.nodes", cfg.runtime.nodes),
         ("runtime.checkpoint_every_batches", cfg.runtime.checkpoint_every_batches),
         ("runtime.keep_checkpoints", cfg.runtime.keep_checkpoints),
@@ -62,11 +62,11 @@ def validate(cfg: RunConfig) -> None:
             f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
             "always measured, so list only moments before it"
         )
-    ranks = cfg.runtime.num_ranks
-    if cfg.training.global_batch_rows % ranks:
+    ranks = cfg.runtime.world_size
+    if cfg.training.global_batch_size % ranks:
         raise UserError(
-            f"training.global_batch_rows={cfg.training.global_batch_rows} cannot be shared evenly "
-            f"among {ranks} ranks (runtime.ranks times runtime.nodes)"
+            f"training.global_batch_size={cfg.training.global_batch_size} cannot be shared evenly "
+            f"among {ranks} ranks (runtime.nproc_per_node times runtime.nodes)"
         )
     _validate_trunk(cfg)
     _validate_bench(cfg)
@@ -170,7 +170,7 @@ def _validate_bench(cfg: RunConfig) -> None:
 
 
 def _validate_method(method: MethodConfig) -> None:
-    settings = ("rank", "alpha", "dropout", "targets")
+    settings = ("rank", "alpha", "dropout", "target_modules")
     plain = MethodConfig()
     given = (one.name for one in fields(method) if one.name not in ("name", "kind"))
     present = [name for name in given if getattr(method, name) != getattr(plain, name)]
@@ -185,20 +185,20 @@ def _validate_method(method: MethodConfig) -> None:
     if missing:
         raise UserError(f"method {method.name!r} is LoRA and needs {', '.join(missing)}")
     assert method.rank is not None and method.dropout is not None  # for the type checker
-    if method.rank < 1 or not 0 <= method.dropout < 1 or not method.targets:
+    if method.rank < 1 or not 0 <= method.dropout < 1 or not method.target_modules:
         raise UserError(
             f"method {method.name!r}: rank={method.rank} must be at least 1, "
-            f"dropout={method.dropout} in [0, 1), targets={method.targets} not empty"
+            f"dropout={method.dropout} in [0, 1), targets={method.target_modules} not empty"
         )
-    if min(method.lr_ratio_b, method.trained_modules_lr_ratio) <= 0:
+    if min(method.lr_ratio_b, method.modules_to_save_lr_ratio) <= 0:
         raise UserError(
-            f"method {method.name!r}: lr_ratio_b={method.lr_ratio_b} and trained_modules_lr_ratio="
-            f"{method.trained_modules_lr_ratio} must be above 0"
+            f"method {method.name!r}: lr_ratio_b={method.lr_ratio_b} and modules_to_save_lr_ratio="
+            f"{method.modules_to_save_lr_ratio} must be above 0"
         )
-    if method.init == "pissa" and (method.dora or method.rank_stabilised or method.trained_modules):
+    if method.init == "pissa" and (method.dora or method.rank_stabilised or method.modules_to_save):
         raise UserError(
             f"method {method.name!r}: init=pissa goes with plain LoRA only, since its export is a "
-            "plain adapter of twice the rank; drop dora, rank_stabilised and trained_modules"
+            "plain adapter of twice the rank; drop dora, rank_stabilised and modules_to_save"
         )
 
 

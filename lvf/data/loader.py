@@ -37,7 +37,7 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
     """
     from streaming import StreamingDataLoader
 
-    rows_per_device = _rows_per_device(cfg.training.global_batch_rows)
+    rows_per_device = _rows_per_device(cfg.training.global_batch_size)
     dataset = open_dataset(
         local=str(_local_rows(prepared, run_id)),
         remote=prepared.remote,
@@ -51,7 +51,7 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
         num_canonical_nodes=1,
         batch_size=rows_per_device,
         # Without it, streaming repeats rows to fill the last batch of an epoch.
-        epoch_size=batches_per_epoch(prepared, cfg) * cfg.training.global_batch_rows,
+        epoch_size=batches_per_epoch(prepared, cfg) * cfg.training.global_batch_size,
     )
     return StreamingDataLoader(
         dataset,
@@ -78,14 +78,14 @@ def _local_rows(prepared: Prepared, run_id: str) -> Path:
     return prepared.train / run_id if prepared.remote else prepared.train
 
 
-def _rows_per_device(global_batch_rows: int) -> int:
-    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if global_batch_rows % num_ranks:
+def _rows_per_device(global_batch_size: int) -> int:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if global_batch_size % world_size:
         raise UserError(
-            f"training.global_batch_rows={global_batch_rows} cannot be shared evenly among "
-            f"{num_ranks} devices. Start as many processes as divide it."
+            f"training.global_batch_size={global_batch_size} cannot be shared evenly among "
+            f"{world_size} devices. Start as many processes as divide it."
         )
-    return global_batch_rows // num_ranks
+    return global_batch_size // world_size
 
 
 def collate(
@@ -130,7 +130,7 @@ def _segment_starts(segment_ids: np.ndarray) -> np.ndarray:
 
 def batches_per_epoch(prepared: Prepared, cfg: RunConfig) -> int:
     """Whole batches in the data; the rows beyond are other ones in each epoch."""
-    return prepared.num_rows // cfg.training.global_batch_rows
+    return prepared.num_rows // cfg.training.global_batch_size
 
 
 def total_batches(prepared: Prepared, cfg: RunConfig, duration: float) -> int:

@@ -94,12 +94,12 @@ def _max_rows(cfg: RunConfig) -> int | None:
     if cfg.regime.duration_unit != "tokens" or local_files(cfg.data.train) is not None:
         return None
     longest = cfg.trunk.duration or cfg.duration
-    return num_token_batches(cfg, longest) * cfg.training.global_batch_rows
+    return num_token_batches(cfg, longest) * cfg.training.global_batch_size
 
 
 def batch_tokens(cfg: RunConfig) -> int:
     """Places in a batch, which is its tokens where rows are full."""
-    return cfg.training.seq_len * cfg.training.global_batch_rows
+    return cfg.training.seq_len * cfg.training.global_batch_size
 
 
 def num_token_batches(cfg: RunConfig, num_tokens: float) -> int:

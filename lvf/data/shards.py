@@ -135,11 +135,11 @@ def check_enough(prepared: Prepared, cfg: RunConfig) -> None:
     Raises:
         UserError: there are fewer rows than one batch.
     """
-    rows, needed = prepared.num_rows, cfg.training.global_batch_rows
+    rows, needed = prepared.num_rows, cfg.training.global_batch_size
     if rows < needed:
         raise UserError(
             f"data {cfg.data.name} gives {rows} rows of {cfg.training.seq_len} tokens, fewer than "
-            f"the {needed} of one batch. Set training.global_batch_rows={rows} or less, a smaller "
+            f"the {needed} of one batch. Set training.global_batch_size={rows} or less, a smaller "
             "training.seq_len, or give more data."
         )
     capacity = rows * cfg.training.seq_len

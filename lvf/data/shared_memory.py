@@ -60,7 +60,7 @@ def clear_dead_segments() -> None:
     """Remove what killed processes of this user left; on systems without /proc, do nothing.
 
     streaming's own cleaner takes the segments of living runs too, and stops at the first gap in
-    the numbers. Segments of other programs, which hold no lock on them, count as dead once no
+    the numbers. Documents of other programs, which hold no lock on them, count as dead once no
     process that can be seen has them mapped. That says nothing of our own: streaming maps those
     of every run that it finds when it looks for a number, and keeps them until it ends.
     """

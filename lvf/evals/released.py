@@ -97,7 +97,7 @@ def released_subject(released: Released, cfg: RunConfig) -> Subject:
         method_name=method_name,
         rank=rank,
         alpha=facts.get("alpha", released.alpha),
-        targets=facts.get("targets"),
+        target_modules=facts.get("target_modules"),
         lr_peak=released.lr_peak,
         run_duration=released.duration,
         duration=released.duration,

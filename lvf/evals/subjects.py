@@ -108,7 +108,7 @@ def run_axes(cfg: RunConfig) -> Axes:
         method_name=cfg.method.name,
         rank=cfg.method.rank,
         alpha=cfg.method.alpha,
-        targets=cfg.method.targets,
+        target_modules=cfg.method.target_modules,
         optimizer=cfg.optimizer["_target_"],
         lr_peak=cfg.training.lr_peak,
         seed=cfg.seed,

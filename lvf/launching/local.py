@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lvf.launching.order import in_order
 from lvf.launching.status import ENDED_WITH
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -23,7 +23,7 @@ def default_workers() -> int:
     return 1 if shutil.which("nvidia-smi") else os.cpu_count() or 1
 
 
-def run_local(cells: list[Cell], workers: int) -> list[Cell]:
+def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     """Run cells in processes of their own, `workers` at a time; returns those that failed.
 
     Trunks start first, a branch when its trunk is done; without it, it has failed.
@@ -35,13 +35,13 @@ def run_local(cells: list[Cell], workers: int) -> list[Cell]:
 
     ready, waiting = in_order(cells, set())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    failed: list[Cell] = []
+    failed: list[SweepRun] = []
     with Progress(*columns, TimeElapsedColumn(), refresh_per_second=2) as progress:
         whole = progress.add_task(f"{len(cells)} runs, {workers} at a time", total=len(cells))
 
         with ThreadPoolExecutor(workers) as pool:
 
-            def start(cell: Cell) -> Future[bool]:
+            def start(cell: SweepRun) -> Future[bool]:
                 return pool.submit(_run_cell, cell, workers, progress)
 
             running = {start(cell): cell for cell in ready}
@@ -59,7 +59,7 @@ def run_local(cells: list[Cell], workers: int) -> list[Cell]:
     return failed
 
 
-def _run_cell(cell: Cell, workers: int, progress: Progress) -> bool:
+def _run_cell(cell: SweepRun, workers: int, progress: Progress) -> bool:
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else torch starts compilers that no run uses
@@ -84,7 +84,7 @@ def _run_cell(cell: Cell, workers: int, progress: Progress) -> bool:
     return process.returncode == 0
 
 
-def _show_progress(cell: Cell, progress: Progress, task: TaskID) -> None:
+def _show_progress(cell: SweepRun, progress: Progress, task: TaskID) -> None:
     from lvf.runs.run_folder import RunFolder
 
     status = RunFolder(cell.folder).status()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from lvf.errors import UserError
 from lvf.runs.run_id import run_id
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 from lvf.runs.trunk import branch_point, trunk_of
 
 
-def trunk_id(cell: Cell) -> str | None:
+def trunk_id(cell: SweepRun) -> str | None:
     """The run whose checkpoint a cell still has to wait for; None where it can start."""
     trunk = trunk_of(cell.cfg)
     if trunk is None or cell.folder.joinpath("checkpoints").exists():
@@ -20,7 +20,9 @@ def trunk_id(cell: Cell) -> str | None:
     return None
 
 
-def in_order(cells: list[Cell], under_way: set[str]) -> tuple[list[Cell], dict[str, list[Cell]]]:
+def in_order(
+    cells: list[SweepRun], under_way: set[str]
+) -> tuple[list[SweepRun], dict[str, list[SweepRun]]]:
     """Cells that can start now, trunks first, and the others by the run that they wait for.
 
     Args:
@@ -30,7 +32,7 @@ def in_order(cells: list[Cell], under_way: set[str]) -> tuple[list[Cell], dict[s
     Raises:
         UserError: a cell waits for a trunk that is in neither.
     """
-    waiting: dict[str, list[Cell]] = {}
+    waiting: dict[str, list[SweepRun]] = {}
     for cell in cells:
         if trunk := trunk_id(cell):
             waiting.setdefault(trunk, []).append(cell)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.compose import exit_on_user_error, to_schema
 from lvf.config.schema import RunConfig
 from lvf.launching.ranks import die_with_parent
 from lvf.launching.slurm_queue import start_evaluation
 from lvf.log import keep_from_terminal, log_to
-from lvf.runs.run_folder import is_first, run_folder
+from lvf.runs.run_folder import is_rank_zero, run_folder
 from lvf.training.stopping import TRY_AGAIN
 
 
@@ -25,7 +25,7 @@ def main(config: str, shards: str) -> None:
         shards: Folder of the prepared shards.
     """
     die_with_parent()
-    if not is_first():
+    if not is_rank_zero():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # rank 0 says it; errors go elsewhere
     keep_from_terminal()
     from lvf.benchmarking.throughput import time_steps
@@ -35,7 +35,7 @@ def main(config: str, shards: str) -> None:
     composed = OmegaConf.structured(RunConfig)
     composed.merge_with(json.loads(Path(config).read_text()))
     cfg = to_schema(composed, RunConfig)
-    with speaking_to_the_user():
+    with exit_on_user_error():
         try:
             folder, prepared = run_folder(cfg), load_prepared(Path(shards))
             log_to(folder.log(int(os.environ["RANK"])))

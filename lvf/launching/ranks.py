@@ -34,7 +34,7 @@ def check_allocation(cfg: RunConfig) -> None:
 
 
 def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
-    """Train on `runtime.nodes` times `runtime.ranks` processes, as `train` does in one.
+    """Train on `runtime.nodes` times `runtime.nproc_per_node` processes, as `train` does in one.
 
     Hydra has composed the run once, here; the ranks read the outcome from a file.
 
@@ -46,7 +46,7 @@ def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> Non
     write_json(config, asdict(cfg))
     folder.write_status(RUNNING)
     runtime = cfg.runtime
-    words = [NODE_SCRIPT, sys.executable, runtime.ranks, config, prepared.folder]
+    words = [NODE_SCRIPT, sys.executable, runtime.nproc_per_node, config, prepared.folder]
     command = ["bash", *map(str, words)]  # an installed file need not be executable
     if runtime.nodes > 1:
         command = ["srun", f"--nodes={runtime.nodes}", "--ntasks-per-node=1", *command]

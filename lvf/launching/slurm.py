@@ -18,7 +18,7 @@ from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
 from lvf.launching.status import log_of
 from lvf.runs.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 
 EACH_ITS_OWN = "aftercorr:"
 JOB_SCRIPT = shipped("launchers/run.sbatch")
@@ -29,7 +29,7 @@ class Element:
     """One job of an array."""
 
     task: Task
-    cell: Cell
+    cell: SweepRun
     waits_for: str | None = None
     """Job whose success it waits for."""
     place: int = 0
@@ -39,7 +39,7 @@ class Element:
     def shape(self) -> tuple[int, int]:
         """Nodes, and ranks on each."""
         runtime = self.cell.cfg.runtime
-        return (runtime.nodes, runtime.ranks) if self.task.kind == TRAIN else (1, 1)
+        return (runtime.nodes, runtime.nproc_per_node) if self.task.kind == TRAIN else (1, 1)
 
     def command(self, slurm: SlurmConfig) -> str:
         """A shell line that does the work and keeps what it says in the cell's log."""
@@ -52,7 +52,7 @@ class Element:
         return "; ".join([f"exec >> {log} 2>&1", *slurm.setup, start])
 
 
-def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
+def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     """Queue what is missing of these cells and not queued; returns the number of jobs.
 
     Cells that can start go into one array (one for each number of nodes and ranks), branches into
@@ -83,12 +83,12 @@ def submit(cells: list[Cell], slurm: SlurmConfig) -> int:
     return count + len(elements)
 
 
-def _needs_training(cell: Cell, queue: dict[Task, str]) -> bool:
+def _needs_training(cell: SweepRun, queue: dict[Task, str]) -> bool:
     is_queued = Task(TRAIN, cell.run_id) in queue
     return not is_queued and cell.state() in (MISSING, STOPPED, FAILED)
 
 
-def _evaluations(cell: Cell, run_job: str | None) -> list[Element]:
+def _evaluations(cell: SweepRun, run_job: str | None) -> list[Element]:
     """What measures the exports of a run that are not measured yet.
 
     Args:

@@ -17,7 +17,7 @@ from lvf.runs.run_folder import (
     TRAINED,
     RunFolder,
 )
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 
 QUEUED, REFUSED = "queued", "refused"
 ENDED_WITH = "ended with status"
@@ -35,7 +35,7 @@ class CellStatus:
     why: str = ""
 
 
-def statuses(cells: list[Cell]) -> list[CellStatus]:
+def statuses(cells: list[SweepRun]) -> list[CellStatus]:
     """State of every cell; a failed, stopped or diverged one says why."""
     root = RunFolder(cells[0].folder).submissions
     jobs, ended = queued_jobs(root), endings(root)
@@ -50,7 +50,7 @@ def statuses(cells: list[Cell]) -> list[CellStatus]:
     ]
 
 
-def _status(cell: Cell, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
+def _status(cell: SweepRun, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
     state = cell.state()
     if state in (DONE, DIVERGED):
         why = str(RunFolder(cell.folder).status().get("error")) if state == DIVERGED else ""
@@ -80,7 +80,7 @@ def _status(cell: Cell, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
     return CellStatus(state, " | ".join(filter(None, [how, *tail])) if explains else "")
 
 
-def log_of(cell: Cell, task: Task | None) -> Path:
+def log_of(cell: SweepRun, task: Task | None) -> Path:
     """What the job of a task prints; a job that measures an export runs beside the others."""
     if task is None or task.moment is None:
         return cell.log

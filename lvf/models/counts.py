@@ -26,12 +26,14 @@ def num_trainable_parameters(config: PretrainedConfig, method: MethodConfig) -> 
     """What the method trains: everything, or adapters and modules that are trained whole."""
     if method.kind == "full":
         return num_parameters(config)
-    assert method.rank is not None and method.targets is not None
-    adapters = num_lora_parameters(config, method.rank, method.targets)
+    assert method.rank is not None and method.target_modules is not None
+    adapters = num_lora_parameters(config, method.rank, method.target_modules)
     model = meta_model(config)
     if method.dora:  # one magnitude for each output
-        adapters += sum(one.out_features for one in target_linears(model, method.targets).values())
-    whole = [m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in method.trained_modules]
+        adapters += sum(
+            one.out_features for one in target_linears(model, method.target_modules).values()
+        )
+    whole = [m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in method.modules_to_save]
     return adapters + sum(p.numel() for module in whole for p in module.parameters())
 
 
@@ -47,8 +49,8 @@ def train_flops_per_token(config: PretrainedConfig, method: MethodConfig) -> int
         sizes[name.rsplit(".", 1)[-1]] += linear.weight.numel()
     adapters = 0
     if method.kind == "lora":
-        assert method.rank is not None and method.targets is not None
-        adapters = num_lora_parameters(config, method.rank, method.targets)
+        assert method.rank is not None and method.target_modules is not None
+        adapters = num_lora_parameters(config, method.rank, method.target_modules)
     return product_flops_per_token(sizes, adapters, method)
 
 
@@ -62,7 +64,7 @@ def product_flops_per_token(sizes: dict[str, int], adapters: int, method: Method
     in_products = sum(sizes.values())
     if method.kind == "full":
         return 6 * in_products
-    whole = sum(sizes.get(name, 0) for name in method.trained_modules)
+    whole = sum(sizes.get(name, 0) for name in method.modules_to_save)
     return 4 * in_products + 6 * adapters + 2 * whole
 
 

@@ -35,7 +35,7 @@ def target_linears(model: torch.nn.Module, targets: list[str]) -> dict[str, torc
     unknown = sorted(set(targets) - set(names))
     if unknown:
         raise UserError(
-            f"method.targets: this model has no linear map {', '.join(unknown)}; it has "
+            f"method.target_modules: this model has no linear map {', '.join(unknown)}; it has "
             f"{', '.join(names)}"
         )
     return {name: linear for name, linear in linears.items() if name.rsplit(".", 1)[-1] in targets}
@@ -50,30 +50,30 @@ def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
     """
     if method.kind != "lora":
         return
-    assert method.rank is not None and method.targets is not None
-    linears = target_linears(meta_model(config), method.targets)
+    assert method.rank is not None and method.target_modules is not None
+    linears = target_linears(meta_model(config), method.target_modules)
     limits = {name: min(m.in_features, m.out_features) for name, m in linears.items()}
     narrowest = min(limits, key=lambda name: limits[name])
-    _check_trained_modules(config, method)
+    _check_modules_to_save(config, method)
     if method.rank > limits[narrowest]:
         shape = tuple(linears[narrowest].weight.shape)
         raise UserError(
             f"method.rank={method.rank} exceeds what {narrowest} {shape} can have: at most "
             f"{limits[narrowest]}. Choose a smaller rank (method=lora "
-            f"method.rank={limits[narrowest]}), other method.targets or a wider model."
+            f"method.rank={limits[narrowest]}), other method.target_modules or a wider model."
         )
 
 
-def _check_trained_modules(config: PretrainedConfig, method: MethodConfig) -> None:
+def _check_modules_to_save(config: PretrainedConfig, method: MethodConfig) -> None:
     names = {name.rsplit(".", 1)[-1] for name, _ in meta_model(config).named_modules()}
-    unknown = sorted(set(method.trained_modules) - names)
+    unknown = sorted(set(method.modules_to_save) - names)
     if unknown:
-        raise UserError(f"method.trained_modules: this model has no module {', '.join(unknown)}")
-    if method.trained_modules and config.tie_word_embeddings:
+        raise UserError(f"method.modules_to_save: this model has no module {', '.join(unknown)}")
+    if method.modules_to_save and config.tie_word_embeddings:
         raise UserError(
-            f"method.trained_modules={method.trained_modules}: this model's embeddings and output "
+            f"method.modules_to_save={method.modules_to_save}: this model's embeddings and output "
             "layer are one matrix, of which PEFT would train two copies. Choose a model with "
-            "untied embeddings, or a method without trained_modules."
+            "untied embeddings, or a method without modules_to_save."
         )
 
 
@@ -93,11 +93,11 @@ def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
             r=method.rank,
             lora_alpha=method.alpha,
             lora_dropout=method.dropout,
-            target_modules=method.targets,
+            target_modules=method.target_modules,
             use_rslora=method.rank_stabilised,
             use_dora=method.dora,
             init_lora_weights="pissa" if method.init == "pissa" else True,
-            modules_to_save=method.trained_modules or None,
+            modules_to_save=method.modules_to_save or None,
             task_type="CAUSAL_LM",
         ),
     )

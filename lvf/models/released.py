@@ -132,16 +132,18 @@ def load_released(
 
 
 def adapter_facts(released: Released) -> dict[str, Any]:
-    """Rank, alpha and targets as the adapter's own file has them; empty for a full model."""
+    """Rank, alpha and target_modules as the adapter's own file has them; empty for a full model."""
     file = fetch(released) / "adapter_config.json"
     if not file.is_file():
         return {}
     config = json.loads(file.read_text())
-    targets = config["target_modules"]
+    target_modules = config["target_modules"]
     return {
         "rank": config["r"],
         "alpha": config["lora_alpha"],
-        "targets": sorted(targets) if isinstance(targets, list) else [targets],
+        "target_modules": sorted(target_modules)
+        if isinstance(target_modules, list)
+        else [target_modules],
     }
 
 

@@ -55,7 +55,7 @@ def give_loss_in_chunks(model: Any, chunk_tokens: int) -> None:
 
 
 def mean_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-    """Mean cross-entropy of the predicted tokens of `lvf.models.packed.end_to_end`'s inputs."""
+    """Mean cross-entropy of the predicted tokens of `lvf.models.packed.unpad`'s inputs."""
     labels_T = inputs.pop("labels")[0]
     # Each place predicts the token after it.
     places_P = torch.nonzero(labels_T[1:] != IGNORED_LABEL).squeeze(1)

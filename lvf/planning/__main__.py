@@ -2,7 +2,7 @@
 
 import sys
 
-from lvf.config.compose import speaking_to_the_user
+from lvf.config.compose import exit_on_user_error
 from lvf.errors import UserError
 
 
@@ -28,5 +28,5 @@ def main() -> None:
         raise UserError("python -m lvf.planning memory | docs | scaling")
 
 
-with speaking_to_the_user():
+with exit_on_user_error():
     main()

@@ -18,7 +18,7 @@ from lvf.config.schema import CONF_DIR, RunConfig
 from lvf.planning.estimates import plan, total_batches
 from lvf.planning.listing import number, quantity, totals
 from lvf.planning.shapes import num_parameters, num_trainable_parameters, shape_of
-from lvf.runs.sweep import cells_of
+from lvf.runs.sweep import runs_of
 
 MAIN = ("code_ift", "math_ift", "code_cpt", "math_cpt", "tulu")
 SCALES = ("paper", "small", "embedded")
@@ -54,8 +54,8 @@ def conditions(scale: str) -> str:
         ("model", lambda c: c.model.name),
         ("durations", _durations),
         ("batches of the longest", _longest),
-        ("rows a batch", lambda c: c.training.global_batch_rows),
-        ("most rows at once a device", lambda c: c.runtime.microbatch_rows or "all"),
+        ("rows a batch", lambda c: c.training.global_batch_size),
+        ("most rows at once a device", lambda c: c.runtime.device_microbatch_size or "all"),
         ("tokens a row", lambda c: c.training.seq_len),
         ("examples a row", _examples_a_row),
         ("see each other", lambda c: "yes" if c.training.attend_across_examples else "no"),
@@ -117,10 +117,10 @@ def methods() -> str:
         method, shape = cfg.method, shape_of(cfg.model)
         assert shape is not None  # conf/model has it
         trained = f"{num_trainable_parameters(shape, method):,}"
-        targets = ", ".join(one.removesuffix("_proj") for one in method.targets or [])
+        modules = ", ".join(one.removesuffix("_proj") for one in method.target_modules or [])
         sizes = [method.rank, method.alpha, method.dropout]
-        rows.append([f"`{name}`", comment("method", name), *sizes, targets, trained])
-    head = ["method", "", "rank", "alpha", "dropout", "targets", "trains of Llama-2-7B"]
+        rows.append([f"`{name}`", comment("method", name), *sizes, modules, trained])
+    head = ["method", "", "rank", "alpha", "dropout", "target modules", "trains of Llama-2-7B"]
     return markdown(head, rows)
 
 
@@ -141,7 +141,7 @@ def costs() -> str:
     """Totals of the paper's sweeps on its own scale; runs that sweeps share are counted in each."""
     rows = []
     for name in OF_THE_PAPER:
-        cells = cells_of(grid(name, "paper").sweep, ["scale=paper"])
+        cells = runs_of(grid(name, "paper").sweep, ["scale=paper"])
         batches, _, *others = totals([plan(cell, fresh=True) for cell in cells])
         rows.append([f"`{name}`", len(cells), batches, *others])
     return markdown(["sweep", "runs", "batches", "FLOPs", "H100 hours, on 32", "disk"], rows)

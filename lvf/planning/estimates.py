@@ -21,7 +21,7 @@ from lvf.planning.shapes import (
     train_flops_per_token,
 )
 from lvf.runs.run_folder import RunFolder
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 from lvf.runs.trunk import branch_batch, kept_batches, trunk_of
 
 FILL = 0.95
@@ -57,11 +57,11 @@ class Plan:
     disk_bytes: float | None
 
 
-def plan(cell: Cell, fresh: bool = False, num_devices: int | None = None) -> Plan:
+def plan(cell: SweepRun, fresh: bool = False, num_devices: int | None = None) -> Plan:
     """Estimate a cell; the batches of a run that has begun are those that it counted itself.
 
     With `fresh` a run that has begun counts as if it had not. `num_devices` takes the place of the
-    run's own, `runtime.nodes` times `runtime.ranks`.
+    run's own, `runtime.nodes` times `runtime.nproc_per_node`.
     """
     cfg = cell.cfg
     begun = None if fresh else RunFolder(cell.folder).status().get("total_batches")
@@ -70,7 +70,7 @@ def plan(cell: Cell, fresh: bool = False, num_devices: int | None = None) -> Pla
     new = None if batches is None else batches - shared
     tokens = cfg.duration if cfg.regime.duration_unit == "tokens" else _epoch_tokens(cfg)
     shape = shape_of(cfg.model)
-    devices = num_devices or cfg.runtime.num_ranks
+    devices = num_devices or cfg.runtime.world_size
     flops = compute = seconds = None
     one: Step | None = None
     if shape and new is not None and batches is not None:
@@ -115,7 +115,7 @@ def total_batches(cfg: RunConfig) -> int | None:
     rows = epoch_rows(cfg)
     if rows is None:
         return None
-    return max(1, round(cfg.duration * (rows // cfg.training.global_batch_rows)))
+    return max(1, round(cfg.duration * (rows // cfg.training.global_batch_size)))
 
 
 def epoch_rows(cfg: RunConfig) -> int | None:
@@ -152,7 +152,7 @@ def checkpoint_bytes(cfg: RunConfig, shape: ShapeConfig) -> float | None:
         return None
     trained = num_trainable_parameters(shape, cfg.method)
     # Composer keeps the frozen base, too, where modules are trained whole.
-    weights = num_parameters(shape) + trained if cfg.method.trained_modules else trained
+    weights = num_parameters(shape) + trained if cfg.method.modules_to_save else trained
     return 4 * weights + state * trained
 
 

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterable
 
 from lvf.planning.estimates import BASIS, Plan, plan
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 
 UNKNOWN = "unknown"
 PIPED_WIDTH = 150
 
 
-def show(cells: list[Cell], states: list[str]) -> None:
+def show(cells: list[SweepRun], states: list[str]) -> None:
     """Print the cells with their estimates and states, the totals and what they rest on."""
     from rich.console import Console
     from rich.table import Table

@@ -65,7 +65,7 @@ def layout(cfg: RunConfig, shape: ShapeConfig, num_devices: int, memory_bytes: f
     """How the run would lie on the devices; None where it does not fit, even sharded.
 
     Counts weights, gradients and the optimiser's state as the paper does (App. H), activations not.
-    LoRA is replicated where it fits, as it is in training unless `runtime.shard_base` is set.
+    LoRA is replicated where it fits, as it is in training unless `runtime.fsdp_base` is set.
     """
     total, trained = num_parameters(shape), num_trainable_parameters(shape, cfg.method)
     state = STATE_OF.get(cfg.optimizer["_target_"], max(STATE_OF.values()))
@@ -75,7 +75,7 @@ def layout(cfg: RunConfig, shape: ShapeConfig, num_devices: int, memory_bytes: f
             return None
         return WHOLE if num_devices == 1 else SHARDED
     adapters, base = device_bytes(trained, 0, state), _frozen_bytes(cfg) * total
-    if adapters + base <= memory_bytes and not cfg.runtime.shard_base:
+    if adapters + base <= memory_bytes and not cfg.runtime.fsdp_base:
         return WHOLE
     fits = adapters + base / num_devices <= memory_bytes
     return SHARDED_BASE if fits and num_devices > 1 else None
@@ -117,13 +117,13 @@ def step(
 
     Without a cluster, devices have memory and links without end.
     """
-    rows = cfg.training.global_batch_rows
+    rows = cfg.training.global_batch_size
     busy = max(n for n in range(1, min(rows, num_devices) + 1) if rows % n == 0)
     how = layout(cfg, shape, busy, cluster.memory_bytes if cluster else math.inf)
     if how is None:
         return None
     own_rows = rows // busy
-    microbatches = math.ceil(own_rows / (cfg.runtime.microbatch_rows or own_rows))
+    microbatches = math.ceil(own_rows / (cfg.runtime.device_microbatch_size or own_rows))
     compute = compute_seconds / busy
     exposed = 0.0
     if cluster and busy > 1:

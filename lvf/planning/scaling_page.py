@@ -15,7 +15,7 @@ from lvf.planning.listing import quantity
 from lvf.planning.published import PUBLISHED, predicted
 from lvf.planning.scaling import SHARDED, SHARDED_BASE, WHOLE, step, traffic
 from lvf.planning.shapes import shape_of
-from lvf.runs.sweep import Cell, cells_of
+from lvf.runs.sweep import SweepRun, runs_of
 
 NUM_DEVICES = (1, 8, 32, 256)
 UP_TO = [2**power for power in range(13)]
@@ -90,7 +90,7 @@ TRAVELS = """Llama-2-7B, batches of 192 rows, 6 at once. Sizes of the tensors th
 gathers (forward, backward) and scatters, and of the gradients that a step sums; then what each GPU
 sends in a step, and receives as much. LoRA is replicated where it fits in memory (weights,
 gradients, optimiser state as in the paper's App. H: the base in bf16 where training multiplies in
-it), which 7 B parameters do; `runtime.shard_base=true` shards the base. Activations are left out:
+it), which 7 B parameters do; `runtime.fsdp_base=true` shards the base. Activations are left out:
 where they do not fit, a sharded model computes them twice, a replicated one takes fewer rows at
 once (`lvf/training/fitting.py`).
 """
@@ -126,14 +126,14 @@ def steps() -> str:
     for experiment in ("code_cpt", "math_ift"):
         for method in ("full", "lora_r16", "lora_r256"):
             words = (f"+experiment={experiment}", "scale=paper", f"method={method}")
-            cell = Cell(words, compose(*words))
+            cell = SweepRun(words, compose(*words))
             for number in NUM_DEVICES:
                 rows.append([f"`{experiment}`", f"`{method}`", number, *_step(cell, number)])
     head = ["", "", "GPUs", "busy", "microbatches", "computing", "exposed", "step", "efficiency"]
     return markdown(head, rows)
 
 
-def _step(cell: Cell, num_devices: int) -> list[Any]:
+def _step(cell: SweepRun, num_devices: int) -> list[Any]:
     one = plan(cell, fresh=True, num_devices=num_devices).step
     if one is None:
         return ["does not fit", "", "", "", "", ""]
@@ -153,17 +153,17 @@ NETWORKS_GBITS = (3200, 800, 400, 200, 100, 25)
 def slower() -> str:
     """Efficiency of a step by method, number of devices and network."""
     rows = []
-    shards = ("runtime.shard_base=true",)
+    shards = ("runtime.fsdp_base=true",)
     for method, more in [("full", ()), ("lora_r16", ()), ("lora_r256", ()), ("lora_r256", shards)]:
         words = ("+experiment=code_cpt", "scale=paper", f"method={method}", *more)
-        cell = Cell(words, compose(*words))
+        cell = SweepRun(words, compose(*words))
         for number in (16, 32, 256):
             told = [f"`{method}`", SHARDED_BASE if more else "", number]
             rows.append([*told, *(_step_on(cell, number, one) for one in NETWORKS_GBITS)])
     return markdown(["method", "", "GPUs", *map(str, NETWORKS_GBITS)], rows)
 
 
-def _step_on(cell: Cell, num_devices: int, network_gbits: float) -> str:
+def _step_on(cell: SweepRun, num_devices: int, network_gbits: float) -> str:
     alone, shape = plan(cell, fresh=True).step, shape_of(cell.cfg.model)
     assert shape is not None and alone is not None  # on the paper's 32
     reached = network_gbits / 3200 * H100.node_bytes_per_second
@@ -180,7 +180,7 @@ them.
 """
 
 
-def experiments(groups: dict[tuple[str, str], list[Cell]]) -> str:
+def experiments(groups: dict[tuple[str, str], list[SweepRun]]) -> str:
     """Hours of each condition by number of devices, and the cost on the paper's 32."""
     rows = [
         [f"`{experiment}`", f"`{method}`", len(cells), *_costs(cells)]
@@ -193,7 +193,7 @@ def sweeps() -> str:
     """The same of each sweep of the paper."""
     rows = []
     for name in OF_THE_PAPER:
-        cells = cells_of(grid(name, "paper").sweep, ["scale=paper"])
+        cells = runs_of(grid(name, "paper").sweep, ["scale=paper"])
         rows.append([f"`{name}`", len(cells), *_costs(cells)])
     return markdown(["", *_cost_head()], rows)
 
@@ -202,7 +202,7 @@ def _cost_head() -> list[str]:
     return ["runs", *(f"hours on {n}" for n in NUM_DEVICES), "paid on 32", "dollars"]
 
 
-def _costs(cells: list[Cell]) -> list[str]:
+def _costs(cells: list[SweepRun]) -> list[str]:
     texts = []
     for number in NUM_DEVICES:
         hours = _hours(_plans(cells, number))
@@ -219,12 +219,14 @@ whole runs with their start, checkpoints and exports. Every checkpoint of full f
 """
 
 
-def stops(groups: dict[tuple[str, str], list[Cell]]) -> str:
+def stops(groups: dict[tuple[str, str], list[SweepRun]]) -> str:
     """Where each method's efficiency falls below `ENOUGH`."""
     rows = []
     for (experiment, method), cells in groups.items():
         rarely = [
-            Cell((), replace(c.cfg, runtime=replace(c.cfg.runtime, checkpoint_every_batches=1000)))
+            SweepRun(
+                (), replace(c.cfg, runtime=replace(c.cfg.runtime, checkpoint_every_batches=1000))
+            )
             for c in cells
         ]
         of_steps = next((n for n in UP_TO if (_step_efficiency(cells, n) or 1) < ENOUGH), None)
@@ -235,14 +237,14 @@ def stops(groups: dict[tuple[str, str], list[Cell]]) -> str:
     return markdown(["", "", *head], rows)
 
 
-def efficiency(cells: list[Cell], num_devices: int) -> float | None:
+def efficiency(cells: list[SweepRun], num_devices: int) -> float | None:
     """Device hours that only computing would take, over those of whole runs."""
     plans = _plans(cells, num_devices)
     hours = _hours(plans)
     return hours and sum(one.compute_hours or 0 for one in plans) / hours
 
 
-def _step_efficiency(cells: list[Cell], num_devices: int) -> float | None:
+def _step_efficiency(cells: list[SweepRun], num_devices: int) -> float | None:
     plans = _plans(cells, num_devices)
     if any(one.step is None for one in plans):
         return None
@@ -268,19 +270,19 @@ def beside() -> str:
     return markdown(["source", "model", "GPUs", "measured", "predicted", "gap"], rows)
 
 
-def by_experiment() -> dict[tuple[str, str], list[Cell]]:
+def by_experiment() -> dict[tuple[str, str], list[SweepRun]]:
     """The runs of the paper's conditions by experiment and method."""
-    groups: dict[tuple[str, str], list[Cell]] = {
+    groups: dict[tuple[str, str], list[SweepRun]] = {
         (experiment, method): [] for experiment in MAIN for method in METHODS
     }
     for sweep in ("main", "tulu"):
-        for cell in cells_of(grid(sweep, "paper").sweep, ["scale=paper"]):
+        for cell in runs_of(grid(sweep, "paper").sweep, ["scale=paper"]):
             words = dict(word.split("=", 1) for word in cell.overrides)
             groups[words["+experiment"], cell.cfg.method.name].append(cell)
     return groups
 
 
-def _plans(cells: Iterable[Cell], num_devices: int) -> list[Plan]:
+def _plans(cells: Iterable[SweepRun], num_devices: int) -> list[Plan]:
     return [plan(cell, fresh=True, num_devices=num_devices) for cell in cells]
 
 

@@ -99,7 +99,7 @@ def num_trainable_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
     trained = num_adapter_parameters(shape, method)
     if method.dora:  # one magnitude for each output
         trained += shape.num_hidden_layers * sum(d_out for _, d_out in _targets(shape, method))
-    return trained + len(method.trained_modules) * shape.vocab_size * shape.hidden_size
+    return trained + len(method.modules_to_save) * shape.vocab_size * shape.hidden_size
 
 
 def train_flops_per_token(shape: ShapeConfig, method: MethodConfig) -> int:
@@ -121,9 +121,9 @@ def forward_share(shape: ShapeConfig, method: MethodConfig) -> float:
 
 def _targets(shape: ShapeConfig, method: MethodConfig) -> list[tuple[int, int]]:
     """(d_in, d_out) of the maps of one block that get adapters."""
-    assert method.targets is not None
+    assert method.target_modules is not None
     maps = linear_maps(shape)
-    return [maps[name] for name in method.targets if name in maps]
+    return [maps[name] for name in method.target_modules if name in maps]
 
 
 def _heads(shape: ShapeConfig) -> tuple[int, int]:

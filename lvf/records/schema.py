@@ -14,7 +14,7 @@ from typing import Any
 import lvf
 from lvf.records.archive import read_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Axes:
     """Label within the sweep, such as `lora_r8`."""
     rank: int | None = None
     alpha: int | None = None
-    targets: list[str] | None = None
+    target_modules: list[str] | None = None
     optimizer: str | None = None
     lr_peak: float | None = None
     seed: int | None = None

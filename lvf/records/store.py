@@ -51,7 +51,7 @@ COLUMNS = [*TEXTS, "created_at", *AXES, *COSTS, "value", "stderr", "n", "has_ite
 SHAPE = {
     **dict.fromkeys(["source", "run_id", "checkpoint", "task", "created_at"], "VARCHAR"),
     "axes": {name: "DOUBLE" if name in NUMBERS else "VARCHAR" for name in AXES}
-    | {"targets": ["VARCHAR"], "cooled_down": "BOOLEAN"},
+    | {"target_modules": ["VARCHAR"], "cooled_down": "BOOLEAN"},
     "metrics": 'MAP(VARCHAR, STRUCT("value" DOUBLE, stderr DOUBLE, n DOUBLE, items JSON))',
     "settings": "JSON",
     "training": "MAP(VARCHAR, DOUBLE)",
@@ -64,8 +64,8 @@ with parsed as (select path, try(from_json_strict(text, $shape)) as record from 
 metrics as (select path, record, unnest(map_entries(record.metrics)) as entry from parsed
             where record.schema_version = {SCHEMA_VERSION})
 select path, {", ".join(f"record.{name}" for name in FIELDS)},
-    {", ".join(f"record.axes.{name}" for name in AXES if name != "targets")},
-    array_to_string(record.axes.targets, ',') as targets,
+    {", ".join(f"record.axes.{name}" for name in AXES if name != "target_modules")},
+    array_to_string(record.axes.target_modules, ',') as target_modules,
     {", ".join(f"record.training['{name}'] as {name}" for name in COSTS)},
     entry.key as metric, {", ".join(f"entry.value.{name}" for name in ("value", "stderr", "n"))},
     entry.value.items is not null as has_items
@@ -212,7 +212,9 @@ def _rows_of(record: Record, path: Path) -> pd.DataFrame:
     Raises:
         ValueError: a number is none.
     """
-    axes = asdict(record.axes) | {"targets": record.axes.targets and ",".join(record.axes.targets)}
+    axes = asdict(record.axes) | {
+        "target_modules": record.axes.target_modules and ",".join(record.axes.target_modules)
+    }
     whole = asdict(record) | axes | {name: record.training.get(name) for name in COSTS}
     rows = [
         {**whole, "metric": name, **asdict(one), "has_items": one.items is not None}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lvf.errors import UserError
 
-WHOLE = "whole.json"
+COMPLETE = "whole.json"
 """File sizes of a checkpoint, written after all of them."""
 PLAIN = re.compile(
     r"numpy\.(ndarray|dtype|dtypes\.\w+|(core|_core)\.multiarray\._reconstruct)"
@@ -31,16 +31,16 @@ def batch_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("ba"))
 
 
-def is_whole(checkpoint: Path) -> bool:
+def is_complete(checkpoint: Path) -> bool:
     """Whether every file has the size that was noted after all were written."""
     try:
-        sizes = json.loads((checkpoint / WHOLE).read_text())
+        sizes = json.loads((checkpoint / COMPLETE).read_text())
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_complete(folder: Path) -> Path | None:
     """The checkpoint to continue from; None where there is none at all.
 
     Raises:
@@ -48,7 +48,7 @@ def newest_whole(folder: Path) -> Path | None:
     """
     found = by_age(folder)
     for checkpoint in reversed(found):
-        if is_whole(checkpoint):
+        if is_complete(checkpoint):
             return checkpoint
         print(f"{checkpoint} is not whole: passed over")
     if found:
@@ -89,7 +89,7 @@ def by_age(folder: Path) -> list[Path]:
     return sorted(folder.glob("ba*"))
 
 
-def seal(partial: Path, target: Path) -> None:
+def commit(partial: Path, target: Path) -> None:
     """Give a fully written folder its final name, once all of it is on disk.
 
     A spoilt checkpoint of that name, which was passed over, makes room.
@@ -98,8 +98,8 @@ def seal(partial: Path, target: Path) -> None:
     for path in (path for path in partial.rglob("*") if path.is_file()):
         _sync(path)
         sizes[str(path.relative_to(partial))] = path.stat().st_size
-    (partial / WHOLE).write_text(json.dumps(sizes))
-    _sync(partial / WHOLE)
+    (partial / COMPLETE).write_text(json.dumps(sizes))
+    _sync(partial / COMPLETE)
     _sync(partial)
     if target.exists():
         shutil.rmtree(target)

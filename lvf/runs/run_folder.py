@@ -157,7 +157,7 @@ class RunFolder:
         return lock
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one that talks and writes: rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 

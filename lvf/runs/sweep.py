@@ -22,7 +22,7 @@ from lvf.runs.run_id import run_id
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepRun:
     """One run of a sweep."""
 
     overrides: tuple[str, ...]
@@ -50,13 +50,13 @@ class Cell:
         return RunFolder(self.folder).state(self.cfg)
 
 
-def cells_of(sweep: SweepConfig, extra: list[str]) -> list[Cell]:
+def runs_of(sweep: SweepConfig, extra: list[str]) -> list[SweepRun]:
     """Every distinct run of a sweep, composed and checked before anything starts.
 
     Raises:
         UserError: a cell is impossible; names it.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[str, SweepRun] = {}
     trees: dict[tuple[str, ...], DictConfig] = {}
     for block in sweep.blocks.values():
         for values in product(*block.values()):
@@ -66,7 +66,7 @@ def cells_of(sweep: SweepConfig, extra: list[str]) -> list[Cell]:
                 cfg = _composed(overrides, trees)
             except (UserError, HydraException) as error:
                 raise UserError(f"cell {' '.join(overrides)}: {error}") from error
-            cell = Cell(overrides, cfg)
+            cell = SweepRun(overrides, cfg)
             cells[cell.run_id] = cell
     return list(cells.values())
 

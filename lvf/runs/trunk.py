@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from lvf.config.schema import RunConfig
 from lvf.data.recipe import batch_tokens, num_token_batches
 from lvf.errors import UserError
-from lvf.runs.checkpoints import is_whole, name_of
+from lvf.runs.checkpoints import is_complete, name_of
 from lvf.runs.run_folder import RunFolder, run_folder
 
 
@@ -49,7 +49,7 @@ def branch_point(cfg: RunConfig) -> Path | None:
         return None
     folder = run_folder(trunk)
     point = folder.checkpoints / name_of(branch_batch(cfg, cfg.duration))
-    if not is_whole(point):
+    if not is_complete(point):
         raise UserError(_why_missing(cfg, trunk, folder, point))
     return point
 

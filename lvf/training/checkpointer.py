@@ -15,8 +15,8 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist, reproducibility
 
-from lvf.runs.checkpoints import by_age, name_of, seal, state_file
-from lvf.training.parts import IN_PARTS, drop_frozen, save_parts
+from lvf.runs.checkpoints import by_age, commit, name_of, state_file
+from lvf.training.sharded_checkpoint import SHARDED, drop_frozen, save_sharded
 from lvf.training.stopping import StoppedError, StopRequest
 
 
@@ -52,7 +52,7 @@ class Checkpointer(Callback):
         """Take what is written in parts out of Composer's state, which gathers it on rank 0."""
         if state.fsdp_enabled:
             names = state.serialized_attributes
-            state.serialized_attributes = [name for name in names if name not in IN_PARTS]
+            state.serialized_attributes = [name for name in names if name not in SHARDED]
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save after this batch if its turn has come, or if the run is asked to stop."""
@@ -65,24 +65,24 @@ class Checkpointer(Callback):
 
     def _save(self, state: State, target: Path) -> None:
         partial = target.with_name(f".{target.name}.partial")
-        is_first = dist.get_global_rank() == 0
+        is_rank_zero = dist.get_global_rank() == 0
         try:
             with failing_together(self.folder.parent):
-                if is_first:
+                if is_rank_zero:
                     shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
                     partial.mkdir(parents=True)
             with failing_together(self.folder.parent):
                 if state.fsdp_enabled:
-                    save_parts(state, partial)
+                    save_sharded(state, partial)
                 tree: dict[str, Any] = {"state": state.state_dict()}
                 tree["rng"] = reproducibility.get_rng_state()
-                if is_first:
+                if is_rank_zero:
                     drop_frozen(tree["state"].get("model", {}), state)
                     torch.save(tree, state_file(partial))
-                    seal(partial, target)
+                    commit(partial, target)
                     self._prune()
         except Exception:
-            if is_first:
+            if is_rank_zero:
                 shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
             raise
 

@@ -15,7 +15,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from lvf.models.pissa import to_plain_lora
-from lvf.runs.run_folder import RunFolder, is_first, write_json
+from lvf.runs.run_folder import RunFolder, is_rank_zero, write_json
 from lvf.training.divergence import DivergedError
 from lvf.training.memory import PeakMemory
 
@@ -86,7 +86,7 @@ class Exporter(Callback):
         if batch in self.batches:
             peak_bytes = self.peak_memory_bytes(state)
             weights = _gathered(state)  # every rank takes part
-            if is_first():
+            if is_rank_zero():
                 if not self.folder.export(batch).exists():
                     self._export(state, weights, batch, peak_bytes)
                 # After a kill just here, the batch and this come again.

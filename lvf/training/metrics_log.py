@@ -9,7 +9,7 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 
-from lvf.runs.run_folder import is_first
+from lvf.runs.run_folder import is_rank_zero
 
 
 class JsonlLogger(LoggerDestination):
@@ -24,7 +24,7 @@ class JsonlLogger(LoggerDestination):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Write the numbers among the metrics, with their batch."""
         numbers = {key: float(value) for key, value in metrics.items() if _is_number(value)}
-        if numbers and is_first():
+        if numbers and is_rank_zero():
             with self.path.open("a") as file:
                 file.write(json.dumps({"batch": step, **numbers}) + "\n")
 

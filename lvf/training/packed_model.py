@@ -8,7 +8,7 @@ import composer.models.huggingface
 import torch
 from composer.models import HuggingFaceModel
 
-from lvf.models.packed import end_to_end
+from lvf.models.packed import unpad
 from lvf.models.token_loss import mean_loss
 
 # Composer finds out whether a model is causal by importing every causal model of transformers (130
@@ -28,4 +28,4 @@ class PackedModel(HuggingFaceModel):
         """The loss, as Composer looks for it, without a thought for padding."""
         kind = batch["input_ids"].device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.in_bf16):
-            return {"loss": mean_loss(self.model, end_to_end(batch))}
+            return {"loss": mean_loss(self.model, unpad(batch))}

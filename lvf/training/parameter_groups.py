@@ -16,7 +16,7 @@ def parameter_groups(
     """Trained parameters as an optimiser's groups, one for each ratio to the run's rate.
 
     B of LoRA+ takes `lr_ratio_b` times the rate (as PEFT's create_loraplus_optimizer), modules that
-    are trained whole `trained_modules_lr_ratio` times. A decay follows its group's rate.
+    are trained whole `modules_to_save_lr_ratio` times. A decay follows its group's rate.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -28,4 +28,4 @@ def parameter_groups(
 def _lr_ratio(name: str, method: MethodConfig) -> float:
     if "lora_B" in name:
         return method.lr_ratio_b
-    return method.trained_modules_lr_ratio if "modules_to_save" in name else 1.0
+    return method.modules_to_save_lr_ratio if "modules_to_save" in name else 1.0

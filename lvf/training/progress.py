@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from lvf.runs.run_folder import RUNNING, RunFolder, is_first
+from lvf.runs.run_folder import RUNNING, RunFolder, is_rank_zero
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -36,7 +36,7 @@ class Progress(Callback):
             initial=done,
             unit="ba",
             mininterval=0.5,
-            disable=not is_first(),
+            disable=not is_rank_zero(),
         )
         self._tokens_at_start = state.timestamp.token.value
         self._began = time.monotonic()
@@ -49,7 +49,7 @@ class Progress(Callback):
         loss = float(state.total_loss_dict["loss/train/total"])
         self._bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
         self._bar.update()
-        if is_first() and now - self._last_status >= STATUS_EVERY_SECONDS:
+        if is_rank_zero() and now - self._last_status >= STATUS_EVERY_SECONDS:
             self.folder.write_status(RUNNING, batch=state.timestamp.batch.value)
             self._last_status = now
 

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def is_sharded(cfg: RunConfig) -> bool:
+def uses_fsdp(cfg: RunConfig) -> bool:
     """Full finetuning on several ranks shards; LoRA only its base, and only if asked to."""
-    several = cfg.runtime.num_ranks > 1
-    return several and (cfg.method.kind == "full" or cfg.runtime.shard_base)
+    several = cfg.runtime.world_size > 1
+    return several and (cfg.method.kind == "full" or cfg.runtime.fsdp_base)
 
 
 def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
     """Shard a model over all ranks, layer by layer, in place; LoRA's adapters stay replicated.
 
     Composer takes a model with FSDP2 modules as it is; its own `FSDP2Config` knows no parameters to
-    be left out, and would shard the adapters, too. `lvf.training.parts` saves and loads the model.
+    be left out, and would shard the adapters, too. `sharded_checkpoint.py` saves and loads it.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh

@@ -21,7 +21,7 @@ from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
 from lvf.models.load import load_base, load_tokenizer
 from lvf.models.lora import add_adapters, hold_base_in_bf16
-from lvf.runs.checkpoints import batch_of, newest_whole, refuse_code, state_file
+from lvf.runs.checkpoints import batch_of, newest_complete, refuse_code, state_file
 from lvf.runs.run_folder import (
     DIVERGED,
     FAILED,
@@ -29,7 +29,7 @@ from lvf.runs.run_folder import (
     STOPPED,
     TRAINED,
     RunFolder,
-    is_first,
+    is_rank_zero,
     run_folder,
 )
 from lvf.runs.run_id import run_id
@@ -69,7 +69,7 @@ def train(
     """
     batches = export_batches(cfg, prepared)
     checkpoint, started_from = start_of(cfg, folder)
-    if is_first():
+    if is_rank_zero():
         print(f"training {folder.path.name}: {started_from}, {max(batches)} batches", flush=True)
         folder.write_status(
             RUNNING,
@@ -88,7 +88,7 @@ def train(
                     trainer.fit()
         finally:  # without a fit, it was killed between its last checkpoint and its last status
             trainer.close()
-    if is_first():
+    if is_rank_zero():
         folder.write_status(TRAINED, fit_seconds=round(time.perf_counter() - began, 1))
 
 
@@ -100,12 +100,12 @@ def outcome_in_status(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except StoppedError as reason:
-        if is_first():
+        if is_rank_zero():
             folder.write_status(STOPPED)
             print(f"{reason}; the same command continues it", flush=True)
         raise SystemExit(TRY_AGAIN) from reason
     except DivergedError as error:
-        if is_first():
+        if is_rank_zero():
             folder.write_status(DIVERGED, error=str(error))
         raise UserError(f"{folder.path.name} diverged: {error}. Try a smaller rate.") from error
     except Exception as error:
@@ -124,7 +124,7 @@ def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
     Raises:
         UserError: no own checkpoint is whole, the trunk's is missing, or it would run code.
     """
-    if own := newest_whole(folder.checkpoints):
+    if own := newest_complete(folder.checkpoints):
         refuse_code(own)
         return own, f"resumed at batch {batch_of(own)} from {own}"
     if point := branch_point(cfg):
@@ -176,10 +176,10 @@ def make_trainer(
     from composer import Trainer
     from composer.utils import dist, reproducibility
 
-    from lvf.training.fitting import fit
     from lvf.training.memory import PeakMemory
-    from lvf.training.parts import load_parts, parts_folder
+    from lvf.training.microbatch import choose_microbatch
     from lvf.training.resume import RestoreRandomState
+    from lvf.training.sharded_checkpoint import load_sharded, sharded_folder
 
     # Batches differ in length, which leaves holes between fixed segments of memory.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -191,8 +191,8 @@ def make_trainer(
     model = make_model(cfg)
     end = max(batches)
     flops = train_flops_per_token(model.config, cfg.method)
-    fitted = fit(cfg, model)
-    spread_out(model, cfg, fitted.recompute)
+    plan = choose_microbatch(cfg, model)
+    spread_out(model, cfg, plan.activation_checkpointing)
     trainer = Trainer(
         model=model,
         train_dataloader=make_data_spec(cfg, prepared),
@@ -202,7 +202,7 @@ def make_trainer(
         callbacks=make_callbacks(cfg, folder, batches, flops, memory, stop, on_export),
         loggers=make_loggers(cfg, folder),
         max_duration=f"{end}ba",
-        device_train_microbatch_size=fitted.rows,
+        device_train_microbatch_size=plan.device_microbatch_size,
         accumulate_train_batch_on_tokens=True,
         precision="fp32",  # the model itself computes in bf16 if it is to
         device=device,
@@ -214,8 +214,8 @@ def make_trainer(
         auto_log_hparams=False,
         progress_bar=False,
     )
-    if checkpoint and parts_folder(checkpoint).exists():
-        load_parts(trainer.state, checkpoint)
+    if checkpoint and sharded_folder(checkpoint).exists():
+        load_sharded(trainer.state, checkpoint)
     trainer.state.callbacks.append(RestoreRandomState(trainer))
     return trainer
 
@@ -239,7 +239,7 @@ def make_callbacks(
     from lvf.training.sharding import (
         AverageAdapterGradients,
         AverageShardedGradients,
-        is_sharded,
+        uses_fsdp,
     )
 
     end = max(batches)
@@ -258,7 +258,7 @@ def make_callbacks(
             stop=stop,
         ),
     ]
-    if is_sharded(cfg):
+    if uses_fsdp(cfg):
         lora = cfg.method.kind == "lora"
         callbacks.append(AverageAdapterGradients() if lora else AverageShardedGradients())
     return callbacks
@@ -266,25 +266,25 @@ def make_callbacks(
 
 def make_model(cfg: RunConfig) -> PackedModel:
     """Base model in Composer's wrapper, with adapters for LoRA."""
-    from lvf.models.fast_lora import speed_up
-    from lvf.models.lean import keep_less
-    from lvf.models.packed import attend_within_segments
+    from lvf.models.fused_lora import use_fused_lora
+    from lvf.models.memory_efficient import use_memory_efficient_layers
+    from lvf.models.packed import attend_within_documents
     from lvf.models.token_loss import give_loss_in_chunks
     from lvf.training.packed_model import PackedModel
 
     model: Any = load_base(cfg.model, cfg.training.attention_dropout)
-    attend_within_segments(model)
-    keep_less(model)
+    attend_within_documents(model)
+    use_memory_efficient_layers(model)
     if cfg.method.kind == "lora":
         model = add_adapters(model, cfg.method)
-        if cfg.training.fast_lora:
-            speed_up(model)
+        if cfg.training.fused_lora:
+            use_fused_lora(model)
         if cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16":
             hold_base_in_bf16(model)
     give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
-    only_adapters = not cfg.method.trained_modules
+    only_adapters = not cfg.method.modules_to_save
     packed = PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
     packed.in_bf16 = cfg.training.precision == "amp_bf16"
     return packed
@@ -292,7 +292,7 @@ def make_model(cfg: RunConfig) -> PackedModel:
 
 def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
     """What is around each decoder layer: activation checkpointing, the compiler, the shards."""
-    from lvf.training.sharding import is_sharded, shard
+    from lvf.training.sharding import shard, uses_fsdp
 
     if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
         from lvf.models.compiled import compile_layers
@@ -303,7 +303,7 @@ def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
 
         recompute_layers(model.model)
         model.recomputes = True
-    if is_sharded(cfg):
+    if uses_fsdp(cfg):
         shard(model, cfg)
 
 

@@ -15,7 +15,7 @@ from lvf.embedded.corpora import base_dir as packaged_base
 from lvf.grid import run as grid
 from lvf.records.schema import read_record
 from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder, write_json
-from lvf.runs.sweep import cells_of
+from lvf.runs.sweep import runs_of
 from tests.analysis.conftest import save_adapter
 
 FACTS = {
@@ -56,7 +56,7 @@ def test_one_line_analyses_what_is_trained_of_a_sweep(
     axes = {"+experiment": ["math_ift"], "method.rank": [2], "seed": [0, 1, 2]}
     paths = [f"paths.runs={tmp_path}/runs", f"paths.records={tmp_path}/records"]
     sweep = SweepConfig(name="three", blocks={"seeds": axes}, overrides=paths)
-    for cell in cells_of(sweep, [])[:2]:  # the third is not trained
+    for cell in runs_of(sweep, [])[:2]:  # the third is not trained
         folder = open_run_folder(cell.cfg)
         export = save_adapter(packaged_base(), folder.export(8), r=2, lora_alpha=4)
         facts = FACTS | {"batch": 8, "tokens": 100, "duration": 1}

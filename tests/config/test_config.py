@@ -14,7 +14,7 @@ from lvf.config.schema import CONF_DIR, DataConfig, ModelConfig, SourceConfig
 from lvf.errors import UserError
 from lvf.planning.docs import grid
 from lvf.runs.run_id import run_id
-from lvf.runs.sweep import cells_of
+from lvf.runs.sweep import runs_of
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 GROUPS = ("optimizer", "logger", "schedule", "packing")
@@ -50,9 +50,11 @@ def test_every_experiment_composes_with_every_scale(experiment: str, scale: str)
     assert (full.domain.name, full.regime.name) == CONDITIONS[experiment]
     assert full.scale.name == scale and full.model.name == MODELS[scale]
     assert full.method.kind == "full" and lora.method.kind == "lora"
-    assert lora.method.rank == lora.scale.lora_rank and lora.method.targets == ATTENTION + MLP
+    assert (
+        lora.method.rank == lora.scale.lora_rank and lora.method.target_modules == ATTENTION + MLP
+    )
     assert lora.training.lr_peak >= full.training.lr_peak  # so in every column of the paper
-    on_one_gpu = full.training.global_batch_rows % (full.runtime.microbatch_rows or 1) == 0
+    on_one_gpu = full.training.global_batch_size % (full.runtime.device_microbatch_size or 1) == 0
     assert on_one_gpu and full.training.precision == ("fp32" if scale == "embedded" else "amp_bf16")
 
 
@@ -85,7 +87,11 @@ def test_every_method_composes_with_every_scale_under_a_name_of_its_own(scale: s
         cfg = compose("+experiment=code_ift", f"scale={scale}", f"method={method}")
         rank, alpha, targets = METHOD_TABLE[method]
         if scale == "paper":
-            assert (cfg.method.rank, cfg.method.alpha, cfg.method.targets) == (rank, alpha, targets)
+            assert (cfg.method.rank, cfg.method.alpha, cfg.method.target_modules) == (
+                rank,
+                alpha,
+                targets,
+            )
             assert cfg.method.dropout == (None if rank is None else 0.05)
         names[method] = (cfg.method.name, run_id(cfg))
     # the paper's ranks are named, so `lora` is the same run as a named rank but for r = 8
@@ -166,8 +172,8 @@ def test_the_paper_scale_holds_the_values_of_the_paper(experiment: str) -> None:
         cfg = compose(f"+experiment={experiment}", "scale=paper", f"method={method}")
         assert cfg.data.train.path == data
         assert cfg.model.path == "meta-llama/Llama-2-7b-hf"
-        assert (cfg.training.seq_len, cfg.training.global_batch_rows) == (seq_len, batch)
-        assert cfg.runtime.microbatch_rows == per_device == batch // 32  # on its 32 GPUs
+        assert (cfg.training.seq_len, cfg.training.global_batch_size) == (seq_len, batch)
+        assert cfg.runtime.device_microbatch_size == per_device == batch // 32  # on its 32 GPUs
         assert cfg.training.lr_peak == pytest.approx(rate)
         assert cfg.optimizer == {
             "_target_": "lion_pytorch.Lion", "betas": [0.9, 0.95], "weight_decay": decay,
@@ -210,7 +216,7 @@ def test_tulu_is_one_run_of_six_epochs_measured_hot_at_two_and_four() -> None:
 
 
 def test_the_sweep_over_regularisers_has_the_settings_of_figure_4() -> None:
-    cells = [cell.cfg for cell in cells_of(grid("regularisation", "paper").sweep, ["scale=paper"])]
+    cells = [cell.cfg for cell in runs_of(grid("regularisation", "paper").sweep, ["scale=paper"])]
     full = [cfg for cfg in cells if cfg.method.kind == "full"]
     assert {
         (c.method.name, c.optimizer["weight_decay"], c.training.attention_dropout) for c in full
@@ -230,8 +236,8 @@ def test_lora_without_regret_is_its_own_recipe() -> None:
     words = ("+experiment=without_regret", "scale=paper")
     for rank in (16, 256):
         lora = compose(*words, f"method.rank={rank}")
-        assert (lora.method.alpha, lora.training.global_batch_rows) == (32, 32)
-        assert lora.method.targets == ATTENTION + MLP
+        assert (lora.method.alpha, lora.training.global_batch_size) == (32, 32)
+        assert lora.method.target_modules == ATTENTION + MLP
         full = compose(*words, "method=full")
         assert lora.training.lr_peak == pytest.approx(10 * full.training.lr_peak)
         assert (lora.schedule.warmup, lora.schedule.cooldown) == (0, 0)
@@ -288,7 +294,12 @@ def test_an_unknown_key_a_wrong_type_and_an_unknown_option_are_refused(override:
 
 def test_what_does_not_change_the_result_does_not_change_the_name() -> None:
     name = run_id(compose())
-    same = ["paths.runs=/elsewhere", "logger=none", "runtime.microbatch_rows=1", "evals.limit=3"]
+    same = [
+        "paths.runs=/elsewhere",
+        "logger=none",
+        "runtime.device_microbatch_size=1",
+        "evals.limit=3",
+    ]
     same.append("model.trust_remote_code=true")
     assert {run_id(compose(override)) for override in same} == {name}
     other = ["seed=1", "duration=2", "measure_at=[1]", "training.lr_peak=1e-9", "method.rank=4"]

@@ -17,7 +17,7 @@ from lvf.config.compose import compose
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
 from lvf.planning.docs import grid, options
-from lvf.runs.sweep import cells_of
+from lvf.runs.sweep import runs_of
 
 FILE = Path(__file__).with_name("resolved_values.json.gz")
 BEFORE = json.loads(gzip.decompress(FILE.read_bytes()))
@@ -91,5 +91,5 @@ def test_every_sweep_has_the_runs_of_before(sweep: str, scale: str) -> None:
     def in_order(runs: list[dict[str, Any]]) -> list[str]:
         return sorted(json.dumps(run, sort_keys=True) for run in runs)
 
-    now = [resolved(cell.cfg) for cell in cells_of(grid(sweep, scale).sweep, [f"scale={scale}"])]
+    now = [resolved(cell.cfg) for cell in runs_of(grid(sweep, scale).sweep, [f"scale={scale}"])]
     assert in_order(now) == in_order([before(run) for run in BEFORE["sweeps"][f"{sweep} {scale}"]])

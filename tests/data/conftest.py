@@ -101,7 +101,7 @@ def make_run(model_folder: Path, tmp_path: Path) -> MakeRun:
         cfg.evals.tasks = cfg.evals.forgetting = []  # no evaluation set to compare with
         cfg.paths.shards = str(tmp_path / "shards")
         cfg.training.seq_len = 64
-        cfg.training.global_batch_rows = 4
+        cfg.training.global_batch_size = 4
         for name, value in training.items():
             setattr(cfg.training, name, value)
         return cfg

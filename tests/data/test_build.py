@@ -258,7 +258,7 @@ def test_a_third_machine_reads_from_the_remote_within_the_limit_of_its_cache(
     prepare(remote_settings(make_run, "maker"))
     cfg = remote_settings(make_run, "reader")
     cfg.paths.shards_cache_limit = str(limit)
-    cfg.training.global_batch_rows = local.training.global_batch_rows = 1
+    cfg.training.global_batch_size = local.training.global_batch_size = 1
     assert batches(cfg) == batches(local)
     (rows,) = Path(cfg.paths.shards_cache).glob("*/train/*")
     assert 0 < sum(path.stat().st_size for path in rows.rglob("*.mds")) <= limit

@@ -99,8 +99,8 @@ def test_a_batch_holds_labels_positions_and_counts_as_a_loop_over_tokens_gives_t
 def run(make_run: MakeRun) -> RunConfig:
     """A run whose rows do not fill whole batches."""
     cfg = make_run()
-    if prepare(cfg).num_rows % cfg.training.global_batch_rows == 0:
-        cfg.training.global_batch_rows = 3
+    if prepare(cfg).num_rows % cfg.training.global_batch_size == 0:
+        cfg.training.global_batch_size = 3
     return cfg
 
 
@@ -116,7 +116,7 @@ def test_an_epoch_is_whole_batches_of_distinct_rows(run: RunConfig) -> None:
     for _ in range(2):
         batches = epoch(loader)
         assert len(batches) == len(loader) == batches_per_epoch(prepared, run)
-        assert {len(batch) for batch in batches} == {run.training.global_batch_rows}
+        assert {len(batch) for batch in batches} == {run.training.global_batch_size}
         rows = [row for batch in batches for row in batch]
         assert len(set(rows)) == len(rows) and set(rows) <= known
 
@@ -167,9 +167,9 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(
     run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare(run)
-    run.training.global_batch_rows = 4
+    run.training.global_batch_size = 4
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="global_batch_rows=4 .* 3 devices"):
+    with pytest.raises(UserError, match="global_batch_size=4 .* 3 devices"):
         make_loader(prepared, run, "run")
 
 
@@ -185,7 +185,7 @@ def prepared_of(num_rows: int) -> Prepared:
 @pytest.mark.parametrize(("billions", "batches"), PAPER_TABLE.items())
 def test_token_budgets_give_the_batches_of_the_paper(billions: float, batches: int) -> None:
     cfg = compose("scale=paper", "domain=code", "regime=cpt")
-    assert (cfg.training.seq_len, cfg.training.global_batch_rows) == (4096, 192)
+    assert (cfg.training.seq_len, cfg.training.global_batch_size) == (4096, 192)
     assert total_batches(prepared_of(10**7), cfg, billions * 1e9) == batches
 
 
@@ -279,7 +279,7 @@ def test_a_killed_run_harms_neither_one_that_lives_nor_one_that_starts(
 def test_the_global_batches_do_not_depend_on_the_number_of_ranks(
     run: RunConfig, tmp_path: Path
 ) -> None:
-    run.training.global_batch_rows = 4
+    run.training.global_batch_size = 4
     whole = epoch(make_loader(prepare(run), run))
     arguments = [*write_script(run, tmp_path), str(tmp_path)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -52,7 +52,7 @@ def test_gsm8k_in_rows_of_1024_has_the_tokens_that_sentencepiece_counts(
     cfg = compose("scale=paper", "domain=math", "regime=ift", f"model.path={llama2}")
     train = shared_data / "train" / "math_ift.jsonl"
     cfg.data.train = cfg.data.validation = cfg.data.heldout = SourceConfig(path=str(train))
-    cfg.paths.shards, cfg.training.global_batch_rows = str(tmp_path), 8
+    cfg.paths.shards, cfg.training.global_batch_size = str(tmp_path), 8
     cfg.evals.tasks, cfg.evals.forgetting, cfg.training.packing_ratio = [], [], None
     prepared = prepare(cfg)
     texts = [prompt + response for prompt, response in math_texts(shared_data)]
@@ -81,7 +81,7 @@ def test_the_other_training_files_have_the_tokens_that_sentencepiece_counts(
     cfg.data.validation = cfg.data.heldout = SourceConfig(path=str(write_one(tmp_path, train)))
     if name == "code_cpt":
         cfg.data.text_column = "text"
-    cfg.paths.shards, cfg.training.global_batch_rows = str(tmp_path), 8
+    cfg.paths.shards, cfg.training.global_batch_size = str(tmp_path), 8
     cfg.evals.tasks = cfg.evals.forgetting = []
     prepared = prepare(cfg)
     lines = [json.loads(line) for line in train.read_text().split("\n") if line]

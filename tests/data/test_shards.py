@@ -194,7 +194,7 @@ def test_any_changed_input_gives_another_folder(
 def test_what_does_not_enter_the_shards_does_not_change_their_folder(make_run: MakeRun) -> None:
     cfg = make_run()
     before = prepare(cfg).folder
-    cfg.seed, cfg.duration, cfg.training.global_batch_rows = 5, 3.0, 2
+    cfg.seed, cfg.duration, cfg.training.global_batch_size = 5, 3.0, 2
     assert prepare(cfg).folder == before
 
 
@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(make_run: Ma
 def test_fewer_rows_than_a_batch_are_refused_with_the_numbers(make_run: MakeRun) -> None:
     rows = prepare(make_run()).num_rows
     with pytest.raises(UserError, match=f"gives {rows} rows of 64 .* the {rows + 1} of one batch"):
-        prepare(make_run(global_batch_rows=rows + 1))
+        prepare(make_run(global_batch_size=rows + 1))
 
 
 def test_prompts_that_fill_the_rows_alone_are_refused_with_the_remedy(make_run: MakeRun) -> None:

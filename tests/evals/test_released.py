@@ -29,7 +29,12 @@ def adapter(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of rank 2 whose B is not zero."""
     torch.manual_seed(0)
     method = MethodConfig(
-        name="lora", kind="lora", rank=2, alpha=4, dropout=0.0, targets=["q_proj", "down_proj"]
+        name="lora",
+        kind="lora",
+        rank=2,
+        alpha=4,
+        dropout=0.0,
+        target_modules=["q_proj", "down_proj"],
     )
     model = add_adapters(load_base(ModelConfig(name="tiny", path=str(model_dir))), method)
     for name, weight in model.named_parameters():
@@ -156,7 +161,7 @@ def test_an_adapter_says_itself_what_it_is_and_loads_into_the_base(
     cache: Path, model_dir: Path, tokenizer: Any
 ) -> None:
     one = list_released(str(cache / f"models--{OWNER}--{ADAPTER}"))[0]
-    assert adapter_facts(one) == {"rank": 2, "alpha": 4, "targets": ["down_proj", "q_proj"]}
+    assert adapter_facts(one) == {"rank": 2, "alpha": 4, "target_modules": ["down_proj", "q_proj"]}
     base = ModelConfig(name="tiny", path=str(model_dir))
     model, _ = load_released(one, base)
     ids = tokenizer("the red cup", return_tensors="pt")["input_ids"]

@@ -10,16 +10,16 @@ from lvf.errors import UserError
 from lvf.launching.order import in_order
 from lvf.launching.slurm_queue import Task
 from lvf.launching.status import ENDED_WITH, statuses
-from lvf.runs.checkpoints import seal
+from lvf.runs.checkpoints import commit
 from lvf.runs.run_folder import open_run_folder
 from lvf.runs.run_id import run_id
-from lvf.runs.sweep import Cell, cells_of
+from lvf.runs.sweep import SweepRun, runs_of
 
 BATCH_TOKENS = 8 * 256
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> list[Cell]:
+def cells(tmp_path: Path) -> list[SweepRun]:
     """Branches of two trunks (two methods), each before its trunk."""
     block = {
         "+experiment": ["math_cpt"],
@@ -28,11 +28,11 @@ def cells(tmp_path: Path) -> list[Cell]:
         "trunk.tokens": [24 * BATCH_TOKENS],
         "trunk.budgets": [[6 * BATCH_TOKENS, 12 * BATCH_TOKENS]],
     }
-    return cells_of(SweepConfig(name="x", blocks={"b": block}), [f"paths.runs={tmp_path}/runs"])
+    return runs_of(SweepConfig(name="x", blocks={"b": block}), [f"paths.runs={tmp_path}/runs"])
 
 
 def test_branches_wait_for_their_own_trunk_and_nothing_waits_for_a_trunk_that_is_done(
-    cells: list[Cell],
+    cells: list[SweepRun],
 ) -> None:
     first, second, trunk, *others = cells
     ready, waiting = in_order(cells, set())
@@ -44,13 +44,13 @@ def test_branches_wait_for_their_own_trunk_and_nothing_waits_for_a_trunk_that_is
     partial = trunk.folder / "checkpoints" / ".ba0000005"  # 80 % of six batches
     partial.mkdir(parents=True)
     (partial / "rank0.pt").write_bytes(b"state")
-    seal(partial, partial.with_name("ba0000005"))
+    commit(partial, partial.with_name("ba0000005"))
     ready, waiting = in_order(cells, set())
     assert first in ready and waiting[run_id(trunk.cfg)] == [second]
 
 
 def test_a_branch_whose_trunk_nobody_makes_is_refused_with_the_setting_that_makes_it(
-    cells: list[Cell],
+    cells: list[SweepRun],
 ) -> None:
     branch, trunk = cells[0], cells[2]
     with pytest.raises(UserError, match=r"add duration=49152 to it, or set trunk.branch=false"):
@@ -58,7 +58,7 @@ def test_a_branch_whose_trunk_nobody_makes_is_refused_with_the_setting_that_make
     assert in_order([branch], {run_id(trunk.cfg)}) == ([], {run_id(trunk.cfg): [branch]})
 
 
-def test_each_cell_says_what_became_of_it_and_why(cells: list[Cell]) -> None:
+def test_each_cell_says_what_became_of_it_and_why(cells: list[SweepRun]) -> None:
     failed, diverged, stopped, trained, unmeasured, missing = cells
     failed.log.parent.mkdir(parents=True)
     failed.log.write_text(f"  0%|  | 0/9\r 50%|#  | 4/9\nRuntimeError: boom\n{ENDED_WITH} 1\n")
@@ -81,7 +81,7 @@ def test_each_cell_says_what_became_of_it_and_why(cells: list[Cell]) -> None:
 
 
 def test_a_refused_start_is_shown_until_one_goes_well_and_leaves_the_state_before(
-    cells: list[Cell],
+    cells: list[SweepRun],
 ) -> None:
     branch = cells[0]
     folder = open_run_folder(branch.cfg)
@@ -100,7 +100,7 @@ def test_a_refused_start_is_shown_until_one_goes_well_and_leaves_the_state_befor
 
 def test_sweeps_that_measure_the_same_run_do_not_undo_each_other(tmp_path: Path) -> None:
     grid, curve = (
-        cells_of(SweepConfig(name="x", blocks={"b": {"+experiment": [experiment]}}),
+        runs_of(SweepConfig(name="x", blocks={"b": {"+experiment": [experiment]}}),
                  ["duration=4", f"paths.runs={tmp_path}/runs"])
         for experiment in ("code_ift", "pass_at_k")
     )  # fmt: skip

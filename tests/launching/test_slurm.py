@@ -21,7 +21,7 @@ from lvf.launching.slurm import JOB_SCRIPT, submit
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, endings, queued_jobs, start_evaluation
 from lvf.launching.status import statuses
 from lvf.runs.run_folder import RunFolder
-from lvf.runs.sweep import Cell, cells_of
+from lvf.runs.sweep import SweepRun, runs_of
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,12 +169,12 @@ CPT = {
 IFT = {"+experiment": ["math_ift"], "duration": [1]}
 
 
-def cells(folder: Path, *more: str, cpt: bool = True, ift: bool = True) -> list[Cell]:
+def cells(folder: Path, *more: str, cpt: bool = True, ift: bool = True) -> list[SweepRun]:
     """A branch and its trunk, and a run of its own."""
     blocks = {name: block for name, block, on in (("c", CPT, cpt), ("i", IFT, ift)) if on}
     few = ["data.max_documents=64", "evals.tasks=[nll_target]", "evals.limit=4"]
     paths = [f"paths.{name}={folder}/{name}" for name in ("runs", "shards", "records")]
-    return cells_of(SweepConfig(name="three", blocks=blocks, overrides=[*few, *paths]), list(more))
+    return runs_of(SweepConfig(name="three", blocks=blocks, overrides=[*few, *paths]), list(more))
 
 
 SLURM = SlurmConfig(

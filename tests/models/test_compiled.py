@@ -12,10 +12,10 @@ from lvf.config.compose import compose
 from lvf.config.validate import require_compiler
 from lvf.errors import UserError
 from lvf.models.compiled import compile_layers
-from lvf.models.fast_lora import speed_up
+from lvf.models.fused_lora import use_fused_lora
 from lvf.models.layers import recompute_layers
-from lvf.models.lean import keep_less
-from lvf.models.packed import attend_within_segments, find_segments
+from lvf.models.memory_efficient import use_memory_efficient_layers
+from lvf.models.packed import attend_within_documents, find_documents
 from lvf.models.token_loss import give_loss_in_chunks, mean_loss
 from tests.conftest import needs_compiler
 
@@ -33,8 +33,8 @@ def model_of(architecture: str, **lora: Any) -> Any:
         num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
     )  # fmt: skip
     model: Any = AutoModelForCausalLM.from_config(config)
-    attend_within_segments(model)
-    keep_less(model)
+    attend_within_documents(model)
+    use_memory_efficient_layers(model)
     if lora:
         fast = lora.pop("fast", True)
         options = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "target_modules": TARGETS} | lora
@@ -43,7 +43,7 @@ def model_of(architecture: str, **lora: Any) -> Any:
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
         if fast:
-            speed_up(model)
+            use_fused_lora(model)
     give_loss_in_chunks(model, 16)
     return model.train()
 
@@ -56,7 +56,7 @@ def losses_and_gradients(model: Any) -> tuple[list[torch.Tensor], list[int]]:
         ids = torch.randint(64, (1, sum(lengths)))
         positions = torch.cat([torch.arange(length) for length in lengths])
         inputs = {"input_ids": ids, "labels": ids, "position_ids": positions[None]}
-        loss = mean_loss(model, inputs | {"segments": find_segments(positions)})
+        loss = mean_loss(model, inputs | {"segments": find_documents(positions)})
         loss.backward()
         found += [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
         model.zero_grad()

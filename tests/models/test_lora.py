@@ -30,18 +30,20 @@ def test_a_rank_beyond_the_narrowest_target_is_refused_and_the_largest_possible_
     check_rank(CONFIG, lora(rank=16))
     with pytest.raises(UserError, match=r"method.rank=17.*k_proj.*at most 16"):
         check_rank(CONFIG, lora(rank=17))
-    check_rank(CONFIG, lora(rank=17, targets="[q_proj,up_proj]"))
+    check_rank(CONFIG, lora(rank=17, target_modules="[q_proj,up_proj]"))
 
 
 def test_an_unknown_target_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(UserError, match=r"c_attn.*q_proj"):
-        check_rank(CONFIG, lora(targets="[c_attn]"))
+        check_rank(CONFIG, lora(target_modules="[c_attn]"))
 
 
 def test_adapters_stand_on_exactly_the_targets_and_all_else_is_frozen() -> None:
-    model = add_adapters(LlamaForCausalLM(CONFIG), lora(rank=4, targets="[q_proj,down_proj]"))
+    model = add_adapters(
+        LlamaForCausalLM(CONFIG), lora(rank=4, target_modules="[q_proj,down_proj]")
+    )
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert len(trained) == 2 * 2 * 2  # layers x targets x (A, B)
+    assert len(trained) == 2 * 2 * 2  # layers x target_modules x (A, B)
     assert all("lora_" in name for name in trained)
     assert all(any(t in name for t in ("q_proj", "down_proj")) for name in trained)
     assert all(4 in p.shape for p in trained.values())

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lvf.data.loader import collate
 from lvf.data.packing import Row
-from lvf.models.packed import attend_within_segments, end_to_end, find_segments
+from lvf.models.packed import attend_within_documents, find_documents, unpad
 
 SEQ_LEN = 24
 
@@ -58,8 +58,8 @@ def alone(rows: list[dict[str, np.ndarray]], across: bool) -> list[tuple[torch.T
 @pytest.mark.parametrize("key_heads", [4, 2])
 def test_logits_and_gradients_are_those_of_the_examples_alone(across: bool, key_heads: int) -> None:
     packed, plain = llama(key_heads), llama(key_heads)
-    attend_within_segments(packed)
-    output = packed(**end_to_end(collate(ROWS, attend_across=across)))
+    attend_within_documents(packed)
+    output = packed(**unpad(collate(ROWS, attend_across=across)))
     output.loss.backward()
 
     examples = alone(ROWS, across)
@@ -80,7 +80,7 @@ def test_logits_and_gradients_are_those_of_the_examples_alone(across: bool, key_
 def test_no_place_of_a_batch_is_padding_and_few_are_repeated() -> None:
     lengths = [1, 2, 3, 4, 5, 8, 9, 100]
     positions = torch.cat([torch.arange(length) for length in lengths])
-    segments = find_segments(positions)
+    segments = find_documents(positions)
     place = 0
     ends_at = torch.tensor(lengths).cumsum(0)
     found = []
@@ -98,7 +98,7 @@ def test_no_place_of_a_batch_is_padding_and_few_are_repeated() -> None:
             place += longest
             found.append(length)
     assert place == len(segments.tokens) and sorted(found) == lengths
-    batch = end_to_end(collate(ROWS))
+    batch = unpad(collate(ROWS))
     assert batch["input_ids"].shape == (1, 9 + 1 + 5 + SEQ_LEN + 3 + 2 + 2 + 17)
 
 
@@ -107,8 +107,8 @@ def test_attention_dropout_drops_its_share_of_weights() -> None:
     model.config.attention_dropout = 0.5
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
-    attend_within_segments(model)
-    batch = end_to_end(collate([row([SEQ_LEN], 1)]))
+    attend_within_documents(model)
+    batch = unpad(collate([row([SEQ_LEN], 1)]))
     outputs = torch.stack([model(**batch).logits[0, 0] for _ in range(64)])
     # The first token sees itself alone: its one weight is dropped or doubled, in each layer.
     distinct = {tuple(output.tolist()) for output in outputs}

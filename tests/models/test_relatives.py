@@ -129,6 +129,6 @@ def test_tied_embeddings_and_unknown_modules_are_refused_before_training() -> No
     tied = LlamaConfig(**{**CONFIG.to_dict(), "tie_word_embeddings": True})
     with pytest.raises(UserError, match="one matrix"):
         check_rank(tied, method_of("lora_embeddings"))
-    unknown = compose("method=lora_embeddings", "method.trained_modules=[wte]").method
+    unknown = compose("method=lora_embeddings", "method.modules_to_save=[wte]").method
     with pytest.raises(UserError, match="no module wte"):
         check_rank(CONFIG, unknown)

@@ -8,11 +8,11 @@ import pytest
 from lvf.config.compose import compose
 from lvf.planning.estimates import epoch_rows, plan, total_batches
 from lvf.planning.listing import estimates, quantity, totals
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 
 
-def cell(*overrides: str) -> Cell:
-    return Cell(overrides, compose(*overrides))
+def cell(*overrides: str) -> SweepRun:
+    return SweepRun(overrides, compose(*overrides))
 
 
 @pytest.mark.parametrize(("epochs", "batches"), [(1, 193), (2, 386), (8, 1544), (16, 3088)])

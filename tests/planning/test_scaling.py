@@ -23,7 +23,7 @@ from lvf.planning.scaling import (
     traffic,
 )
 from lvf.planning.shapes import forward_share, shape_of
-from lvf.runs.sweep import Cell
+from lvf.runs.sweep import SweepRun
 
 # Llama-2-7B, PAPER facts, section 1.6, and the shape of its config.json
 TOTAL = 6_738_415_616
@@ -32,18 +32,18 @@ ADAPTERS = {16: 39_976_960, 256: 639_631_360}
 ONE_SECOND = Cluster(memory_bytes=80e9, device_bytes_per_second=1e12, node_bytes_per_second=1e12)
 
 
-def cell(*overrides: str) -> Cell:
+def cell(*overrides: str) -> SweepRun:
     words = ("+experiment=code_cpt", "scale=paper", *overrides)
-    return Cell(words, compose(*words))
+    return SweepRun(words, compose(*words))
 
 
 @pytest.fixture(scope="module")
-def full() -> Cell:
+def full() -> SweepRun:
     return cell("method=full")
 
 
 @pytest.fixture(scope="module")
-def lora() -> Cell:
+def lora() -> SweepRun:
     return cell("method=lora_r16")
 
 
@@ -53,7 +53,7 @@ def shape(cfg: RunConfig) -> ShapeConfig:
     return found
 
 
-def test_full_finetuning_gathers_in_bf16_twice_and_scatters_in_fp32(full: Cell) -> None:
+def test_full_finetuning_gathers_in_bf16_twice_and_scatters_in_fp32(full: SweepRun) -> None:
     one = traffic(full.cfg, shape(full.cfg), SHARDED)
     sizes = (one.gathered_forward, one.gathered_backward, one.scattered, one.summed)
     assert sizes == (2 * TOTAL, 2 * (TOTAL - OUTSIDE), 4 * TOTAL, 0)
@@ -63,25 +63,27 @@ def test_full_finetuning_gathers_in_bf16_twice_and_scatters_in_fp32(full: Cell) 
     assert one.of_step(1, 32) == 0
 
 
-def test_replicated_lora_sums_its_gradients_once_a_step_round_the_ring_twice(lora: Cell) -> None:
+def test_replicated_lora_sums_its_gradients_once_a_step_round_the_ring_twice(
+    lora: SweepRun,
+) -> None:
     one = traffic(lora.cfg, shape(lora.cfg), WHOLE)
     assert one == Traffic(summed=4 * ADAPTERS[16])
     assert one.of_step(8, 4) == pytest.approx(2 * 7 / 8 * 4 * ADAPTERS[16])
 
 
-def test_a_sharded_base_travels_as_it_does_in_full_but_has_no_gradients(lora: Cell) -> None:
+def test_a_sharded_base_travels_as_it_does_in_full_but_has_no_gradients(lora: SweepRun) -> None:
     one = traffic(lora.cfg, shape(lora.cfg), SHARDED_BASE)
     assert one.scattered == 0 and one.gathered_forward == 2 * TOTAL
     gathered = 4 * TOTAL - 2 * OUTSIDE
     assert one.of_step(8, 4) == pytest.approx(4 * 7 / 8 * (gathered + 2 * 4 * ADAPTERS[16]))
 
 
-def test_in_fp32_twice_as_much_is_gathered(full: Cell) -> None:
+def test_in_fp32_twice_as_much_is_gathered(full: SweepRun) -> None:
     plain = replace(full.cfg, training=replace(full.cfg.training, precision="fp32"))
     assert traffic(plain, shape(plain), SHARDED).gathered_forward == 4 * TOTAL
 
 
-def test_memory_decides_how_a_model_lies_on_devices(full: Cell, lora: Cell) -> None:
+def test_memory_decides_how_a_model_lies_on_devices(full: SweepRun, lora: SweepRun) -> None:
     llama = shape(full.cfg)
     # 12 bytes a parameter with Lion: 80.9 GB (paper App. H)
     assert layout(full.cfg, llama, 1, 80e9) is None and layout(full.cfg, llama, 1, 81e9) == WHOLE
@@ -93,12 +95,12 @@ def test_memory_decides_how_a_model_lies_on_devices(full: Cell, lora: Cell) -> N
     wide = replace(lora.cfg, runtime=replace(lora.cfg.runtime, bf16_base=False))
     assert layout(wide, llama, 8, 28e9) == WHOLE
     assert layout(wide, llama, 8, 27e9) == SHARDED_BASE
-    asked = replace(lora.cfg, runtime=replace(lora.cfg.runtime, shard_base=True))
+    asked = replace(lora.cfg, runtime=replace(lora.cfg.runtime, fsdp_base=True))
     assert layout(asked, llama, 8, 80e9) == SHARDED_BASE
 
 
 def test_a_third_of_full_finetuning_is_its_forward_pass_and_half_of_loras(
-    full: Cell, lora: Cell
+    full: SweepRun, lora: SweepRun
 ) -> None:
     assert forward_share(shape(full.cfg), full.cfg.method) == pytest.approx(1 / 3)
     in_products = TOTAL - 32_000 * 4096 - 65 * 4096
@@ -141,7 +143,7 @@ def test_a_ring_over_nodes_is_as_fast_as_the_slowest_link_and_has_a_hop_for_each
     assert H100.latency_seconds(16, 2) == pytest.approx(8.4e-6 + 2 * (14 * 3.4e-6 + 9.6e-6))
 
 
-def test_one_device_computes_without_communication(lora: Cell) -> None:
+def test_one_device_computes_without_communication(lora: SweepRun) -> None:
     alone = plan(lora, fresh=True, num_devices=1)
     assert alone.step is not None and alone.step.exposed_seconds == 0
     assert (alone.step.busy, alone.step.microbatches) == (1, 32)
@@ -155,7 +157,7 @@ def test_one_device_computes_without_communication(lora: Cell) -> None:
 
 @pytest.mark.parametrize(("num_devices", "rate"), [(8, 2e9), (24, 6e9), (32, 7e9), (256, 7e9)])
 def test_nodes_write_and_read_the_parts_of_a_checkpoint_at_once_as_fast_as_all_disks_are(
-    full: Cell, num_devices: int, rate: float
+    full: SweepRun, num_devices: int, rate: float
 ) -> None:
     trunk = plan(full, fresh=True, num_devices=num_devices)
     branch = plan(cell("method=full", "duration=4e9"), fresh=True, num_devices=num_devices)
@@ -170,7 +172,7 @@ def test_nodes_write_and_read_the_parts_of_a_checkpoint_at_once_as_fast_as_all_d
 
 @pytest.mark.parametrize("method", ["full", "lora_r16"])
 def test_more_devices_are_never_slower_and_gain_nothing_beyond_the_rows(
-    method: str, full: Cell, lora: Cell
+    method: str, full: SweepRun, lora: SweepRun
 ) -> None:
     one = {"full": full, "lora_r16": lora}[method]
     plans = {n: plan(one, fresh=True, num_devices=n) for n in (8, 16, 32, 64, 96, 192, 256, 512)}
@@ -182,13 +184,13 @@ def test_more_devices_are_never_slower_and_gain_nothing_beyond_the_rows(
     assert plans[256].step is not None and plans[256].step.busy == 192
 
 
-def test_a_batch_is_shared_evenly_or_not_at_all(full: Cell) -> None:
+def test_a_batch_is_shared_evenly_or_not_at_all(full: SweepRun) -> None:
     found = {n: step(full.cfg, shape(full.cfg), 192, n, H100) for n in (8, 40, 100, 256)}
     assert [one and one.busy for one in found.values()] == [8, 32, 96, 192]
     assert [one and one.compute_seconds for one in found.values()] == [24, 6, 2, 1]
 
 
-def test_what_does_not_fit_has_no_hours(full: Cell) -> None:
+def test_what_does_not_fit_has_no_hours(full: SweepRun) -> None:
     alone = plan(full, fresh=True, num_devices=1)
     assert alone.hours is None and alone.seconds is None and alone.compute_hours is not None
 

@@ -28,7 +28,7 @@ def test_each_metric_is_a_row_with_its_axes(write: Write) -> None:
     assert sorted(found.index) == ["exact_match,strict-match", "nll_per_token", "tokens"]
     row = found.loc["nll_per_token"]
     assert (row.value, row.n, row["rank"], row.seed, row.lr_peak) == (2.0, 2, 8, 2, 5e-3)
-    assert row.targets == "q_proj,v_proj" and row.has_items
+    assert row.target_modules == "q_proj,v_proj" and row.has_items
     assert not found.loc["exact_match,strict-match"].has_items
 
 

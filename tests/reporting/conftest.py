@@ -35,7 +35,7 @@ def axes(method: str = "full", **changes: Any) -> Axes:
     if method == "lora":
         rank = changes.get("rank", 8)
         here |= {"method_name": f"lora_r{rank}", "rank": rank, "alpha": 2.0 * rank,
-                 "targets": ALL_MODULES}  # fmt: skip
+                 "target_modules": ALL_MODULES}  # fmt: skip
     return Axes(**(here | changes))
 
 

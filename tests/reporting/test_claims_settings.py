@@ -80,7 +80,7 @@ def maps(folder: Path, sign: int, stderr: float) -> None:
         "lora_mlp_r8": (mlp, 0.36 + sign * 0.13),
     }
     for name, (targets, score) in found.items():
-        axes = where("code", "ift", "r8", 2.0, method_name=name, targets=targets)
+        axes = where("code", "ift", "r8", 2.0, method_name=name, target_modules=targets)
         put(folder, axes, scores("code", score, 0.1), stderr)
 
 
@@ -166,7 +166,7 @@ def benchmarked(folder: Path, sign: int, stderr: float) -> None:
             for name, value in (("tokens_per_second", speed), ("peak_memory_gb", memory))
         }
         axes = where("code", "cpt", method, 1e5, seed=seed, lr_peak=1 / batch)
-        here = {"device": "CPU", "global_batch_rows": batch, "flops_basis": method}
+        here = {"device": "CPU", "global_batch_size": batch, "flops_basis": method}
         put(folder, axes, {"throughput": metrics}, settings=here)
     elsewhere = {"tokens_per_second": Metric(value=1e9), "peak_memory_gb": Metric(value=1e9)}
     axes = where("code", "cpt", "r8", 1e5, seed=9)

@@ -16,7 +16,6 @@ from lvf.reporting.figures.ablations import (
     learning_rates,
     optimizers,
     regularisation,
-    target_modules,
 )
 from lvf.reporting.figures.catalogue import CATALOGUE, Data, drawn
 from lvf.reporting.figures.cost import (
@@ -62,7 +61,7 @@ def test_regularised_full_finetuning_has_series_of_its_own(write: Write) -> None
         write(axes(method_name="full_decay_1e-4", **at), humaneval=score)
         folder = write(axes("lora", rank=8, **at), humaneval=0.3)
     write(axes(**CODE | {"optimizer": "torch.optim.AdamW"}), humaneval=0.9)
-    attention = {"method_name": "lora_attention_r8", "targets": ALL[:4]}
+    attention = {"method_name": "lora_attention_r8", "target_modules": ALL[:4]}
     write(axes("lora", rank=8, **CODE | attention), humaneval=0.8)
     drawn = curves(regularisation(selected(load(folder)), "").axes[0])
     assert drawn["full decay 0.0001"] == [(1, 0.41), (2, 0.42)]
@@ -78,10 +77,14 @@ def test_published_regularisation_is_said_to_be_missing() -> None:
 
 def test_target_modules_have_a_panel_a_rank(write: Write) -> None:
     for rank in (2, 8):
-        for name, targets in (("lora_attention", ALL[:4]), ("lora_mlp", ALL[4:]), ("lora", ALL)):
+        for name, target_modules in (
+            ("lora_attention", ALL[:4]),
+            ("lora_mlp", ALL[4:]),
+            ("lora", ALL),
+        ):
             one = axes("lora", rank=rank, **CODE)
-            told = vars(one) | {"method_name": f"{name}_r{rank}", "targets": targets}
-            folder = write(type(one)(**told), humaneval=rank / 16 + len(targets) / 64)
+            told = vars(one) | {"method_name": f"{name}_r{rank}", "target_modules": target_modules}
+            folder = write(type(one)(**told), humaneval=rank / 16 + len(target_modules) / 64)
     figure = target_modules(selected(load(folder)), "")
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["r = 2", "r = 8"]
     assert curves(figure.axes[1]) == {
@@ -95,8 +98,8 @@ def test_rates_optimisers_and_alphas_are_told_apart(write: Write) -> None:
         at = CODE | {"lr_peak": rate}
         write(axes(**at), humaneval=score)
         write(axes(**at | {"optimizer": "torch.optim.AdamW"}), humaneval=score / 2)
-        write(axes("lora", rank=8, **at, targets=ALL), humaneval=score - 0.1)
-        low = {"alpha": 8, "method_name": "lora_r8_alpha8", "targets": ALL}
+        write(axes("lora", rank=8, **at, target_modules=ALL), humaneval=score - 0.1)
+        low = {"alpha": 8, "method_name": "lora_r8_alpha8", "target_modules": ALL}
         folder = write(axes("lora", rank=8, **at | low), humaneval=score - 0.15)
     found = selected(load(folder))
     by_rate = curves(learning_rates(found, "").axes[0])
@@ -137,7 +140,7 @@ def test_scores_are_drawn_over_what_the_records_say_they_cost(write: Write) -> N
 def test_throughput_is_drawn_over_the_batch(tmp_path: Path) -> None:
     for batch in (8, 64):
         speed = {"tokens_per_second": Metric(value=100.0 * batch)}
-        record(tmp_path, "throughput", speed, {"global_batch_rows": batch}, method="full")
+        record(tmp_path, "throughput", speed, {"global_batch_size": batch}, method="full")
     figure = throughput(load(tmp_path), "")
     assert curves(figure.axes[0]) == {"full": [(8, 800), (64, 6400)]}
     assert "no records for\npeak memory" in texts(figure)
@@ -145,7 +148,7 @@ def test_throughput_is_drawn_over_the_batch(tmp_path: Path) -> None:
 
 def test_throughput_is_drawn_of_the_circumstances_that_most_benchmarks_have(tmp_path: Path) -> None:
     for batch, chunk, speed in ((8, 2048, 1.0), (64, 2048, 2.0), (8, 512, 9.0)):
-        here = {"global_batch_rows": batch, "loss_chunk_tokens": chunk}
+        here = {"global_batch_size": batch, "loss_chunk_tokens": chunk}
         metrics = {"tokens_per_second": Metric(value=speed)}
         record(tmp_path, "throughput", metrics, here, method="full", seed=chunk)
     assert curves(throughput(load(tmp_path), "").axes[0]) == {"full": [(8, 1), (64, 2)]}

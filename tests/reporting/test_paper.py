@@ -149,7 +149,7 @@ def test_claims_without_published_numbers_are_undecided(verdicts: dict[str, Verd
 
 def paper_scale(**changes: Any) -> Axes:
     here = {"scale": "paper", "model": "llama2_7b", "dataset": "metamathqa"} | changes
-    return axes("lora", rank=64, targets=ALL, run_duration=2.0, duration=2.0, **here)
+    return axes("lora", rank=64, target_modules=ALL, run_duration=2.0, duration=2.0, **here)
 
 
 def test_ours_stands_beside_the_papers_with_the_difference_and_its_interval(
@@ -157,7 +157,9 @@ def test_ours_stands_beside_the_papers_with_the_difference_and_its_interval(
 ) -> None:
     folder = write(paper_scale(seed=0), gsm8k=0.55)
     write(paper_scale(seed=1), gsm8k=0.57)
-    write(axes("lora", rank=8, targets=ALL), gsm8k=0.3)  # another model and data set: no difference
+    write(
+        axes("lora", rank=8, target_modules=ALL), gsm8k=0.3
+    )  # another model and data set: no difference
     both = pd.concat([load(folder), scores], ignore_index=True)
     table = paper_table(TABLES[6], selected(both), both).set_index(
         ["evidence_set", "method", "duration"]

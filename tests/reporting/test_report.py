@@ -34,7 +34,10 @@ def records(write: Write) -> Path:
         write(base, nll_source=0.5, **{task: 0.1}, **forgotten)
         write(axes(**where), nll_source=2.0, **{task: 0.8}, **forgotten)
         folder = write(
-            axes("lora", rank=8, targets=ALL, **where), nll_source=1.0, **{task: 0.5}, **forgotten
+            axes("lora", rank=8, target_modules=ALL, **where),
+            nll_source=1.0,
+            **{task: 0.5},
+            **forgotten,
         )
     return folder
 

@@ -36,23 +36,31 @@ def selection(folder: Path) -> Selection:
 
 def variant(method_name: str, **fields: object) -> Variant:
     """The variant of a record with this method's name."""
-    here = {"rank": None, "alpha": None, "targets": None, "optimizer": "lion_pytorch.Lion"} | fields
+    here = {
+        "rank": None,
+        "alpha": None,
+        "target_modules": None,
+        "optimizer": "lion_pytorch.Lion",
+    } | fields
     method = "full" if method_name.startswith("full") else "lora"
     row = pd.DataFrame([{"method": method, "method_name": method_name, **here}])
     return Variant.of(next(row.itertuples()))
 
 
 def test_a_variant_is_read_from_what_a_record_says_and_not_from_what_it_is_called() -> None:
-    twice = variant("lora_r32", rank=32, alpha=64, targets=ALL)
-    assert variant("lora_r32_alpha64", rank=32, alpha=64, targets=ALL) == twice
-    assert variant("lora", rank=32, alpha=64, targets=ALL) == twice and twice.is_plain
-    assert variant("lora_r32_alpha32", rank=32, alpha=32, targets=ALL) != twice
+    twice = variant("lora_r32", rank=32, alpha=64, target_modules=ALL)
+    assert variant("lora_r32_alpha64", rank=32, alpha=64, target_modules=ALL) == twice
+    assert variant("lora", rank=32, alpha=64, target_modules=ALL) == twice and twice.is_plain
+    assert variant("lora_r32_alpha32", rank=32, alpha=32, target_modules=ALL) != twice
     attention = variant(
-        "lora_attention_r8", rank=8, alpha=16, targets="v_proj,q_proj,k_proj,o_proj"
+        "lora_attention_r8", rank=8, alpha=16, target_modules="v_proj,q_proj,k_proj,o_proj"
     )
     assert attention.modules == "attention" and attention.family == "lora"
-    assert variant("dora_r8", rank=8, alpha=16, targets=ALL).family == "dora"
-    assert variant("attention_only", rank=8, alpha=16, targets="q_proj").family == "attention_only"
+    assert variant("dora_r8", rank=8, alpha=16, target_modules=ALL).family == "dora"
+    assert (
+        variant("attention_only", rank=8, alpha=16, target_modules="q_proj").family
+        == "attention_only"
+    )
     assert variant("full_decay_1e-4").weight_decay == 1e-4
     assert variant("full_attention_dropout_5").attention_dropout == pytest.approx(0.05)
     assert variant("full", optimizer="torch.optim.AdamW").optimizer_name == "AdamW"

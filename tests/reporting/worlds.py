@@ -87,7 +87,7 @@ def where(domain: str, regime: str, method: str, duration: float, **changes: Any
     if method.startswith("r"):
         rank = int(method[1:])
         here |= {"method": "lora", "method_name": f"lora_r{rank}", "rank": rank}
-        here |= {"alpha": 2 * rank, "targets": ALL}
+        here |= {"alpha": 2 * rank, "target_modules": ALL}
     return Axes(**(here | changes))
 
 

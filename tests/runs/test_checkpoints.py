@@ -12,13 +12,13 @@ import torch
 
 from lvf.errors import UserError
 from lvf.runs.checkpoints import (
-    WHOLE,
+    COMPLETE,
     batch_of,
-    is_whole,
+    commit,
+    is_complete,
     name_of,
-    newest_whole,
+    newest_complete,
     refuse_code,
-    seal,
     state_file,
 )
 
@@ -27,7 +27,7 @@ def made(folder: Path, batch: int) -> Path:
     partial = folder / f".{name_of(batch)}.partial"
     partial.mkdir(parents=True)
     (partial / "rank0.pt").write_bytes(bytes(batch))
-    seal(partial, folder / name_of(batch))
+    commit(partial, folder / name_of(batch))
     return folder / name_of(batch)
 
 
@@ -45,11 +45,11 @@ def lose_a_file(checkpoint: Path) -> None:
 
 
 def lose_the_marker(checkpoint: Path) -> None:
-    (checkpoint / WHOLE).unlink()
+    (checkpoint / COMPLETE).unlink()
 
 
 def spoil_the_marker(checkpoint: Path) -> None:
-    (checkpoint / WHOLE).write_text("{")
+    (checkpoint / COMPLETE).write_text("{")
 
 
 def leave_it_half_renamed(checkpoint: Path) -> None:
@@ -66,26 +66,26 @@ def test_a_spoilt_newest_checkpoint_is_passed_over_for_the_one_before(
     tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     older, newer = made(tmp_path, 99), made(tmp_path, 1000)
-    assert newest_whole(tmp_path) == newer
+    assert newest_complete(tmp_path) == newer
     damage(newer)
-    assert newest_whole(tmp_path) == older
+    assert newest_complete(tmp_path) == older
     assert ("passed over" in capsys.readouterr().out) == newer.exists()
 
 
 def test_checkpoints_of_which_none_is_whole_are_an_error_with_the_remedy(tmp_path: Path) -> None:
     truncate(made(tmp_path, 5))
     with pytest.raises(UserError, match=f"none of the 1 checkpoints.*rm -r {tmp_path}"):
-        newest_whole(tmp_path)
+        newest_complete(tmp_path)
 
 
 def test_no_checkpoint_at_all_is_a_fresh_start(tmp_path: Path) -> None:
-    assert newest_whole(tmp_path / "never") is None
+    assert newest_complete(tmp_path / "never") is None
 
 
 def test_a_sealed_checkpoint_lists_every_file_with_its_size(tmp_path: Path) -> None:
     checkpoint = made(tmp_path, 7)
-    assert json.loads((checkpoint / WHOLE).read_text()) == {"rank0.pt": 7}
-    assert is_whole(checkpoint) and batch_of(checkpoint) == 7
+    assert json.loads((checkpoint / COMPLETE).read_text()) == {"rank0.pt": 7}
+    assert is_complete(checkpoint) and batch_of(checkpoint) == 7
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 

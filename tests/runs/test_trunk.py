@@ -112,7 +112,7 @@ def composed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(
     composed: Any, method: str, ranks: int
 ) -> None:
-    settings = (f"method={method}", f"runtime.ranks={ranks}")
+    settings = (f"method={method}", f"runtime.nproc_per_node={ranks}")
     trunk = trained_on_ranks(composed(*settings))
     kept = {path.name for path in trunk.checkpoints.iterdir()}
     assert kept == {"ba0000005", "ba0000010", "ba0000020", "ba0000024"}

@@ -56,8 +56,8 @@ def trained(cfg: RunConfig) -> RunFolder:
 
 def trained_on_ranks(cfg: RunConfig, statuses: list[int] | None = None) -> RunFolder:
     folder, prepared = open_run_folder(cfg), prepare(cfg)
-    ended = wait_for(start_ranks(cfg.runtime.ranks, lambda: train(cfg, prepared, folder)))
-    assert ended == (statuses or [0] * cfg.runtime.ranks)
+    ended = wait_for(start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder)))
+    assert ended == (statuses or [0] * cfg.runtime.nproc_per_node)
     return folder
 
 

@@ -16,7 +16,7 @@ from tests.training.conftest import trained_on_ranks
 def test_three_kills_of_the_whole_process_group_change_nothing(
     composed: Any, tmp_path: Any, method: str, ranks: int
 ) -> None:
-    settings = [f"method={method}", f"runtime.ranks={ranks}", "duration=6"]
+    settings = [f"method={method}", f"runtime.nproc_per_node={ranks}", "duration=6"]
     settings.append("runtime.checkpoint_every_batches=3")
     calm = trained_on_ranks(composed(*settings, f"paths.runs={tmp_path}/calm"))
     stormy = composed(*settings)

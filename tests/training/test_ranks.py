@@ -22,7 +22,7 @@ from benchmarks.kill_storm import last_weights, same_weights, start_ranks, wait_
 from lvf.config.schema import RunConfig
 from lvf.data.shards import prepare
 from lvf.errors import UserError
-from lvf.runs.checkpoints import newest_whole, state_file
+from lvf.runs.checkpoints import newest_complete, state_file
 from lvf.runs.run_folder import (
     FAILED,
     STOPPED,
@@ -31,7 +31,7 @@ from lvf.runs.run_folder import (
     open_run_folder,
     run_folder,
 )
-from lvf.training.parts import parts_folder
+from lvf.training.sharded_checkpoint import sharded_folder
 from lvf.training.trainer import train
 from tests.training.conftest import add_logger, metrics, trained, trained_on_ranks
 
@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FULL = ["method=full", "optimizer=adamw"]
 # Each rank draws dropout for its own rows: other masks than one rank draws, of the same law.
 LORA = ["method=lora", "method.dropout=0"]
-SHARDED_LORA = [*LORA, "runtime.shard_base=true"]
+SHARDED_LORA = [*LORA, "runtime.fsdp_base=true"]
 WAYS = {"full": FULL, "lora": LORA, "lora on a sharded base": SHARDED_LORA}
 
 
@@ -66,10 +66,12 @@ class IdleTensors(LoggerDestination):
 def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
     composed: Any, tmp_path: Path, way: str
 ) -> None:
-    settings = [*WAYS[way], "runtime.microbatch_rows=1"]
+    settings = [*WAYS[way], "runtime.device_microbatch_size=1"]
     one = trained(composed(*settings, f"paths.runs={tmp_path}/one"))
     twice = way != "lora"  # a sharded model also recomputes its activations
-    on_two = composed(*settings, "runtime.ranks=2", f"runtime.recompute_activations={twice}")
+    on_two = composed(
+        *settings, "runtime.nproc_per_node=2", f"runtime.activation_checkpointing={twice}"
+    )
     cfg = add_logger(on_two, IdleTensors, file=f"{tmp_path}/idle")
     two = trained_on_ranks(cfg)
     expected = metrics(one, "loss/train/total")
@@ -90,7 +92,7 @@ def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
 
 
 def newest(run: RunFolder) -> Path:
-    checkpoint = newest_whole(run.checkpoints)
+    checkpoint = newest_complete(run.checkpoints)
     assert checkpoint is not None
     return checkpoint
 
@@ -98,20 +100,20 @@ def newest(run: RunFolder) -> Path:
 def saved_weights(run: RunFolder) -> dict[str, torch.Tensor]:
     """Of the newest checkpoint, read by plain torch."""
     state = torch.load(state_file(newest(run)), weights_only=False)["state"]
-    if not parts_folder(newest(run)).exists():
+    if not sharded_folder(newest(run)).exists():
         return state["model"]
     assert not {"model", "optimizers"} & state.keys()
     whole = run.path / "whole.pt"
-    dcp_to_torch_save(parts_folder(newest(run)), whole)
+    dcp_to_torch_save(sharded_folder(newest(run)), whole)
     return torch.load(whole)["model"]
 
 
 def test_each_of_two_ranks_writes_half_of_a_sharded_model_and_of_its_optimizer(
     composed: Any,
 ) -> None:
-    run = trained_on_ranks(composed("method=full", "runtime.ranks=2", "duration=0.2"))
+    run = trained_on_ranks(composed("method=full", "runtime.nproc_per_node=2", "duration=0.2"))
     num_parameters = sum(weight.numel() for weight in last_weights(run).values())
-    sizes = {path.name: path.stat().st_size for path in parts_folder(newest(run)).iterdir()}
+    sizes = {path.name: path.stat().st_size for path in sharded_folder(newest(run)).iterdir()}
     assert sizes.keys() == {".metadata", "__0_0.distcp", "__1_0.distcp"}
     for rank in (0, 1):  # 4 bytes of a weight and 4 of Lion's one moment
         assert sizes[f"__{rank}_0.distcp"] == pytest.approx(8 * num_parameters / 2, rel=0.05)
@@ -151,8 +153,8 @@ def test_lion_on_two_ranks_steps_as_on_one_but_where_the_sign_is_rounding(
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
         folder.mkdir()
-        cfg = composed("method=full", "runtime.microbatch_rows=1", f"runtime.ranks={ranks}",
-                       f"paths.runs={folder}")  # fmt: skip
+        cfg = composed("method=full", "runtime.device_microbatch_size=1",
+                       f"runtime.nproc_per_node={ranks}", f"paths.runs={folder}")  # fmt: skip
         run = trained_on_ranks(add_logger(cfg, LionSteps, folder=str(folder)))
         curves.append(metrics(run, "loss/train/total"))
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
@@ -195,7 +197,7 @@ def test_a_run_saved_on_one_number_of_ranks_continues_on_another(
     composed: Any, tmp_path: Path, way: str, first: int, then: int
 ) -> None:
     def on(ranks: int, *more: str) -> RunConfig:
-        return composed(*WAYS[way], f"runtime.ranks={ranks}", *more)
+        return composed(*WAYS[way], f"runtime.nproc_per_node={ranks}", *more)
 
     whole = trained_on_ranks(on(1, f"paths.runs={tmp_path}/whole"))
     stopped = add_logger(on(first), AskToStop, batch=2, rank=str(first - 1))
@@ -210,15 +212,18 @@ def test_a_run_saved_on_one_number_of_ranks_continues_on_another(
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", [["method=full"], ["method=lora", "runtime.shard_base=true"]])
+@pytest.mark.parametrize("way", [["method=full"], ["method=lora", "runtime.fsdp_base=true"]])
 def test_on_two_ranks_a_stopped_run_ends_with_the_weights_and_counts_of_an_undisturbed_one(
     composed: Any, tmp_path: Path, way: list[str]
 ) -> None:
-    whole = trained_on_ranks(composed(*way, "runtime.ranks=2", f"paths.runs={tmp_path}/whole"))
-    trained_on_ranks(
-        add_logger(composed(*way, "runtime.ranks=2"), AskToStop, batch=2, rank="1"), [75, 75]
+    whole = trained_on_ranks(
+        composed(*way, "runtime.nproc_per_node=2", f"paths.runs={tmp_path}/whole")
     )
-    continued = trained_on_ranks(composed(*way, "runtime.ranks=2"))
+    trained_on_ranks(
+        add_logger(composed(*way, "runtime.nproc_per_node=2"), AskToStop, batch=2, rank="1"),
+        [75, 75],
+    )
+    continued = trained_on_ranks(composed(*way, "runtime.nproc_per_node=2"))
     assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
     assert same_weights(whole, continued)
     for name in ("tokens", "loss_tokens"):
@@ -227,7 +232,7 @@ def test_on_two_ranks_a_stopped_run_ends_with_the_weights_and_counts_of_an_undis
     assert metrics(continued, "lr-Lion/group0")[-2:] == rates[-2:]
 
 
-SAVED_OFTEN = ["method=full", "runtime.ranks=2", "runtime.checkpoint_every_batches=2"]
+SAVED_OFTEN = ["method=full", "runtime.nproc_per_node=2", "runtime.checkpoint_every_batches=2"]
 
 
 def export_facts(run: RunFolder) -> dict[str, Any]:
@@ -240,7 +245,7 @@ def test_a_spoilt_part_of_one_rank_has_the_checkpoint_passed_over(
     whole = trained_on_ranks(composed(*SAVED_OFTEN, f"paths.runs={tmp_path}/whole"))
     stopped = add_logger(composed(*SAVED_OFTEN), AskToStop, batch=4, rank="0")
     run = trained_on_ranks(stopped, [75, 75])
-    part = parts_folder(run.checkpoints / "ba0000004") / "__1_0.distcp"
+    part = sharded_folder(run.checkpoints / "ba0000004") / "__1_0.distcp"
     part.write_bytes(part.read_bytes()[:-1])
     continued = trained_on_ranks(composed(*SAVED_OFTEN))
     assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
@@ -319,7 +324,7 @@ def test_the_command_with_two_ranks_talks_once_and_hands_on_a_request_to_stop(
     composed: Any, tmp_path: Path, shards: Path
 ) -> None:
     line = [sys.executable, "-m", "lvf.train", "+experiment=math_ift", *LORA, "duration=4"]
-    more = ["data.max_documents=64", f"paths.shards={shards}", "runtime.ranks=2"]
+    more = ["data.max_documents=64", f"paths.shards={shards}", "runtime.nproc_per_node=2"]
     with subprocess.Popen([*line, *more], cwd=tmp_path, stdout=-1, stderr=-2, text=True) as run:
         assert run.stdout is not None
         said = ""
@@ -342,7 +347,7 @@ def test_the_command_with_two_ranks_talks_once_and_hands_on_a_request_to_stop(
 
 def test_a_batch_that_ranks_cannot_share_is_refused(composed: Any) -> None:
     with pytest.raises(UserError, match="among 3 ranks"):
-        composed("runtime.ranks=3")
+        composed("runtime.nproc_per_node=3")
 
 
 def test_lora_checkpoints_grow_with_the_rank_and_with_nothing_else(composed: Any) -> None:

@@ -19,7 +19,7 @@ from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
 from lvf.models.load import load_export, model_folder_or_id
-from lvf.runs.checkpoints import is_whole, newest_whole, state_file
+from lvf.runs.checkpoints import is_complete, newest_complete, state_file
 from lvf.runs.run_folder import (
     DIVERGED,
     FAILED,
@@ -45,7 +45,7 @@ class CrashAt(LoggerDestination):
 
 
 def newest_state(folder: RunFolder) -> Path:
-    checkpoint = newest_whole(folder.checkpoints)
+    checkpoint = newest_complete(folder.checkpoints)
     assert checkpoint is not None
     return state_file(checkpoint)
 
@@ -89,7 +89,7 @@ def test_the_loss_falls_and_microbatches_do_not_change_it(composed: Any, method:
     cfg = composed(
         f"method={method}",
         "method.dropout=0.0" if method == "lora" else "seed=0",
-        "runtime.microbatch_rows=1",
+        "runtime.device_microbatch_size=1",
         f"paths.runs={whole.path.parent}/micro",
     )
     assert metrics(trained(cfg), "loss/train/total")[:4] == pytest.approx(losses[:4], rel=1e-4)
@@ -141,10 +141,10 @@ def test_recomputed_activations_give_the_run_that_keeps_them_across_a_resume(
 ) -> None:
     settings = ("method=lora", "runtime.checkpoint_every_batches=2")
     whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
-    recomputed = composed(*settings, "runtime.recompute_activations=true")
+    recomputed = composed(*settings, "runtime.activation_checkpointing=true")
     with pytest.raises(ConnectionError):
         trained(add_logger(recomputed, CrashAt, batch=3))
-    continued = trained(composed(*settings, "runtime.recompute_activations=true"))
+    continued = trained(composed(*settings, "runtime.activation_checkpointing=true"))
     expected, found = last_weights(whole), last_weights(continued)
     for name, weight in expected.items():  # masks of dropout are the same, the order of sums is not
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
@@ -197,7 +197,7 @@ def test_a_spoilt_checkpoint_is_passed_over_and_replaced(composed: Any, tmp_path
     state_file(spoilt).write_bytes(b"")
     continued = trained(composed(*settings, "runtime.keep_checkpoints=9"))
     assert continued.status()["started_from"].startswith("resumed at batch 2 from ")
-    assert is_whole(spoilt)
+    assert is_complete(spoilt)
     expected, found = last_weights(whole), last_weights(continued)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 

@@ -168,7 +168,7 @@ def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Comparison]:
     rows = scores[(scores.task == "throughput") & (scores.metric == metric)]
     if rows.empty:
         return
-    batches = [json.loads(text)["global_batch_rows"] for text in rows.settings]
+    batches = [json.loads(text)["global_batch_size"] for text in rows.settings]
     rows = in_few_blocks(rows).assign(batch=batches, circumstances=circumstances(rows))
     rows = with_variants(rows)
     rows = rows[rows.role == "main"]

@@ -12,7 +12,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.config.compose import speaking_to_the_user, to_schema
+from lvf.config.compose import exit_on_user_error, to_schema
 from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 
@@ -75,7 +75,7 @@ def _execute(path: Path, book: NotebookNode, bar: tqdm) -> None:
 @hydra.main(config_path=str(CONF_DIR), config_name="figures", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Run the command line."""
-    with speaking_to_the_user():
+    with exit_on_user_error():
         figures(to_schema(composed, FiguresConfig))
 
 

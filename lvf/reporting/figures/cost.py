@@ -17,7 +17,7 @@ THROUGHPUT = {
     "tokens_per_second": "training tokens a second",
     "peak_memory_gb": "peak memory, GB a device",
 }
-TRADED = ("compile", "recompute_activations")
+TRADED = ("compile", "activation_checkpointing")
 """Settings by which memory or time was bought with the other, or with compilation."""
 COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
 
@@ -59,7 +59,7 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
     Args:
         scores: rows of `lvf.records.store.load` of one scale; drawn are the metrics
             `tokens_per_second` and `peak_memory_gb` of the task `throughput`, at the setting
-            `global_batch_rows`, but of no run that was compiled or recomputed activations; of
+            `global_batch_size`, but of no run that was compiled or recomputed activations; of
             several other circumstances (device, packing, ...) those that most rows have.
         title: heading.
     """
@@ -68,7 +68,7 @@ def throughput(scores: pd.DataFrame, title: str) -> Figure:
     rows = with_variants(rows[~pd.Series(traded, rows.index, dtype=bool)])
     under = circumstances(rows)
     rows = rows[under.isin(under.mode()[:1])]
-    rows = rows.assign(batch=[json.loads(text)["global_batch_rows"] for text in rows.settings])
+    rows = rows.assign(batch=[json.loads(text)["global_batch_size"] for text in rows.settings])
     looks = style.looks(rows)
     figure, places = style.panels(2, 2)
     for axes, (metric, text) in zip(places, THROUGHPUT.items(), strict=True):

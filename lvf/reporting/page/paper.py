@@ -14,7 +14,7 @@ from lvf.reporting.tables.results import Row
 from lvf.reporting.tables.text import interval_text
 
 HEADINGS = ["method", "records", "duration", "paper", "measured", "measured − paper"]
-Cell = dict[str, Any]
+SweepRun = dict[str, Any]
 """Its `text`, the `value` that it is sorted by, and the ids of its `records`."""
 
 
@@ -37,7 +37,7 @@ def paper_tables(report: Report, provenance: Provenance) -> list[dict[str, Any]]
     return tables
 
 
-def _cells(spec: PaperTable, row: Row, report: Report, provenance: Provenance) -> list[Cell]:
+def _cells(spec: PaperTable, row: Row, report: Report, provenance: Provenance) -> list[SweepRun]:
     behind = report.models.loc[row["models"]]
     if spec.score is not None:
         behind = with_score(behind, report.scores, spec.measure, *spec.score)
@@ -49,7 +49,7 @@ def _cells(spec: PaperTable, row: Row, report: Report, provenance: Provenance) -
 
 def _number(
     spec: PaperTable, row: Row, kind: str, behind: pd.DataFrame, provenance: Provenance
-) -> Cell:
+) -> SweepRun:
     text = interval_text(row[kind], row[f"{kind}_low"], row[f"{kind}_high"])
     if pd.isna(row[kind]):
         return {"value": None, "text": text, "records": []}

@@ -90,6 +90,6 @@ def of_one_sampling(scores: pd.DataFrame) -> pd.DataFrame:
 
 def circumstances(rows: pd.DataFrame) -> pd.Series:
     """What each benchmark of speed ran under, its method and batch apart, as a hash."""
-    own = {"global_batch_rows": None, "flops_basis": None}
+    own = {"global_batch_size": None, "flops_basis": None}
     hashes = [stable_hash(json.loads(text) | own) for text in rows.settings]
     return pd.Series(hashes, rows.index, dtype="object")

@@ -53,7 +53,7 @@ class Variant:
                 found = {"family": method, field: unit * float(name.removeprefix(prefix))}
         if method == "lora":
             found |= {"rank": _known(row.rank), "alpha": _known(row.alpha)}
-            found["modules"] = _modules(row.targets)
+            found["modules"] = _modules(row.target_modules)
         if not pd.isna(row.optimizer):
             found["optimizer_name"] = str(row.optimizer).split(".")[-1]
         return cls(method=method, **found)
@@ -125,7 +125,7 @@ def with_variants(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: with the axes of records as columns.
     """
-    axes = ["method", "method_name", "rank", "alpha", "targets", "optimizer"]
+    axes = ["method", "method_name", "rank", "alpha", "target_modules", "optimizer"]
     kinds = rows.groupby(axes, dropna=False, sort=False).ngroup()
     first = rows.assign(kind=kinds).drop_duplicates("kind").set_index("kind")
     of_kind = dict(zip(first.index, map(Variant.of, first.itertuples()), strict=True))
@@ -154,7 +154,9 @@ def _known(number: Any) -> Any:
     return None if pd.isna(number) else number
 
 
-def _modules(targets: Any) -> str:
+def _modules(target_modules: Any) -> str:
     """Name of a set of linear maps. The paper's published models do not list them: all."""
-    found = ATTENTION | MLP if pd.isna(targets) else frozenset(str(targets).split(","))
+    found = (
+        ATTENTION | MLP if pd.isna(target_modules) else frozenset(str(target_modules).split(","))
+    )
     return MODULE_SETS.get(found, " ".join(sorted(found)))

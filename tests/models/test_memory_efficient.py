@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lvf.models.lean import Gate, Normalise, keep_less
+from lvf.models.memory_efficient import Gate, Normalise, use_memory_efficient_layers
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "olmo2")
 IDS = torch.randint(64, (2, 48), generator=torch.Generator().manual_seed(0))
@@ -26,7 +26,7 @@ def model_of(architecture: str, lean: bool, dtype: torch.dtype, **shape: int) ->
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     if lean:
-        keep_less(model)
+        use_memory_efficient_layers(model)
     return model.to(dtype).train()
 
 

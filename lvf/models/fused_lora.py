@@ -25,7 +25,7 @@ SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Maps of a block that transformers gives one and the same tensor, in the order of their calls."""
 
 
-def speed_up(model: PeftModel) -> None:
+def use_fused_lora(model: PeftModel) -> None:
     """Give every plain LoRA map of a model the fast forward.
 
     Variants such as DoRA, and maps that are merged, disabled or in evaluation, keep PEFT's own.
@@ -36,11 +36,11 @@ def speed_up(model: PeftModel) -> None:
         for names in (*SHARED_INPUTS, *((name,) for name in plain)):
             group = Group([plain.pop(name) for name in names if name in plain])
             for member in group.members:
-                member.__class__ = FastLinear
+                member.__class__ = FusedLoraLinear
                 member.group = group  # type: ignore[assignment]
 
 
-class FastLinear(Linear):
+class FusedLoraLinear(Linear):
     """PEFT's LoRA map, trained as a member of a group."""
 
     group: Group
@@ -84,7 +84,7 @@ def adapted(members: list[Linear], x: Tensor) -> list[Tensor]:
     casts = [None if parameter is None else parameter.to(dtype) for parameter in maps]
     p = getattr(members[0].lora_dropout[adapter], "p", 0.0)
     scales = [one.scaling[adapter] / (1 - p) for one in members]
-    outputs = Adapters.apply(x_TI, draw_dropped(x_TI, p), scales, *casts)
+    outputs = FusedLoRA.apply(x_TI, draw_dropped(x_TI, p), scales, *casts)
     return [y_TO.view(*x.shape[:-1], -1) for y_TO in outputs]
 
 
@@ -132,7 +132,7 @@ def _(x: Tensor, p: float) -> Tensor:
     return torch.empty_like(x, dtype=torch.bool)
 
 
-class Adapters(torch.autograd.Function):
+class FusedLoRA(torch.autograd.Function):
     """Outputs of linear maps with one input and an adapter each.
 
     y_TO = x_TI W_OI^T + bias_O + thinned_TI (scale A_RI)^T B_OR^T, all of one data type, where

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from lvf.models.token_loss import PLAIN_HEADS
 
 
-def keep_less(model: PreTrainedModel) -> None:
+def use_memory_efficient_layers(model: PreTrainedModel) -> None:
     """Make the norms and gated units of a causal model lean, in place, with or without adapters.
 
     Architectures outside of `PLAIN_HEADS` stay as they are.
@@ -32,9 +32,9 @@ def keep_less(model: PreTrainedModel) -> None:
     for module in model.modules():
         kind: Any = type(module)
         if kind.__name__.endswith("RMSNorm"):
-            module.__class__ = _lean(kind, LeanNorm)
+            module.__class__ = _lean(kind, MemoryEfficientNorm)
         elif kind.__name__.endswith("MLP") and model.config.hidden_act == "silu":
-            module.__class__ = _lean(kind, LeanUnit)
+            module.__class__ = _lean(kind, MemoryEfficientGatedUnit)
 
 
 @cache
@@ -42,7 +42,7 @@ def _lean(kind: Any, lean: type) -> Any:
     return type(f"Lean{kind.__name__}", (lean, kind), {})
 
 
-class LeanNorm:
+class MemoryEfficientNorm:
     """RMSNorm of transformers, by `Normalise` where data types allow it."""
 
     weight: Tensor
@@ -63,7 +63,7 @@ class LeanNorm:
         return Normalise.apply(x, self.weight, self.variance_epsilon, dtype)
 
 
-class LeanUnit:
+class MemoryEfficientGatedUnit:
     """Gated unit of transformers (SwiGLU), by `Gate`."""
 
     gate_proj: nn.Module

@@ -12,7 +12,14 @@ from lvf.config.compose import compose
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
 from lvf.models.layers import recompute_layers
-from lvf.training.fitting import Fit, Kept, choose, fit, fixed_bytes, kept_bytes
+from lvf.training.microbatch import (
+    ActivationBytes,
+    MicrobatchPlan,
+    activation_bytes,
+    choose,
+    choose_microbatch,
+    fixed_bytes,
+)
 from lvf.training.packed_model import PackedModel
 from lvf.training.trainer import make_model
 
@@ -75,7 +82,7 @@ def counted(model: PackedModel, rows: int, tokens: int) -> int:
 def test_a_few_tokens_and_two_layers_tell_what_a_whole_batch_keeps(words: list[str]) -> None:
     model = make_model(paper(*words))
     names = list(model.state_dict())
-    kept = kept_bytes(model, CPU)
+    kept = activation_bytes(model, CPU)
     whole = 300 * 2 * (kept.layer * 5 + kept.outside) + kept.once
     assert counted(model, rows=2, tokens=300) == pytest.approx(whole, rel=0.02)
     assert list(model.state_dict()) == names
@@ -87,12 +94,12 @@ def test_counting_draws_no_random_number_of_the_run() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    kept_bytes(model, CPU)
+    activation_bytes(model, CPU)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_recomputing_keeps_the_hidden_states_between_layers_and_two_layers_worth() -> None:
-    kept = Kept(layer=1000, outside=50, between=64, once=0, num_layers=10)
+    kept = ActivationBytes(layer=1000, outside=50, between=64, once=0, num_layers=10)
     assert kept.row_bytes(7, recompute=True) == 7 * (10 * 64 + 2 * 1000 + 50)
     assert kept.row_bytes(7, recompute=False) == 7 * (10 * 1000 + 1000 + 50)
 
@@ -100,7 +107,7 @@ def test_recomputing_keeps_the_hidden_states_between_layers_and_two_layers_worth
 @pytest.mark.parametrize("method, state", [("full", 12), ("lora", 2)])
 def test_weights_gradients_and_state_are_those_of_the_papers_table(method: str, state: int) -> None:
     """Table S14's Lion: 84 GB of 7 B parameters, or 2 bytes each where they are frozen."""
-    cfg = paper(f"method={method}", "model.shape.num_hidden_layers=40", "runtime.ranks=1",
+    cfg = paper(f"method={method}", "model.shape.num_hidden_layers=40", "runtime.nproc_per_node=1",
                 "runtime.nodes=1", "runtime.loss_chunk_tokens=1",
                 *(["method.rank=1"] if method == "lora" else []))  # fmt: skip
     model = make_model(cfg)
@@ -109,46 +116,68 @@ def test_weights_gradients_and_state_are_those_of_the_papers_table(method: str, 
     assert fixed_bytes(cfg, model, 0) == pytest.approx(layers * state, rel=0.15)
 
 
-def choice(gigabytes: float, *words: str) -> Fit:
+def choice(gigabytes: float, *words: str) -> MicrobatchPlan:
     """What is chosen where rows keep 1 GB, or 0.1 GB when recomputed, and all else is 2 GB."""
-    cfg = paper("training.global_batch_rows=192", *words)
+    cfg = paper("training.global_batch_size=192", *words)
     token = GB / cfg.training.seq_len
-    kept = Kept(token / 40, outside=0, between=round(token * 0.05 / 39), once=0, num_layers=39)
+    kept = ActivationBytes(
+        token / 40, outside=0, between=round(token * 0.05 / 39), once=0, num_layers=39
+    )
     return choose(cfg, kept, 2 * GB, gigabytes * GB)
 
 
-FULL = ("method=full", "runtime.microbatch_rows=6")
-LORA = ("method=lora", "runtime.microbatch_rows=6")
+FULL = ("method=full", "runtime.device_microbatch_size=6")
+LORA = ("method=lora", "runtime.device_microbatch_size=6")
 
 
 @pytest.mark.parametrize(
     "words, gigabytes, expected",
     [
-        (FULL, 9.0, Fit(6, recompute=False)),  # 0.9 of 9 are 8.1: 2, and 6 rows
-        (FULL, 8.8, Fit(6, recompute=True)),  # sharded: rather twice than in more parts
-        (LORA, 8.8, Fit(3, recompute=False)),  # five fit; six are two equal parts
-        (LORA, 3.4, Fit(1, recompute=False)),
-        (LORA, 3.3, Fit(6, recompute=True)),
-        ((*LORA, "runtime.shard_base=true"), 8.8, Fit(6, recompute=True)),
-        (FULL, 2.6, Fit(3, recompute=True)),  # 0.34 GB: three
-        (("method=lora", "runtime.microbatch_rows=null"), 99.0, Fit(6, recompute=False)),
-        (("method=lora", "runtime.microbatch_rows=4"), 99.0, Fit(4, recompute=False)),  # as asked
+        (
+            FULL,
+            9.0,
+            MicrobatchPlan(6, activation_checkpointing=False),
+        ),  # 0.9 of 9 are 8.1: 2, and 6 rows
+        (
+            FULL,
+            8.8,
+            MicrobatchPlan(6, activation_checkpointing=True),
+        ),  # sharded: rather twice than in more parts
+        (
+            LORA,
+            8.8,
+            MicrobatchPlan(3, activation_checkpointing=False),
+        ),  # five fit; six are two equal parts
+        (LORA, 3.4, MicrobatchPlan(1, activation_checkpointing=False)),
+        (LORA, 3.3, MicrobatchPlan(6, activation_checkpointing=True)),
+        ((*LORA, "runtime.fsdp_base=true"), 8.8, MicrobatchPlan(6, activation_checkpointing=True)),
+        (FULL, 2.6, MicrobatchPlan(3, activation_checkpointing=True)),  # 0.34 GB: three
+        (
+            ("method=lora", "runtime.device_microbatch_size=null"),
+            99.0,
+            MicrobatchPlan(6, activation_checkpointing=False),
+        ),
+        (
+            ("method=lora", "runtime.device_microbatch_size=4"),
+            99.0,
+            MicrobatchPlan(4, activation_checkpointing=False),
+        ),  # as asked
     ],
 )
 def test_activations_are_kept_where_memory_allows_and_else_by_how_the_model_lies(
-    words: tuple[str, ...], gigabytes: float, expected: Fit
+    words: tuple[str, ...], gigabytes: float, expected: MicrobatchPlan
 ) -> None:
     assert choice(gigabytes, *words) == expected
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_what_the_configuration_says_is_done_whatever_would_fit(recompute: bool) -> None:
-    cfg = paper(*FULL, f"runtime.recompute_activations={recompute}", "runtime.ranks=1")
+    cfg = paper(*FULL, f"runtime.activation_checkpointing={recompute}", "runtime.nproc_per_node=1")
     cfg.runtime.nodes, cfg.training.seq_len = 1, 1 << 40
-    assert fit(cfg, make_model(cfg)) == Fit(6, recompute)
-    cfg.runtime.recompute_activations = None
+    assert choose_microbatch(cfg, make_model(cfg)) == MicrobatchPlan(6, recompute)
+    cfg.runtime.activation_checkpointing = None
     with pytest.raises(UserError, match="take more devices"):
-        fit(cfg, make_model(cfg))
+        choose_microbatch(cfg, make_model(cfg))
 
 
 def test_what_cannot_fit_is_refused_with_what_would_help() -> None:
@@ -160,10 +189,10 @@ def test_what_cannot_fit_is_refused_with_what_would_help() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_step_never_holds_more_than_was_foreseen(way: str, recompute: bool) -> None:
     cfg = paper(f"method={way}", *(["method.rank=8"] if way == "lora" else []))
-    cfg.runtime.nodes = cfg.runtime.ranks = 1
+    cfg.runtime.nodes = cfg.runtime.nproc_per_node = 1
     cfg.runtime.loss_chunk_tokens = 64
     model = make_model(cfg)
-    kept = kept_bytes(model, CPU)
+    kept = activation_bytes(model, CPU)
     # Parameters and the optimiser's state are there before; what a step adds is the rest.
     standing = sum(p.nbytes + 4 * p.numel() * p.requires_grad for p in model.parameters())
     foreseen = fixed_bytes(cfg, model, kept.once) - standing + 4 * kept.row_bytes(256, recompute)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from benchmarks.kill_storm import start_ranks, wait_for
-from lvf.training.parts import load_parts, save_parts
+from lvf.training.sharded_checkpoint import load_sharded, save_sharded
 from tests.training.test_ranks import whole
 
 
@@ -28,11 +28,11 @@ class Tied(nn.Module):
         return self.head(self.embedding(ids)).square().sum() + self.short.weight.square().sum()
 
 
-def state_of(num_ranks: int, seed: int) -> Any:
+def state_of(world_size: int, seed: int) -> Any:
     """What of Composer's state the parts are made of."""
     torch.manual_seed(seed)
     model = Tied()
-    if num_ranks > 1:
+    if world_size > 1:
         torch.distributed.init_process_group("gloo")
         fully_shard(model)
     return SimpleNamespace(model=model, optimizers=(torch.optim.AdamW(model.parameters()),))
@@ -61,12 +61,12 @@ def test_every_tensor_comes_back_and_a_tied_one_stays_tied(
     def write() -> None:
         state = state_of(first, seed=0)
         step(state)
-        save_parts(state, tmp_path)
+        save_sharded(state, tmp_path)
         torch.save(tensors(state), tmp_path / "whole.pt")
 
     def read() -> None:
         state = state_of(then, seed=1)
-        load_parts(state, tmp_path)
+        load_sharded(state, tmp_path)
         expected, found = torch.load(tmp_path / "whole.pt"), tensors(state)
         assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
         assert state.model.head.weight is state.model.embedding.weight

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lvf.models.fast_lora import Adapters, FastLinear, draw_dropped, speed_up
+from lvf.models.fused_lora import FusedLoRA, FusedLoraLinear, draw_dropped, use_fused_lora
 from lvf.models.layers import recompute_layers
 
 LAYERS = 2
@@ -36,7 +36,7 @@ def llama(dtype: torch.dtype = torch.float64, **settings: Any) -> PeftModel:
 
 
 def fast(model: PeftModel) -> PeftModel:
-    speed_up(model)
+    use_fused_lora(model)
     return model
 
 
@@ -77,7 +77,7 @@ def test_gradients_with_dropout_are_those_of_finite_differences() -> None:
         return [*tensors[:2], *(tensor.requires_grad_() for tensor in tensors[2:])]
 
     maps = [*one_map(4, 2), *one_map(3, 1)]
-    assert torch.autograd.gradcheck(Adapters.apply, (x_TI, dropped, [0.7, 2.0], *maps))
+    assert torch.autograd.gradcheck(FusedLoRA.apply, (x_TI, dropped, [0.7, 2.0], *maps))
 
 
 def test_recomputed_activations_give_the_same_gradients_under_dropout() -> None:
@@ -159,16 +159,16 @@ def count_products(model: PeftModel) -> dict[str, int]:
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as trace:
         loss_and_gradients(model)
     names = [event.name for event in trace.events()]
-    return {name: names.count(name) for name in ("aten::mm", "aten::addmm_", "Adapters")}
+    return {name: names.count(name) for name in ("aten::mm", "aten::addmm_", "FusedLoRA")}
 
 
 def test_a_block_has_one_node_for_each_input_and_no_product_for_a_frozen_weights_gradient() -> None:
     model = fast(llama(torch.float32))
     for module in model.modules():  # biases would hide in other operations
-        if isinstance(module, FastLinear):
+        if isinstance(module, FusedLoraLinear):
             module.base_layer.bias = None
     counts = count_products(model)
-    assert counts["Adapters"] == 4 * LAYERS  # inputs of q k v, of o, of gate and up, of down
+    assert counts["FusedLoRA"] == 4 * LAYERS  # inputs of q k v, of o, of gate and up, of down
     # In a block: forward 7 base, 4 with A; backward 7 with B, 4 for A, 7 for B, 4 with A. Of the
     # input's gradient, 7 with W, the first block has but 4: nothing before it is trained. The
     # model's head adds its output and its input's gradient.
@@ -189,7 +189,7 @@ def test_evaluation_merging_and_disabled_adapters_are_left_to_peft() -> None:
 
 def test_variants_such_as_dora_keep_their_own_forward() -> None:
     model = fast(llama(use_dora=True))
-    assert not any(isinstance(module, FastLinear) for module in model.modules())
+    assert not any(isinstance(module, FusedLoraLinear) for module in model.modules())
 
 
 def test_an_adapter_is_saved_as_peft_saves_it(tmp_path: Path) -> None:

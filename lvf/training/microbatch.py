@@ -22,9 +22,9 @@ from lvf.config.schema import RunConfig
 from lvf.errors import UserError
 from lvf.models.layers import decoder_layers
 from lvf.planning.memory import STATE_BYTES, STATE_OF
-from lvf.runs.run_folder import is_first
+from lvf.runs.run_folder import is_rank_zero
 from lvf.training.packed_model import PackedModel
-from lvf.training.sharding import is_sharded
+from lvf.training.sharding import uses_fsdp
 
 USABLE = 0.9
 """Share of a device's memory: kernels, communication and fragments take the rest."""
@@ -34,17 +34,17 @@ LOGIT_BYTES = 10
 
 
 @dataclass(frozen=True)
-class Fit:
+class MicrobatchPlan:
     """What a training does with a device's memory."""
 
-    rows: int
+    device_microbatch_size: int
     """At once."""
-    recompute: bool
+    activation_checkpointing: bool
     """Whether each layer's forward pass is made again for its gradients."""
 
 
 @dataclass(frozen=True)
-class Kept:
+class ActivationBytes:
     """Bytes that a forward pass keeps until gradients are taken: for each token, and once."""
 
     layer: float
@@ -62,7 +62,7 @@ class Kept:
         return tokens * (layers + working + self.outside)
 
 
-def fit(cfg: RunConfig, model: PackedModel) -> Fit:
+def choose_microbatch(cfg: RunConfig, model: PackedModel) -> MicrobatchPlan:
     """What the configuration says or, where it leaves that open, what fits; the same on all ranks.
 
     Every rank calls this, before the model is sharded.
@@ -71,17 +71,19 @@ def fit(cfg: RunConfig, model: PackedModel) -> Fit:
         UserError: not even one row fits.
     """
     wanted = _wanted_rows(cfg)
-    if cfg.runtime.recompute_activations is not None:
-        return Fit(wanted, cfg.runtime.recompute_activations)
-    kept = kept_bytes(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if cfg.runtime.activation_checkpointing is not None:
+        return MicrobatchPlan(wanted, cfg.runtime.activation_checkpointing)
+    kept = activation_bytes(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     found = choose(cfg, kept, fixed_bytes(cfg, model, kept.once), _device_bytes(cfg))
-    if is_first() and found != Fit(wanted, recompute=False):
-        again = ", each layer's forward pass twice" if found.recompute else ""
-        print(f"memory for {found.rows} of {wanted} rows at once{again}", flush=True)
+    if is_rank_zero() and found != MicrobatchPlan(wanted, activation_checkpointing=False):
+        again = ", each layer's forward pass twice" if found.activation_checkpointing else ""
+        print(
+            f"memory for {found.device_microbatch_size} of {wanted} rows at once{again}", flush=True
+        )
     return found
 
 
-def choose(cfg: RunConfig, kept: Kept, fixed: float, device: float) -> Fit:
+def choose(cfg: RunConfig, kept: ActivationBytes, fixed: float, device: float) -> MicrobatchPlan:
     """What fits in the bytes of a device beside those that are fixed.
 
     Activations are kept before they are computed twice. A replicated model takes fewer rows at once
@@ -91,31 +93,31 @@ def choose(cfg: RunConfig, kept: Kept, fixed: float, device: float) -> Fit:
         UserError: not even one row fits.
     """
     free, wanted = USABLE * device - fixed, _wanted_rows(cfg)
-    least_kept = wanted if is_sharded(cfg) else 1
+    least_kept = wanted if uses_fsdp(cfg) else 1
     for least, recompute in ((least_kept, False), (1, True)):
         row = kept.row_bytes(cfg.training.seq_len, recompute)
         most = math.floor(free / row)
         if most >= wanted:
-            return Fit(wanted, recompute)
+            return MicrobatchPlan(wanted, recompute)
         if most >= least:  # in as few parts as that allows, and equal ones
             share = _share_rows(cfg)
-            return Fit(math.ceil(share / math.ceil(share / most)), recompute)
+            return MicrobatchPlan(math.ceil(share / math.ceil(share / most)), recompute)
     raise UserError(
         f"training needs about {(fixed + row) / 1e9:.0f} GB on each device, which has "
-        f"{device / 1e9:.0f} GB: take more devices (runtime.ranks, and "
-        "runtime.shard_base=true for LoRA), shorter rows (training.seq_len), or set "
-        "runtime.recompute_activations=true to try it all the same"
+        f"{device / 1e9:.0f} GB: take more devices (runtime.nproc_per_node, and "
+        "runtime.fsdp_base=true for LoRA), shorter rows (training.seq_len), or set "
+        "runtime.activation_checkpointing=true to try it all the same"
     )
 
 
 def _share_rows(cfg: RunConfig) -> int:
     """Rows of a batch that a rank takes, however many at once."""
-    return cfg.training.global_batch_rows // cfg.runtime.num_ranks
+    return cfg.training.global_batch_size // cfg.runtime.world_size
 
 
 def _wanted_rows(cfg: RunConfig) -> int:
     share = _share_rows(cfg)
-    return min(cfg.runtime.microbatch_rows or share, share)
+    return min(cfg.runtime.device_microbatch_size or share, share)
 
 
 def _device_bytes(cfg: RunConfig) -> float:
@@ -124,8 +126,8 @@ def _device_bytes(cfg: RunConfig) -> float:
     if on_gpu:
         own = float(torch.cuda.mem_get_info()[1])
     else:
-        own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / cfg.runtime.ranks
-    if cfg.runtime.num_ranks > 1:
+        own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / cfg.runtime.nproc_per_node
+    if cfg.runtime.world_size > 1:
         smallest = torch.tensor(own, dtype=torch.float64, device="cuda" if on_gpu else "cpu")
         dist.all_reduce(smallest, reduce_operation="MIN")
         own = float(smallest)
@@ -139,12 +141,12 @@ def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
     of layers, and the gradients on their way.
     """
     state = STATE_OF.get(cfg.optimizer["_target_"], max(STATE_BYTES.values()))
-    full, sharded = cfg.method.kind == "full", is_sharded(cfg)
+    full, sharded = cfg.method.kind == "full", uses_fsdp(cfg)
     inner: Any = model.model
     held = 0.0
     for one in inner.parameters():
         size = one.nbytes + (one.nbytes + state * one.numel() if one.requires_grad else 0)
-        held += size / (cfg.runtime.num_ranks if sharded and one.requires_grad == full else 1)
+        held += size / (cfg.runtime.world_size if sharded and one.requires_grad == full else 1)
     head = inner.get_output_embeddings().weight
     held += LOGIT_BYTES * head.shape[0] * cfg.runtime.loss_chunk_tokens
     if not sharded:
@@ -157,7 +159,7 @@ def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
     return held + travelling * (2 * layer + outside) + gradients
 
 
-def kept_bytes(model: PackedModel, device: torch.device) -> Kept:
+def activation_bytes(model: PackedModel, device: torch.device) -> ActivationBytes:
     """Count what autograd keeps of one and of two layers, for few tokens and for twice as many.
 
     So what grows with tokens or layers is told from what does not. Draws of random numbers leave no
@@ -177,7 +179,7 @@ def kept_bytes(model: PackedModel, device: torch.device) -> Kept:
             starts.append(few - slopes[-1] * PROBED_TOKENS[0])
     layers.extend(later)
     config.num_hidden_layers = num_layers
-    return Kept(
+    return ActivationBytes(
         layer=slopes[1] - slopes[0],
         outside=max(2 * slopes[0] - slopes[1], 0.0),
         between=4 * config.hidden_size,

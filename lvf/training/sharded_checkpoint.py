@@ -21,29 +21,29 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-IN_PARTS = ("model", "optimizers")
+SHARDED = ("model", "optimizers")
 """What of Composer's state is written in parts."""
 
 # Of single processes, which have no others to talk to, and of what it uses of torch itself.
 warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint")
 
 
-def parts_folder(checkpoint: Path) -> Path:
+def sharded_folder(checkpoint: Path) -> Path:
     """Where the parts lie; a checkpoint of a model that is not sharded has none."""
     return checkpoint / "parts"
 
 
-def save_parts(state: State, checkpoint: Path) -> None:
+def save_sharded(state: State, checkpoint: Path) -> None:
     """Write this rank's part, and wait until it is on disk; every rank calls this.
 
     Raises:
         OSError: on all ranks, what went wrong on any.
     """
     with _error_of_any_rank():
-        dcp.save(_tensors(state), checkpoint_id=parts_folder(checkpoint))
+        dcp.save(_tensors(state), checkpoint_id=sharded_folder(checkpoint))
 
 
-def load_parts(state: State, checkpoint: Path) -> None:
+def load_sharded(state: State, checkpoint: Path) -> None:
     """Read what this rank holds, from whichever parts it was written in; every rank calls this.
 
     Raises:
@@ -51,7 +51,7 @@ def load_parts(state: State, checkpoint: Path) -> None:
     """
     tensors = _tensors(state)
     with _error_of_any_rank():
-        dcp.load(tensors, checkpoint_id=parts_folder(checkpoint))
+        dcp.load(tensors, checkpoint_id=sharded_folder(checkpoint))
     set_state_dict(
         state.model,
         state.optimizers,
