@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lvf.config.schema import CONF_DIR
+from lvf.records.archive import read_bytes
 from lvf.reporting.figures import catalogue
 from lvf.reporting.figures.catalogue import Data
 from lvf.reporting.page import write
@@ -153,7 +154,7 @@ def test_the_papers_tables_show_its_numbers_and_lead_to_them(page: Page) -> None
     assert record["metrics"]["exact_match,strict-match"]["value"] == 0.634
 
 
-def test_a_number_leads_to_its_record(page: Page) -> None:
+def test_a_number_leads_to_its_record(page: Page, data: Data) -> None:
     number = page.locator("#results [data-records]").first
     shown = float(number.inner_text().split()[0])
     (key,) = (number.get_attribute("data-records") or "").split()
@@ -161,7 +162,9 @@ def test_a_number_leads_to_its_record(page: Page) -> None:
     record = json.loads(page.inner_text("#details pre"))
     values = [one["value"] for one in record["metrics"].values()]
     assert round(values[0], 3) == shown
-    kept = json.loads(next(RECORDS.rglob(key.split("/")[-1])).read_text())
+    end = f"{key.split('/')[0]}/{key.split('/')[-1]}"
+    (path,) = {path for path in data.scores.path if path.endswith(end)}
+    kept = json.loads(read_bytes(Path(path)))
     assert kept["task"] == record["task"] and key.split("/")[0] == record["run_id"]
     page.keyboard.press("Escape")
     assert not page.locator("#details").is_visible()

@@ -23,7 +23,7 @@ from lvf.reporting.tables.paper import TABLES, paper_table
 from .conftest import Write, axes
 from .drawn import curves, texts
 
-RECORDS = CONF_DIR.parent / "results" / "embedded" / "records"
+RECORDS = CONF_DIR.parent / "results" / "embedded" / "records.tar.zst"
 ALL = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 METHODS = ("full", "LoRA r=2", "LoRA r=8", "LoRA r=32")
 TABLE = {("code", "cpt"): 0, ("math", "cpt"): 2, ("code", "ift"): 4, ("math", "ift"): 6}
