@@ -23,6 +23,7 @@ def run(cfg: RunConfig) -> None:
     require_consent(cfg)
     require_compiler(cfg)
     print("loading libraries ...", flush=True)
+    from lvf.data.report import left_out
     from lvf.data.shards import prepare
     from lvf.evals.subjects import check_measurable, measure_run
     from lvf.launching.ranks import check_allocation, train_on_ranks
@@ -38,6 +39,8 @@ def run(cfg: RunConfig) -> None:
         check_rank(load_model_config(cfg.model), cfg.method)
         start_of(cfg, folder)  # a branch without its trunk is told before the data are made
         prepared = prepare(cfg)
+        for line in left_out(prepared):
+            print(line)
         check_measurable(cfg, prepared)
         lock = open_run_folder(cfg).lock()
         log_to(folder.log())

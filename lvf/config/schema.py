@@ -115,11 +115,13 @@ class SourceConfig:
     """Where documents come from."""
 
     path: str = MISSING
-    """Hub id; local .jsonl, .parquet or .txt file or a folder of them; or `embedded:<file stem>`,
-    a file of the generated offline world such as `embedded:train/math_ift`."""
+    """Hub id; local .jsonl, .json, .csv, .parquet or .txt file (also .gz, .zst) or a folder of
+    them; or `embedded:<file stem>`, a file of the generated offline world such as
+    `embedded:train/math_ift`."""
     subset: str | None = None
     data_dir: str | None = None
     split: str = "train"
+    """These three mean the same for a local folder as for a data set of the hub."""
     revision: str | None = None
 
 

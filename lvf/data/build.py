@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lvf.config.schema import RunConfig
+from lvf.data.corpus_stats import ALL_PROMPT, CorpusStats, refuse_unusable
 from lvf.data.evaluation_items import evaluation_items
 from lvf.data.held_out import write_held_out
 from lvf.data.overlap import Items, OverlapIndex
-from lvf.data.part import OVERLAPS, ROW_TOKENS, UNFINISHED, Work, part_folder, read_tally
+from lvf.data.part import OVERLAPS, ROW_TOKENS, UNFINISHED, Work, part_folder, read_stats
 from lvf.data.pool import make_parts, num_cores
-from lvf.data.sources import Part, cut_corpus, local_files
-from lvf.data.tally import ALL_PROMPT, Tally, refuse_unusable
+from lvf.data.prompts import text_columns
+from lvf.data.sources import Part, cut_corpus, unread_files
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def build(
     items, compared = _items_to_compare(cfg)
     overlap = OverlapIndex(items) if items else None
     work = Work(train, cfg, tokenizer, held, overlap, remote and f"{remote}/train")
-    corpus = Corpus(work, max_rows, {**counts, "overlap_with": compared})
+    unread = unread_files(cfg.data.train)
+    corpus = Corpus(work, max_rows, {**counts, "overlap_with": compared, "unread_files": unread})
     return corpus if corpus.make() else None
 
 
@@ -57,7 +59,7 @@ class Corpus:
     def __init__(self, work: Work, max_rows: int | None, counts: dict[str, Any]) -> None:
         """See what is there."""
         self.work, self.max_rows, self.counts = work, max_rows, counts
-        self.tally = Tally()
+        self.stats = CorpusStats()
         self.num_finished = 0
         self.end: int | None = None
         """Number of parts, once it is known."""
@@ -68,19 +70,16 @@ class Corpus:
         self._count_finished()
         if self.num_finished == self.end:  # killed when it had rows enough
             return True
-        local = local_files(cfg.data.train) is not None
-        parts: Iterable[Part] = cut_corpus(cfg.data.train, cfg.data.max_documents)
-        parts = list(parts) if local else parts  # nothing but places, and the bar knows the end
-        num_rows = sum(part.num_rows for part in parts) if isinstance(parts, list) else None
-        own = Tally()
+        parts = cut_corpus(cfg.data.train, text_columns(cfg.data), cfg.data.max_documents)
+        own = CorpusStats()
         processes = cfg.runtime.prepare_processes or num_cores()
         with (
-            _bar(cfg, num_rows) as bar,
+            _bar(cfg) as bar,
             closing(make_parts(self._missing(parts, bar), self.work, processes)) as made,
         ):
-            for part, tally in made:
-                bar.update(part.num_rows)
-                own.add(tally)
+            for part, stats in made:
+                bar.update(len(part.rows))
+                own.add(stats)
                 refuse_unusable(own, cfg.data.train.path, cfg.data.strict)
                 self._count_finished()
                 if self.num_finished == self.end:  # as many rows as are wanted
@@ -93,39 +92,39 @@ class Corpus:
         number = -1
         for number, part in enumerate(parts):
             if number % machines == mine:
-                if read_tally(self.work, number) is None:
+                if read_stats(self.work, number) is None:
                     yield part
                 else:
-                    bar.update(part.num_rows)
+                    bar.update(len(part.rows))
         self.end = number + 1
 
     def _count_finished(self) -> None:
-        while self.num_finished != self.end and (tally := read_tally(self.work, self.num_finished)):
-            self.tally.add(tally)
+        while self.num_finished != self.end and (stats := read_stats(self.work, self.num_finished)):
+            self.stats.add(stats)
             self.num_finished += 1
-            if self.max_rows is not None and self.tally.num_rows >= self.max_rows:
+            if self.max_rows is not None and self.stats.num_rows >= self.max_rows:
                 self.end = self.num_finished
 
     def join(self) -> dict[str, Any]:
         """Make one data set of the parts, and return the statistics."""
         train, data = self.work.folder, self.work.cfg.data
-        refuse_unusable(self.tally, data.train.path, data.strict)
-        _refuse_all_prompts(self.tally, self.work.cfg)
+        refuse_unusable(self.stats, data.train.path, data.strict)
+        _refuse_all_prompts(self.stats, self.work.cfg)
         _merge(train, self.num_finished)
-        if self.max_rows is not None and self.tally.num_rows > self.max_rows:
-            self._drop_rows(self.tally.num_rows - self.max_rows)
+        if self.max_rows is not None and self.stats.num_rows > self.max_rows:
+            self._drop_rows(self.stats.num_rows - self.max_rows)
         with (train.parent / OVERLAPS).open("w", encoding="utf-8") as file:
             for number in range(self.num_finished):
                 file.write((part_folder(train, number) / OVERLAPS).read_text(encoding="utf-8"))
-        return self.tally.statistics(self.work.cfg.training.seq_len) | self.counts
+        return self.stats.statistics(self.work.cfg.training.seq_len) | self.counts
 
     def _drop_rows(self, beyond: int) -> None:
         """Take the last rows out of the index; in the file they stay, and are not read."""
         last = part_folder(self.work.folder, self.num_finished - 1)
         tokens, loss_tokens = np.load(last / ROW_TOKENS)[-beyond:].sum(0, np.int64)
-        self.tally.num_rows -= beyond
-        self.tally.num_tokens -= int(tokens)
-        self.tally.num_loss_tokens -= int(loss_tokens)
+        self.stats.num_rows -= beyond
+        self.stats.num_tokens -= int(tokens)
+        self.stats.num_loss_tokens -= int(loss_tokens)
         index = self.work.folder / "index.json"
         tree = json.loads(index.read_text())
         while beyond:
@@ -165,11 +164,11 @@ def _items_to_compare(cfg: RunConfig) -> tuple[Items, str]:
     return items, ", ".join(f"{task} ({len(some):,})" for task, some in items.items()) or "nothing"
 
 
-def _bar(cfg: RunConfig, num_rows: int | None) -> Any:
+def _bar(cfg: RunConfig) -> Any:
     from tqdm import tqdm
 
     name = f"preparing {cfg.data.name}"
-    return tqdm(desc=name, total=num_rows, unit=" rows", mininterval=1.0, disable=False)
+    return tqdm(desc=name, unit=" rows", mininterval=1.0, disable=False)
 
 
 def _merge(train: Path, num_parts: int) -> None:
@@ -184,9 +183,9 @@ def _merge(train: Path, num_parts: int) -> None:
     merge_index([str(path / "index.json") for path in numbered[:num_parts]], str(train))
 
 
-def _refuse_all_prompts(tally: Tally, cfg: RunConfig) -> None:
-    dropped = tally.found[ALL_PROMPT]
-    if dropped and not tally.documents:
+def _refuse_all_prompts(stats: CorpusStats, cfg: RunConfig) -> None:
+    dropped = stats.found[ALL_PROMPT]
+    if dropped and not stats.documents:
         raise UserError(
             f"data {cfg.data.name}: the prompts of all {dropped} documents fill a row alone. Raise "
             f"training.seq_len={cfg.training.seq_len}."

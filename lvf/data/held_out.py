@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lvf.config.schema import RunConfig, SourceConfig
+from lvf.data.corpus_stats import CorpusStats, refuse_unusable
 from lvf.data.part import key_of, write_jsonl
 from lvf.data.prompts import Pair, example_text, text_columns
-from lvf.data.readers import Fault
-from lvf.data.sources import cut_corpus, part_rows, read_documents
-from lvf.data.tally import Tally, refuse_unusable
+from lvf.data.sources import cut_corpus, read_documents, usable_rows
 from lvf.errors import UserError
 
 SPLIT_EVERY = 8
@@ -70,12 +69,9 @@ def write_held_out(folder: Path, cfg: RunConfig) -> tuple[frozenset[bytes], dict
 
 
 def _usable_pairs(cfg: RunConfig) -> Iterator[Pair]:
-    tally = Tally()
-    for part in cut_corpus(cfg.data.train, cfg.data.max_documents):
-        for place, row in part_rows(part, text_columns(cfg.data)):
-            if isinstance(row, Fault):
-                tally.note(row.kind, f"{place}: {row.detail}")
-            else:
-                tally.documents += 1
-                yield example_text(row, cfg.data)
-    refuse_unusable(tally, cfg.data.train.path, strict=False)  # what is left out is told later
+    stats = CorpusStats()
+    for part in cut_corpus(cfg.data.train, text_columns(cfg.data), cfg.data.max_documents):
+        for _, row in usable_rows(part, text_columns(cfg.data), stats):
+            stats.documents += 1
+            yield example_text(row, cfg.data)
+    refuse_unusable(stats, cfg.data.train.path, strict=False)  # what is left out is reported later

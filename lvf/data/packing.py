@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from lvf.data.tally import ALL_PROMPT, TOO_LONG, Tally
+from lvf.data.corpus_stats import ALL_PROMPT, TOO_LONG, CorpusStats
 
 Example = tuple[np.ndarray, np.ndarray]
 """Token ids and loss mask of one example, each [num_tokens]."""
@@ -50,18 +50,18 @@ class Row:
         self.segment_ids[start:end] = self.num_segments
 
 
-def fit(example: Example, seq_len: int, place: str, tally: Tally) -> Example | None:
-    """Cut off what exceeds a row; None if the prompt alone fills it. Both are tallied."""
+def fit(example: Example, seq_len: int, place: str, stats: CorpusStats) -> Example | None:
+    """Cut off what exceeds a row; None if the prompt alone fills it. Both are counted."""
     ids, loss_mask = example
-    tally.lengths[len(ids)] += 1
+    stats.lengths[len(ids)] += 1
     if not loss_mask[1:seq_len].any():
-        tally.note(ALL_PROMPT, f"{place}: {len(ids)} tokens")
-        tally.dropped_tokens += len(ids)
+        stats.note(ALL_PROMPT, f"{place}: {len(ids)} tokens")
+        stats.dropped_tokens += len(ids)
         return None
-    tally.documents += 1
+    stats.documents += 1
     if len(ids) > seq_len:
-        tally.note(TOO_LONG, f"{place}: {len(ids)} tokens")
-        tally.truncated_tokens += len(ids) - seq_len
+        stats.note(TOO_LONG, f"{place}: {len(ids)} tokens")
+        stats.truncated_tokens += len(ids) - seq_len
     return ids[:seq_len], loss_mask[:seq_len]
 
 

@@ -1,4 +1,4 @@
-"""Makes one part of the shards: its documents to tokens to packed rows on disk, and their tally."""
+"""Makes one part of the shards: documents to tokens to packed rows on disk, all of it counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,28 +16,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lvf.config.schema import RunConfig
+from lvf.data.corpus_stats import COPY_OF_HELD_OUT, OVERLAP, OWN_BOS, CorpusStats
 from lvf.data.overlap import OverlapIndex
-from lvf.data.packing import Example, Row, chunk_stream, fit, pack_by_ratio, pack_examples
-from lvf.data.prompts import Pair, encode_examples, encode_texts, example_text, text_columns
-from lvf.data.readers import Fault
+from lvf.data.packing import Row, chunk_stream, fit, pack_by_ratio, pack_examples
+from lvf.data.prompts import (
+    Pair,
+    encode_examples,
+    encode_texts,
+    example_text,
+    has_own_bos,
+    text_columns,
+)
 from lvf.data.recipe import largest_token_id
 from lvf.data.remote import download, upload
-from lvf.data.sources import Part, part_rows
-from lvf.data.tally import COPY_OF_HELD_OUT, OVERLAP, Tally
+from lvf.data.sources import Part, usable_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ENCODE_AT_ONCE = 256
 """Documents that the tokenizer gets together."""
-TALLY = "tally.json"
+STATS = "stats.json"
 OVERLAPS = "overlaps.jsonl"
 ROW_TOKENS = "row_tokens.npy"
-KEPT = ("index.json", ROW_TOKENS, OVERLAPS, TALLY)
-"""What joining needs of a part; the tally comes last, so that on a remote it says: complete."""
+KEPT = ("index.json", ROW_TOKENS, OVERLAPS, STATS)
+"""What joining needs of a part; the counts come last, so that on a remote it says: complete."""
 UNFINISHED = ".part-"
 PlacedPair = tuple[str, Pair]
 Item = TypeVar("Item")
+Encoded = TypeVar("Encoded")
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,12 @@ def part_folder(folder: Path, number: int) -> Path:
     return folder / f"{number:06}"
 
 
-def read_tally(work: Work, number: int) -> Tally | None:
-    """The tally of a finished part; None if it is finished neither here nor on the remote."""
+def read_stats(work: Work, number: int) -> CorpusStats | None:
+    """The counts of a finished part; None if it is finished neither here nor on the remote."""
     target = part_folder(work.folder, number)
     if not target.is_dir() and not (work.remote and _fetch(work, target)):
         return None
-    return Tally.from_json(json.loads((target / TALLY).read_text()))
+    return CorpusStats.from_json(json.loads((target / STATS).read_text()))
 
 
 def _fetch(work: Work, target: Path) -> bool:
@@ -94,7 +101,7 @@ def _publish(partial: Path, target: Path) -> bool:
     return True
 
 
-def make_part(part: Part, work: Work) -> Tally:
+def make_part(part: Part, work: Work) -> CorpusStats:
     """Prepare a part, which appears whole under its name, or not at all.
 
     Several processes may make the same part: one's is kept, and they do not differ.
@@ -105,17 +112,17 @@ def make_part(part: Part, work: Work) -> Tally:
     """
     target = part_folder(work.folder, part.number)
     partial = _partial_folder(target)
-    tally = Tally()
+    stats = CorpusStats()
     try:
         hits: list[Any] = []
-        pairs = _to_train(part, work, tally, hits)
+        pairs = _to_train(part, work, stats, hits)
         seq_len, largest_id = work.cfg.training.seq_len, largest_token_id(work.tokenizer)
-        row_tokens = write_rows(partial, _packed(pairs, work, tally), seq_len, largest_id)
+        row_tokens = write_rows(partial, _packed(pairs, work, stats), seq_len, largest_id)
         np.save(partial / ROW_TOKENS, row_tokens)
-        tally.num_rows = len(row_tokens)
-        tally.num_tokens, tally.num_loss_tokens = map(int, row_tokens.sum(0, np.int64))
+        stats.num_rows = len(row_tokens)
+        stats.num_tokens, stats.num_loss_tokens = map(int, row_tokens.sum(0, np.int64))
         write_jsonl(partial / OVERLAPS, hits)
-        (partial / TALLY).write_text(json.dumps(tally.to_json()))
+        (partial / STATS).write_text(json.dumps(stats.to_json()))
         if work.remote:
             shards = sorted(path.name for path in partial.glob("*.mds"))
             upload(partial, f"{work.remote}/{target.name}", [*shards, *KEPT])
@@ -124,7 +131,7 @@ def make_part(part: Part, work: Work) -> Tally:
         _publish(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return tally
+    return stats
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
@@ -142,55 +149,59 @@ def key_of(pair: Pair) -> bytes:
     return hashlib.sha256((pair[0] or pair[1]).encode()).digest()
 
 
-def _to_train(part: Part, work: Work, tally: Tally, hits: list[Any]) -> Iterator[PlacedPair]:
+def _to_train(part: Part, work: Work, stats: CorpusStats, hits: list[Any]) -> Iterator[PlacedPair]:
     """Yield the usable documents but for those held out and, on request, those that overlap."""
-    for some in _some(_not_held(part, work, tally)):
+    for some in _some(_not_held(part, work, stats)):
         texts = ["\n".join(pair) for _, pair in some]
         found = work.overlap.find(texts) if work.overlap else [[]] * len(some)
         for (place, pair), of_one in zip(some, found, strict=True):
             if of_one:
-                tally.note(OVERLAP, f"{place}: {of_one[0].task} item {of_one[0].item}")
+                stats.note(OVERLAP, f"{place}: {of_one[0].task} item {of_one[0].item}")
                 hits += ({"document": place} | hit._asdict() for hit in of_one)
             if not of_one or not work.cfg.data.exclude_overlap:
+                if has_own_bos(work.tokenizer, pair[0] or pair[1]):
+                    stats.note(OWN_BOS, place)
                 yield place, pair
 
 
-def _not_held(part: Part, work: Work, tally: Tally) -> Iterator[PlacedPair]:
-    for place, row in part_rows(part, text_columns(work.cfg.data)):
-        if isinstance(row, Fault):
-            tally.note(row.kind, f"{place}: {row.detail}")
-            continue
+def _not_held(part: Part, work: Work, stats: CorpusStats) -> Iterator[PlacedPair]:
+    for place, row in usable_rows(part, text_columns(work.cfg.data), stats):
         pair = example_text(row, work.cfg.data)
         if work.held and key_of(pair) in work.held:
-            tally.note(COPY_OF_HELD_OUT, place)
+            stats.note(COPY_OF_HELD_OUT, place)
         else:
             yield place, pair
 
 
-def _packed(pairs: Iterator[PlacedPair], work: Work, tally: Tally) -> Iterator[Row]:
-    eos = work.tokenizer.eos_token_id
-    assert isinstance(eos, int)  # load_tokenizer saw to it
+def _packed(pairs: Iterator[PlacedPair], work: Work, stats: CorpusStats) -> Iterator[Row]:
     seq_len, ratio = work.cfg.training.seq_len, work.cfg.training.packing_ratio
     if work.cfg.data.text_column:
-        return chunk_stream(_texts(pairs, work, eos, tally), seq_len)
-    examples = _examples(pairs, work, eos, tally)
+        return chunk_stream(_texts(pairs, work, stats), seq_len)
+    encoded = _encoded(pairs, work, encode_examples)
+    fitting = (fit(example, seq_len, place, stats) for place, example in encoded)
+    examples = (example for example in fitting if example)
     return pack_by_ratio(examples, seq_len, ratio) if ratio else pack_examples(examples, seq_len)
 
 
-def _texts(pairs: Iterator[PlacedPair], work: Work, eos: int, tally: Tally) -> Iterator[np.ndarray]:
-    for some in _some(pairs):
-        for ids in encode_texts(work.tokenizer, [text for _, (_, text) in some], eos):
-            tally.lengths[len(ids)] += 1
-            tally.documents += 1
-            yield ids
+def _texts(pairs: Iterator[PlacedPair], work: Work, stats: CorpusStats) -> Iterator[np.ndarray]:
+    texts = ((place, text) for place, (_, text) in pairs)
+    for _, ids in _encoded(texts, work, encode_texts):
+        stats.lengths[len(ids)] += 1
+        stats.documents += 1
+        yield ids
 
 
-def _examples(pairs: Iterator[PlacedPair], work: Work, eos: int, tally: Tally) -> Iterator[Example]:
-    for some in _some(pairs):
-        encoded = encode_examples(work.tokenizer, [pair for _, pair in some], eos)
-        for (place, _), example in zip(some, encoded, strict=True):
-            if fitting := fit(example, work.cfg.training.seq_len, place, tally):
-                yield fitting
+def _encoded(
+    documents: Iterator[tuple[str, Item]],
+    work: Work,
+    encode: Callable[[PreTrainedTokenizerBase, Sequence[Item], int], list[Encoded]],
+) -> Iterator[tuple[str, Encoded]]:
+    """Place and tokens of each document."""
+    eos = work.tokenizer.eos_token_id
+    assert isinstance(eos, int)  # load_tokenizer saw to it
+    for some in _some(documents):
+        encoded = encode(work.tokenizer, [document for _, document in some], eos)
+        yield from zip((place for place, _ in some), encoded, strict=True)
 
 
 def _some(items: Iterator[Item]) -> Iterator[list[Item]]:

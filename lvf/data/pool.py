@@ -12,19 +12,15 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing.connection import wait
 
+from lvf.data.corpus_stats import CorpusStats
 from lvf.data.part import Work, make_part
 from lvf.data.sources import Part
-from lvf.data.tally import Tally
-from lvf.errors import UserError
+from lvf.errors import PreparationInterruptedError
 
 PARTS_UNDER_WAY = 2
 """For each process: one being made, and one waiting with its rows in memory."""
 
 _work: Work
-
-
-class WorkerDiedError(UserError):
-    """A process of the pool was killed, as for want of memory; what is finished is kept."""
 
 
 def num_cores() -> int:
@@ -36,13 +32,13 @@ def num_cores() -> int:
 
 def make_parts(
     parts: Iterable[Part], work: Work, processes: int
-) -> Generator[tuple[Part, Tally], None, None]:
-    """Make parts, and yield each with its tally in the order given.
+) -> Generator[tuple[Part, CorpusStats], None, None]:
+    """Make parts, and yield each with its counts in the order given.
 
     A single part is made in this process: a small corpus does not pay for others.
 
     Raises:
-        UserError: see `make_part`; `WorkerDiedError` if a process was killed.
+        UserError: see `make_part`; `PreparationInterruptedError` if a process was killed.
     """
     parts = iter(parts)
     first = list(islice(parts, 2))
@@ -56,7 +52,7 @@ def make_parts(
     executor = ProcessPoolExecutor(
         processes, multiprocessing.get_context("fork"), _start_worker, (work,)
     )
-    under_way: deque[tuple[Part, Future[Tally]]] = deque()
+    under_way: deque[tuple[Part, Future[CorpusStats]]] = deque()
     try:
         for part in chain(first, parts):
             under_way.append((part, executor.submit(_make, part)))
@@ -68,11 +64,11 @@ def make_parts(
         executor.shutdown(cancel_futures=True)
 
 
-def _finished(part: Part, future: Future[Tally]) -> tuple[Part, Tally]:
+def _finished(part: Part, future: Future[CorpusStats]) -> tuple[Part, CorpusStats]:
     try:
         return part, future.result()
     except BrokenProcessPool as error:
-        raise WorkerDiedError(
+        raise PreparationInterruptedError(
             "a process that prepared data was killed, perhaps for want of memory. The same command "
             "goes on with what is missing; runtime.prepare_processes=1 needs the least memory."
         ) from error
@@ -93,5 +89,5 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _make(part: Part) -> Tally:
+def _make(part: Part) -> CorpusStats:
     return make_part(part, _work)

@@ -61,7 +61,8 @@ def encode_examples(
 
     Prompt and response are tokenised as one text, since a model that continues its prompt sees
     no seam; a token is in the loss if it ends beyond the prompt. The end-of-text token `eos` is
-    appended and in the loss; what the tokenizer itself puts in front (BOS) is not.
+    appended and in the loss; what the tokenizer itself puts in front (BOS) is not. A text that
+    begins with BOS gets no second one.
     """
     import numpy as np
 
@@ -73,16 +74,34 @@ def encode_examples(
         ids = _ended(encoding.ids, eos)
         covered = (encoding.char_to_token(at) for at in range(len(prompt), len(text)))
         first = next((token for token in covered if token is not None), len(ids) - 1)
-        examples.append((ids, np.arange(len(ids)) >= first))
+        start = _num_extra_bos(ids, tokenizer)
+        examples.append((ids[start:], np.arange(start, len(ids)) >= first))
     return examples
 
 
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], eos: int
 ) -> list[np.ndarray]:
-    """Encode running text into token ids int64 [num_tokens], ended by `eos`."""
+    """Encode running text into token ids int64 [num_tokens], ended by `eos`; as above, one BOS."""
     encodings = _backend(tokenizer).encode_batch_fast(list(texts))
-    return [_ended(encoding.ids, eos) for encoding in encodings]
+    documents = [_ended(encoding.ids, eos) for encoding in encodings]
+    return [ids[_num_extra_bos(ids, tokenizer) :] for ids in documents]
+
+
+def has_own_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text begins with the BOS that the tokenizer puts in front of every text."""
+    bos = tokenizer.bos_token
+    if not isinstance(bos, str) or not text.startswith(bos):
+        return False
+    return bool(_backend(tokenizer).encode("").ids[:1] == [tokenizer.bos_token_id])
+
+
+def _num_extra_bos(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many of the first tokens are BOS, but for the last of them."""
+    bos, extra = tokenizer.bos_token_id, 0
+    while ids[extra] == bos and extra + 1 < len(ids) and ids[extra + 1] == bos:
+        extra += 1
+    return extra
 
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -1,19 +1,21 @@
-"""Reads the rows of files, whole or stretch by stretch, and says what is wrong with a row."""
+"""Reads the rows of data files one after the other, and says what is wrong with a row."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from lvf.data.conversations import with_pair
+from lvf.data.conversations import MESSAGES, with_pair
 from lvf.errors import UserError
 
 
-class Fault(NamedTuple):
+class BadRow(NamedTuple):
     """Why a row cannot be used."""
 
     kind: str
@@ -21,218 +23,235 @@ class Fault(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """Consecutive rows of a file, which can be read without reading what stands before them."""
-
-    path: Path
-    num_rows: int
-    first: int = 1
-    """Number of the first line (.jsonl, .txt) or row (.parquet), from 1."""
-    start: int = 0
-    end: int = 0
-    """Bytes from and up to which it reaches; rows in .parquet."""
-    whole_file: bool = False
-    """Whether the file is one document (a .txt file of a folder)."""
-
-
-RawRow = Mapping[str, Any] | Fault
+RawRow = bytes | Mapping[str, Any] | BadRow
+"""A line of JSON that `check_row` will parse, the columns of a row, or why there are none."""
 NumberedRow = tuple[int, RawRow]
+COMPRESSIONS = (".gz", ".zst")
+BETWEEN = re.compile(r"[\s,]*")
+"""What stands between the elements of a JSON list."""
 
 
-def cut(path: Path, whole_file: bool, most_rows: int) -> Iterator[Stretch]:
-    """Cut a file into stretches of at most `most_rows` rows, in order.
+def format_of(path: Path) -> str | None:
+    """The suffix in `FORMATS` that says how a file is read; None if it is no data file."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
+
+
+def read(path: Path, columns: Sequence[str], whole_text: bool) -> Iterator[tuple[str, RawRow]]:
+    """Yield the place (file and line; in Parquet file and row) of each row, and the row.
+
+    Blank lines are no rows.
+
+    Args:
+        path: a file in one of `FORMATS`, perhaps compressed.
+        columns: those that `check_row` will be asked for.
+        whole_text: whether a .txt file is one row; else blank lines separate its rows.
 
     Raises:
         UserError: the file cannot be read.
     """
+    suffix = format_of(path)
+    assert suffix is not None  # `local_files` saw to it
     try:
-        yield from FORMATS[path.suffix].cut(path, whole_file, most_rows)
-    except OSError as error:
+        if suffix == ".parquet":
+            rows = _read_parquet(path, columns)
+            yield from ((f"{path}:{number}", row) for number, row in rows)
+            return
+        with _open(path) as file:
+            if suffix == ".txt" and whole_text:
+                yield f"{path}:1", _text_row(file.read())
+                return
+            yield from ((f"{path}:{number}", row) for number, row in FORMATS[suffix](file))
+    except (OSError, ValueError) as error:  # those of pyarrow are ValueErrors
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def read(stretch: Stretch, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str] | Fault]]:
-    """Yield place and named columns, or the fault, of each row; blank lines are no rows.
+def check_row(row: RawRow, columns: Sequence[str]) -> dict[str, str] | BadRow:
+    """The named columns of a row, or what makes it unusable.
 
-    Raises:
-        UserError: the file cannot be read.
+    The columns' own values count. A row without a value in one of them, but with a conversation in
+    its column `messages`, has the conversation's `prompt` and `response` (`with_pair`).
     """
-    try:
-        for number, row in FORMATS[stretch.path.suffix].read(stretch, columns):
-            yield f"{stretch.path}:{number}", check_row(row, columns)
-    except OSError as error:
-        raise UserError(f"{stretch.path} cannot be read: {error}") from error
-
-
-def check_row(row: RawRow, columns: Sequence[str]) -> dict[str, str] | Fault:
-    """The named columns of a row, or what makes it unusable."""
-    if isinstance(row, Fault):
+    if isinstance(row, bytes):
+        row = _json_row(row)
+    if isinstance(row, BadRow):
         return row
-    try:
-        row = with_pair(row)
-    except (KeyError, TypeError):
-        return Fault("broken conversation", "a message lacks its role or content")
+    if any(row.get(column) is None for column in columns):
+        try:
+            row = with_pair(row)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            why = str(error) if isinstance(error, ValueError) else "a message lacks role or content"
+            return BadRow("broken conversation", why)
     for column in columns:
         if column not in row:
-            return Fault(
+            return BadRow(
                 "missing column",
-                f"no column {column}; there are {', '.join(row) or 'none'}. Set "
+                f"no column {column}; there are {', '.join(map(str, row)) or 'none'}. Set "
                 "data.text_column, or data.prompt_column and data.response_column",
             )
         value = row[column]
         if not isinstance(value, str):
-            return Fault("not text", f"column {column} is {type(value).__name__}, not a string")
+            return BadRow("not text", f"column {column} is {type(value).__name__}, not a string")
         if not value or value.isspace():
-            return Fault(f"empty {column}", f"column {column} is empty")
+            return BadRow(f"empty {column}", f"column {column} is empty")
         if not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
-                detail = f"column {column} holds half a surrogate pair, which is no text"
-                return Fault("not text", detail)
+                why = "bytes that are not UTF-8, or half a surrogate pair, which is no text"
+                return BadRow("not text", f"column {column} holds {why}")
     return {column: row[column] for column in columns}
 
 
-def _cut_jsonl(path: Path, _whole_file: bool, most_rows: int) -> Iterator[Stretch]:
-    start = end = num_rows = number = 0
-    first = 1
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            end += len(line)
-            num_rows += not line.isspace()
-            if num_rows == most_rows:
-                yield Stretch(path, num_rows, first, start, end)
-                start, first, num_rows = end, number + 1, 0
-    if num_rows:
-        yield Stretch(path, num_rows, first, start, end)
+def _open(path: Path) -> BinaryIO:
+    if path.suffix.lower() not in COMPRESSIONS:
+        return path.open("rb")
+    import pyarrow
+
+    compression = {".gz": "gzip", ".zst": "zstd"}[path.suffix.lower()]
+    stream = pyarrow.input_stream(str(path), compression=compression)
+    return cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
 
 
-def _cut_text(path: Path, whole_file: bool, most_rows: int) -> Iterator[Stretch]:
-    if whole_file:
-        yield Stretch(path, 1, whole_file=True)
-        return
-    start = end = num_rows = 0
-    first, within = 1, False
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            blank = line.isspace()
-            if not blank and not within:
-                if num_rows == most_rows:
-                    yield Stretch(path, num_rows, first, start, end)
-                    start, first, num_rows = end, number, 0
-                num_rows += 1
-            within = not blank
-            end += len(line)
-    if num_rows:
-        yield Stretch(path, num_rows, first, start, end)
-
-
-def _cut_parquet(path: Path, _whole_file: bool, most_rows: int) -> Iterator[Stretch]:
-    with _parquet_file(path) as file:
-        num_rows = file.metadata.num_rows
-    for start in range(0, num_rows, most_rows):
-        end = min(start + most_rows, num_rows)
-        yield Stretch(path, end - start, start + 1, start, end)
-
-
-def _lines(stretch: Stretch) -> Iterator[tuple[int, bytes]]:
-    with stretch.path.open("rb") as file:
-        place = file.seek(stretch.start)
-        for number, line in enumerate(file, start=stretch.first):
-            if place >= stretch.end:
-                return
-            place += len(line)
+def _read_jsonl(file: BinaryIO) -> Iterator[NumberedRow]:
+    for number, line in enumerate(file, start=1):
+        if not line.isspace():
             yield number, line
 
 
-def _read_jsonl(stretch: Stretch, _columns: Sequence[str]) -> Iterator[NumberedRow]:
-    for number, line in _lines(stretch):
-        if not line.isspace():
-            yield number, _json_row(line)
+def _read_json(file: BinaryIO) -> Iterator[NumberedRow]:
+    """A list of objects, or lines of JSON, which are often given this suffix."""
+    start = cast(io.BufferedReader, file).peek(64).removeprefix(b"\xef\xbb\xbf")
+    if not start.lstrip().startswith(b"["):
+        yield from _read_jsonl(file)
+        return
+    text = _decode(file.read())
+    if isinstance(text, BadRow):
+        yield 1, text
+        return
+    line, place, decoder = 1, text.index("[") + 1, json.JSONDecoder()
+    line += text.count("\n", 0, place)
+    while True:
+        gap = cast(re.Match[str], BETWEEN.match(text, place))
+        line += text.count("\n", place, gap.end())
+        start_of_row = gap.end()
+        if text.startswith("]", start_of_row):
+            return
+        try:
+            row, place = decoder.raw_decode(text, start_of_row)
+        except (ValueError, RecursionError) as error:
+            yield line, BadRow("broken JSON", f"broken JSON ({error}); what follows is not read")
+            return
+        yield line, _object(row)
+        line += text.count("\n", start_of_row, place)
 
 
-def _json_row(line: bytes) -> RawRow:
+def _json_row(line: bytes) -> Mapping[str, Any] | BadRow:
     text = _decode(line)
-    if isinstance(text, Fault):
+    if isinstance(text, BadRow):
         return text
     try:
-        row = json.loads(text)
+        return _object(json.loads(text))
     except json.JSONDecodeError as error:
         where = f"{error.msg}, column {error.colno}"
-        return Fault("broken JSON", f"broken JSON ({where}); each line must be one JSON object")
+        return BadRow("broken JSON", f"broken JSON ({where}); each line must be one JSON object")
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+        return BadRow("broken JSON", f"JSON that cannot be read: {error}")
+
+
+def _object(row: Any) -> Mapping[str, Any] | BadRow:
     if not isinstance(row, dict):
-        return Fault("no JSON object", f"{type(row).__name__}, not a JSON object")
+        return BadRow("no JSON object", f"{type(row).__name__}, not a JSON object")
     return row
 
 
-def _read_text(stretch: Stretch, _columns: Sequence[str]) -> Iterator[NumberedRow]:
-    if stretch.whole_file:
-        yield 1, _text_row(stretch.path.read_bytes())
-        return
+def _read_csv(file: BinaryIO) -> Iterator[NumberedRow]:
+    """The first line names the columns. Every value is text."""
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+    reader = csv.reader(text)
+    names = next(reader, [])
+    while True:
+        number = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, BadRow("broken CSV", str(error))
+            continue
+        if values and len(values) != len(names):
+            why = f"{len(values)} fields, not the {len(names)} of the first line"
+            yield number, BadRow("broken CSV", why)
+        elif values:
+            yield number, dict(zip(names, values, strict=True))
+
+
+def _read_text(file: BinaryIO) -> Iterator[NumberedRow]:
+    """The rows of a .txt file, separated by blank lines, with the numbers of their first lines."""
     paragraph: list[bytes] = []
     first = 0
-    for number, line in _lines(stretch):
-        if line.isspace():
-            if paragraph:
-                yield first, _text_row(b"".join(paragraph).rstrip(b"\r\n"))
-            paragraph = []
-        else:
+    for number, line in enumerate(file, start=1):
+        if not line.isspace():
             first = first if paragraph else number
             paragraph.append(line)
+        elif paragraph:
+            yield first, _text_row(b"".join(paragraph).rstrip(b"\r\n"))
+            paragraph = []
     if paragraph:
         yield first, _text_row(b"".join(paragraph).rstrip(b"\r\n"))
 
 
 def _text_row(raw: bytes) -> RawRow:
     text = _decode(raw.replace(b"\r\n", b"\n"))
-    return text if isinstance(text, Fault) else {"text": text}
+    return text if isinstance(text, BadRow) else {"text": text}
 
 
-def _read_parquet(stretch: Stretch, columns: Sequence[str]) -> Iterator[NumberedRow]:
-    with _parquet_file(stretch.path) as file:
-        # All columns where one is missing, so that the fault can name those there are.
-        wanted = list(columns) if set(columns) <= set(file.schema_arrow.names) else None
-        end = 0
-        for group in range(file.num_row_groups):
-            start, end = end, end + file.metadata.row_group(group).num_rows
-            if start < stretch.end and end > stretch.start:  # the others are not even decoded
-                at = start
-                for batch in file.iter_batches(1024, row_groups=[group], columns=wanted):
-                    for number, row in enumerate(batch.to_pylist(), start=at):
-                        if stretch.start <= number < stretch.end:
-                            yield number + 1, row
-                    at += len(batch)
-
-
-@contextmanager
-def _parquet_file(path: Path) -> Iterator[Any]:
+def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[NumberedRow]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        yield parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a whole Parquet file: {error}") from error
+    with file:
+        # All columns where one is missing, so that the message can name those there are.
+        names = set(file.schema_arrow.names)
+        wanted = [*columns, *({MESSAGES} & names)] if set(columns) <= names else None
+        number = 0
+        for batch in file.iter_batches(1024, columns=wanted):
+            for row in _batch_rows(batch):
+                number += 1
+                yield number, row
 
 
-def _decode(raw: bytes) -> str | Fault:
+def _batch_rows(batch: Any) -> Iterator[RawRow]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if len(batch) > 1:
+            for at in range(len(batch)):
+                yield from _batch_rows(batch.slice(at, 1))
+        else:
+            yield BadRow("not UTF-8", f"not UTF-8 (byte {error.start}: {error.reason})")
+
+
+def _decode(raw: bytes) -> str | BadRow:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        detail = f"not UTF-8 (byte {error.start}: {error.reason}); save the file as UTF-8"
-        return Fault("not UTF-8", detail)
+        why = f"not UTF-8 (byte {error.start}: {error.reason}); save the file as UTF-8"
+        return BadRow("not UTF-8", why)
 
 
-class Format(NamedTuple):
-    """How files of a suffix are cut and read."""
-
-    cut: Callable[[Path, bool, int], Iterator[Stretch]]
-    read: Callable[[Stretch, Sequence[str]], Iterator[NumberedRow]]
-
-
-FORMATS = {
-    ".jsonl": Format(_cut_jsonl, _read_jsonl),
-    ".parquet": Format(_cut_parquet, _read_parquet),
-    ".txt": Format(_cut_text, _read_text),
+FORMATS: dict[str, Callable[..., Iterator[NumberedRow]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".txt": _read_text,
+    ".parquet": _read_parquet,
 }
+"""How files of a suffix are read; all but Parquet may be compressed (`COMPRESSIONS`) as well."""

@@ -15,7 +15,7 @@ from lvf.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raise it whenever the same inputs would give other shards."""
 
 

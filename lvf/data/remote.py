@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
-from lvf.errors import UserError
+from lvf.errors import PreparationInterruptedError
 
 
 def remote_of(shards: str) -> str | None:
@@ -24,7 +24,7 @@ def upload(folder: Path, remote: str, names: Sequence[str]) -> None:
     """Copy files of a folder to the remote, one after the other in this order.
 
     Raises:
-        UserError: the remote refuses.
+        PreparationInterruptedError: the remote refuses.
     """
     from streaming.base.storage.upload import CloudUploader
 
@@ -38,7 +38,7 @@ def download(remote: str, folder: Path, names: Sequence[str]) -> bool:
     """Copy files of the remote into a folder in this order; False at the first that is missing.
 
     Raises:
-        UserError: the remote refuses.
+        PreparationInterruptedError: the remote refuses.
     """
     from streaming.base.storage.download import CloudDownloader
 
@@ -56,7 +56,7 @@ def _telling_trouble(remote: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each store's library has its own kinds
-        raise UserError(
+        raise PreparationInterruptedError(
             f"{remote} cannot be reached: {error}. Check its name in paths.shards, your rights and "
             "the credentials in the environment, as for mosaicml-streaming."
         ) from error

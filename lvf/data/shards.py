@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from lvf.config.schema import RunConfig, stable_hash
 from lvf.data.build import build, machine_of
 from lvf.data.part import OVERLAPS
-from lvf.data.pool import WorkerDiedError
 from lvf.data.recipe import check_fits, recipe_inputs
 from lvf.data.remote import download, remote_of, upload
-from lvf.errors import UserError
+from lvf.errors import PreparationInterruptedError, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -170,8 +169,8 @@ def _build_in_turn(
 ) -> None:
     """Build the shards aside under a lock, and give them their name when they are whole.
 
-    What is finished stays when the process dies or the disk is full, to be gone on from; bad
-    input leaves nothing.
+    Finished parts stay when the process dies, the network fails or the disk is full, so that the
+    same command goes on from there; bad input leaves nothing.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -193,10 +192,10 @@ def _build_in_turn(
                         upload(partial / "train", f"{place}/train", ["index.json"])
                         upload(partial, place, FILES)
                     partial.rename(folder)
-        except WorkerDiedError:
-            raise
-        except UserError:
-            shutil.rmtree(partial, ignore_errors=True)
+        except UserError as error:
+            kept = isinstance(error, PreparationInterruptedError)
+            if not (kept and any((partial / "train").glob("*"))):
+                shutil.rmtree(partial, ignore_errors=True)
             raise
 
 

@@ -14,9 +14,8 @@ import pytest
 from lvf.config.schema import RunConfig, SourceConfig
 from lvf.data import loader
 from lvf.data.loader import make_loader
-from lvf.data.pool import WorkerDiedError
 from lvf.data.shards import build, prepare, prepare_own_part
-from lvf.errors import UserError
+from lvf.errors import PreparationInterruptedError, UserError
 
 from .conftest import MakeRun, pair, read_rows
 
@@ -106,7 +105,7 @@ def start(cfg: RunConfig) -> Any:
 
 
 def finished_parts(cfg: RunConfig) -> int:
-    return len(list(Path(cfg.paths.shards).glob("*/train/0*/tally.json")))
+    return len(list(Path(cfg.paths.shards).glob("*/train/0*/stats.json")))
 
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["group", "leader"])
@@ -160,7 +159,7 @@ def test_a_killed_worker_is_told_and_its_part_made_at_the_next_start(make_run: M
         pool.make_part = deadly
         try:
             prepare(cfg)
-        except WorkerDiedError as error:
+        except PreparationInterruptedError as error:
             queue.put(str(error))
 
     queue: Any = FORK.SimpleQueue()
@@ -211,7 +210,7 @@ def test_a_hub_corpus_is_made_in_parallel_with_the_same_result(
     from lvf.data import sources
 
     def rows_and_texts(cfg: RunConfig) -> dict[str, bytes]:
-        return {name: data for name, data in contents(cfg).items() if "tally" not in name}
+        return {name: data for name, data in contents(cfg).items() if "stats" not in name}
 
     expected = rows_and_texts(settings(make_run, "local", prepare_processes=1))
     cfg = settings(make_run, "hub", prepare_processes=2)
@@ -275,3 +274,39 @@ def test_a_remote_that_cannot_be_written_is_refused_by_name(make_run: MakeRun) -
     Path(cfg.paths.shards.removeprefix("file://")).write_text("a file where a folder should be")
     with pytest.raises(UserError, match="remote.* cannot be reached.*paths.shards"):
         prepare(cfg)
+
+
+def test_a_fault_of_the_network_keeps_the_parts_that_are_prepared(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from lvf.data import sources
+
+    cfg = settings(make_run, "hub", prepare_processes=1)
+    lines = Path(cfg.data.train.path).read_text().splitlines(keepends=True)
+    expected = contents(settings(make_run, "local", prepare_processes=1))
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    (hub / "train-1.jsonl").write_text("".join(lines[:100]))
+    (hub / "train-2.jsonl").write_text('{"query": ')  # as a connection that ends too early
+    cfg.data.train = SourceConfig(path=str(hub))
+    # datasets reads a local folder through the same call as a corpus of the hub.
+    monkeypatch.setattr(sources, "local_files", lambda _source: None)
+    with pytest.raises(PreparationInterruptedError, match=r"hub.*the same command goes on"):
+        prepare(cfg)
+    kept = {path: path.stat().st_mtime_ns for path in Path(cfg.paths.shards).rglob("*.mds")}
+    assert len(kept) == 5
+    (hub / "train-2.jsonl").write_text("".join(lines[100:]))
+    assert {name: data for name, data in contents(cfg).items() if "stats" not in name} == {
+        name: data for name, data in expected.items() if "stats" not in name
+    }
+    made_before = {path.relative_to(path.parents[2]): time for path, time in kept.items()}
+    (folder,) = Path(cfg.paths.shards).glob("[!.]*")
+    for path, modified in made_before.items():
+        assert (folder / path).stat().st_mtime_ns == modified
+
+
+def test_bad_input_leaves_nothing(make_run: MakeRun) -> None:
+    cfg = make_run([{"query": "x"}])
+    with pytest.raises(UserError, match="no column response"):
+        prepare(cfg)
+    assert not [path for path in Path(cfg.paths.shards).iterdir() if path.is_dir()]

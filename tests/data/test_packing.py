@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from lvf.data.corpus_stats import ALL_PROMPT, TOO_LONG, CorpusStats, percentile
 from lvf.data.held_out import take_held_out
 from lvf.data.packing import Example, Row, chunk_stream, fit, pack_by_ratio, pack_examples
 from lvf.data.sources import PART_ROWS
-from lvf.data.tally import ALL_PROMPT, TOO_LONG, Tally, percentile
 
 SEQ_LEN = 32
 
@@ -65,18 +65,18 @@ def test_packing_holds_only_a_bounded_number_of_rows_back() -> None:
 
 
 def test_what_exceeds_a_row_is_cut_and_counted_with_its_place() -> None:
-    tally = Tally()
-    fitting = fit((np.arange(1, 41), np.arange(40) >= 10), SEQ_LEN, "file:3", tally)
+    stats = CorpusStats()
+    fitting = fit((np.arange(1, 41), np.arange(40) >= 10), SEQ_LEN, "file:3", stats)
     assert fitting and fitting[0].tolist() == list(range(1, SEQ_LEN + 1))
-    assert (tally.documents, tally.found[TOO_LONG]) == (1, 1)
-    assert (tally.truncated_tokens, tally.lengths) == (40 - SEQ_LEN, {40: 1})
-    assert tally.places[TOO_LONG] == ["file:3: 40 tokens"]
+    assert (stats.documents, stats.found[TOO_LONG]) == (1, 1)
+    assert (stats.truncated_tokens, stats.lengths) == (40 - SEQ_LEN, {40: 1})
+    assert stats.places[TOO_LONG] == ["file:3: 40 tokens"]
 
 
 def test_an_example_whose_response_does_not_fit_at_all_is_left_out_and_counted() -> None:
-    tally = Tally()
-    assert fit((np.arange(1, 41), np.arange(40) >= SEQ_LEN), SEQ_LEN, "file:3", tally) is None
-    assert (tally.documents, tally.found[ALL_PROMPT], tally.dropped_tokens) == (0, 1, 40)
+    stats = CorpusStats()
+    assert fit((np.arange(1, 41), np.arange(40) >= SEQ_LEN), SEQ_LEN, "file:3", stats) is None
+    assert (stats.documents, stats.found[ALL_PROMPT], stats.dropped_tokens) == (0, 1, 40)
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 3])

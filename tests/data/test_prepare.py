@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from lvf.config.compose import compose
-from lvf.data.tally import OVERLAP
+from lvf.data.corpus_stats import OVERLAP
+from lvf.data.report import left_out
+from lvf.data.shards import prepare
 from lvf.prepare import run
 
 from .conftest import MakeRun, pair
@@ -58,9 +60,40 @@ def test_the_report_of_one_machine_of_several_says_what_is_still_to_come(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["math_ift", "code_ift", "math_cpt", "code_cpt"])
 def test_every_embedded_experiment_prepares_without_loss(tmp_path: Path, name: str) -> None:
-    from lvf.data.shards import prepare
 
     cfg = compose(f"+experiment={name}", f"paths.shards={tmp_path}")
     stats = prepare(cfg).stats
     assert set(stats["found"]) <= {OVERLAP}  # nothing cut, nothing left out
     assert stats["padding_share"] < 0.2
+
+
+def test_the_report_counts_documents_that_begin_with_bos(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [one | {"query": f"<s>{one['query']}"} for one in map(pair, range(5))]
+    cfg = make_run([*rows, *map(pair, range(5, 50))])
+    cfg.data.template = "plain"
+    run(cfg)
+    assert "5 documents begin with BOS already" in capsys.readouterr().out
+
+
+def test_the_report_names_files_of_a_folder_that_are_not_read(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = make_run()
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    Path(cfg.data.train.path).rename(folder / "a.jsonl")
+    (folder / "LICENSE.txt").write_text("All of this may be copied.")
+    cfg.data.train.path = str(folder)
+    run(cfg)
+    report = capsys.readouterr().out
+    assert "200 to train on" in report and "not read   1 files of the folder: LICENSE.txt" in report
+
+
+def test_lines_for_the_training_say_what_was_left_out(make_run: MakeRun) -> None:
+    clean = prepare(make_run())
+    assert left_out(clean) == []
+    rows = [pair(n) | ({"response": n} if n % 2 else {}) for n in range(300)]
+    (line,) = left_out(prepare(make_run(rows)))
+    assert line.startswith("left out   150 rows, not text:\n") and "train.jsonl:2: column" in line

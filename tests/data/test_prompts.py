@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from lvf.config.schema import DataConfig
-from lvf.data.prompts import TEMPLATES, encode_examples, encode_texts, example_text
+from lvf.data.prompts import (
+    TEMPLATES,
+    encode_examples,
+    encode_texts,
+    example_text,
+    has_own_bos,
+)
 from lvf.errors import UserError
 
 from .conftest import pair
@@ -99,3 +105,14 @@ def test_running_text_is_encoded_with_one_eos_even_if_the_tokenizer_adds_it(toke
         assert one.decode(ids) == "<s>7 dogs</s>"
         pair_ids, in_loss = encode_example(one, "7", " dogs", 1)
         assert pair_ids.tolist() == ids.tolist() and bool(in_loss[-1])
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_one(tokenizer: Any) -> None:
+    (plain,) = encode_texts(tokenizer, ["7 dogs"], 1)
+    for text in ("<s>7 dogs", "<s><s>7 dogs"):
+        (own,) = encode_texts(tokenizer, [text], 1)
+        assert own.tolist() == plain.tolist()
+    expected, expected_mask = encode_example(tokenizer, "7 dogs", " buy", 1)
+    ids, mask = encode_example(tokenizer, "<s>7 dogs", " buy", 1)
+    assert ids.tolist() == expected.tolist() and mask.tolist() == expected_mask.tolist()
+    assert has_own_bos(tokenizer, "<s>7 dogs") and not has_own_bos(tokenizer, "7 <s> dogs")

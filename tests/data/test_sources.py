@@ -9,7 +9,8 @@ import pytest
 
 from lvf.config.schema import SourceConfig
 from lvf.data import sources
-from lvf.data.sources import cut_corpus, part_rows, read_documents, source_fingerprint
+from lvf.data.corpus_stats import CorpusStats
+from lvf.data.sources import Part, cut_corpus, read_documents, source_fingerprint, usable_rows
 from lvf.errors import UserError
 
 from .conftest import write_jsonl
@@ -20,6 +21,10 @@ ROWS = [{"text": f"text {number} ü", "id": number} for number in range(5)]
 def texts(path: Path | str, columns: tuple[str, ...] = ("text",), **kwargs: Any) -> list[str]:
     documents = read_documents(SourceConfig(path=str(path)), columns, **kwargs)
     return [" ".join(document.values()) for document in documents]
+
+
+def rows_of(part: Part) -> list[tuple[str, dict[str, str]]]:
+    return list(usable_rows(part, ["text"], CorpusStats()))
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]] = ROWS, **kwargs: Any) -> Path:
@@ -155,17 +160,17 @@ def test_a_corpus_cut_into_parts_gives_the_rows_of_the_whole(
         for row in rows:
             (path / f"{row['id']:02}.txt").write_text(str(row["text"]), encoding="utf-8")
     source = SourceConfig(path=str(path))
-    (whole,) = cut_corpus(source)
+    (whole,) = cut_corpus(source, ["text"])
     for size in (1, 7, 50, 51):
         monkeypatch.setattr(sources, "PART_ROWS", size)
-        parts = list(cut_corpus(source))
+        parts = list(cut_corpus(source, ["text"]))
         assert [part.number for part in parts] == list(range(-(-50 // size)))
-        assert {part.num_rows for part in parts[:-1]} <= {size}
+        assert {len(part.rows) for part in parts[:-1]} <= {size}
         # In any order, and places included.
-        found = {part.number: list(part_rows(part, ["text"])) for part in reversed(parts)}
+        found = {part.number: rows_of(part) for part in reversed(parts)}
         joined = [row for number in sorted(found) for row in found[number]]
-        assert joined == list(part_rows(whole, ["text"])) and len(joined) == 50
-        assert sum(part.num_rows for part in cut_corpus(source, 20)) == 20
+        assert joined == rows_of(whole) and len(joined) == 50
+        assert sum(len(part.rows) for part in cut_corpus(source, ["text"], 20)) == 20
         assert len(texts(path, max_documents=20)) == 20
 
 
@@ -176,9 +181,9 @@ def test_a_missing_path_is_refused_with_what_is_allowed(tmp_path: Path, name: st
 
 
 def test_a_file_of_another_kind_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text\nx\n")
-    with pytest.raises(UserError, match=r"a.csv is not one of .jsonl"):
-        texts(tmp_path / "a.csv")
+    (tmp_path / "a.xlsx").write_text("text\nx\n")
+    with pytest.raises(UserError, match=r"a.xlsx is not one of .jsonl"):
+        texts(tmp_path / "a.xlsx")
     with pytest.raises(UserError, match=r"holds no .jsonl"):
         texts(tmp_path)
 
@@ -216,11 +221,12 @@ def test_a_hub_corpus_is_cut_into_the_same_rows(
     write_jsonl(tmp_path / "train.jsonl", [*ROWS, {"text": "", "id": 5}])
     monkeypatch.setattr(sources, "local_files", lambda _source: None)
     monkeypatch.setattr(sources, "PART_ROWS", 4)
-    first, second = cut_corpus(SourceConfig(path=str(tmp_path)))
-    assert [row for _, row in part_rows(first, ["text"])] == [{"text": x["text"]} for x in ROWS[:4]]
-    (_, last), (place, empty) = part_rows(second, ["text"])
+    first, second = cut_corpus(SourceConfig(path=str(tmp_path)), ["text"])
+    assert [row for _, row in rows_of(first)] == [{"text": x["text"]} for x in ROWS[:4]]
+    stats = CorpusStats()
+    ((_, last),) = usable_rows(second, ["text"], stats)
     assert last == {"text": ROWS[4]["text"]}
-    assert place == f"{tmp_path} row 6" and empty == ("empty text", "column text is empty")
+    assert stats.places == {"empty text": [f"{tmp_path} row 6: column text is empty"]}
 
 
 def test_an_unreachable_hub_corpus_is_refused_with_the_remedy(

@@ -15,7 +15,7 @@ PERCENTILES = (0, 5, 25, 50, 75, 90, 95, 99, 100)
 
 
 @dataclass
-class Tally:
+class CorpusStats:
     """What became of the documents of a part, or of all parts together."""
 
     num_rows: int = 0
@@ -40,8 +40,8 @@ class Tally:
         if len(shown) < SHOWN_PLACES:
             shown.append(place)
 
-    def add(self, later: Tally) -> None:
-        """Add the tally of documents that stand later in the corpus."""
+    def add(self, later: CorpusStats) -> None:
+        """Add the counts of documents that stand later in the corpus."""
         for one in fields(self):
             mine, theirs = getattr(self, one.name), getattr(later, one.name)
             if isinstance(mine, int):
@@ -74,7 +74,7 @@ class Tally:
         return dict(vars(self))
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> Tally:
+    def from_json(cls, tree: dict[str, Any]) -> CorpusStats:
         """Inverse of `to_json`, whose integer keys JSON has made strings."""
         lengths = Counter({int(length): count for length, count in tree["lengths"].items()})
         return cls(**tree | {"lengths": lengths, "found": Counter(tree["found"])})
@@ -84,52 +84,53 @@ TOO_LONG = "longer than a row"
 ALL_PROMPT = "prompt fills a row"
 COPY_OF_HELD_OUT = "held out, or a copy of that"
 OVERLAP = "overlaps an evaluation item"
-READABLE = (TOO_LONG, ALL_PROMPT, COPY_OF_HELD_OUT, OVERLAP)
+OWN_BOS = "begin with BOS already"
+READABLE = (TOO_LONG, ALL_PROMPT, COPY_OF_HELD_OUT, OVERLAP, OWN_BOS)
 """Findings on readable documents; every other kind is a row that cannot be used."""
 
 
-def refuse_unusable(tally: Tally, path: str, strict: bool) -> None:
+def refuse_unusable(stats: CorpusStats, path: str, strict: bool) -> None:
     """Refuse a corpus for its bad rows.
 
     Raises:
         UserError: not one row is usable; with `strict`, also if one is not or loses tokens.
     """
-    bad = unusable(tally)
-    if not tally.found and not tally.documents:
+    bad = unusable(stats)
+    if not stats.found and not stats.documents:
         raise UserError(f"{path} is empty: it holds no document")
     if strict:
         losing = (TOO_LONG, ALL_PROMPT)
-        bad.update({kind: tally.found[kind] for kind in losing if kind in tally.found})
-    elif tally.documents or bad.total() < tally.found.total():
+        bad.update({kind: stats.found[kind] for kind in losing if kind in stats.found})
+    elif stats.documents or bad.total() < stats.found.total():
         return
     if bad:
-        first = next(kind for kind in tally.found if kind in bad)
+        first = next(kind for kind in stats.found if kind in bad)
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in bad.items())
         raise UserError(
-            f"{tally.places[first][0]}; so far {bad.total():,} of {num_seen(tally):,} rows are "
+            f"{stats.places[first][0]}; so far {bad.total():,} of {num_seen(stats):,} rows are "
             f"bad: {kinds}. Mend or remove them"
             + (", or set data.strict=false." if strict else ".")
         )
 
 
-def num_seen(tally: Tally) -> int:
+def num_seen(stats: CorpusStats) -> int:
     """Rows looked at, whatever became of them."""
-    in_documents = tally.found[TOO_LONG], tally.found[OVERLAP]
-    return tally.documents + tally.found.total() - sum(in_documents)
+    in_documents = (stats.found[kind] for kind in (TOO_LONG, OVERLAP, OWN_BOS))
+    return stats.documents + stats.found.total() - sum(in_documents)
 
 
-def unusable(tally: Tally) -> Counter[str]:
+def unusable(stats: CorpusStats) -> Counter[str]:
     """The kinds of rows that cannot be used, with their numbers."""
-    return Counter({kind: n for kind, n in tally.found.items() if kind not in READABLE})
+    return Counter({kind: n for kind, n in stats.found.items() if kind not in READABLE})
 
 
-def describe(tally: Tally, kinds: Iterable[str]) -> list[str]:
+def describe(stats: CorpusStats, kinds: Iterable[str]) -> list[str]:
     """A line for each kind of finding, with its number, and one for each place that is known."""
     lines = []
     for kind in kinds:
-        places = tally.places[kind]
-        more = ["..."] if tally.found[kind] > len(places) else []
-        lines += [f"{tally.found[kind]:,} {kind}:", *(f"    {one}" for one in [*places, *more])]
+        places = stats.places[kind]
+        more = ["..."] if stats.found[kind] > len(places) else []
+        lines += [f"{stats.found[kind]:,} {kind}:", *(f"    {one}" for one in [*places, *more])]
     return lines
 
 

@@ -1,0 +1,29 @@
+"""Finds a file of the embedded world, which is written to a cache when first asked for."""
+
+import os
+from pathlib import Path
+
+from lvf.embedded.corpora import write_world
+from lvf.errors import UserError
+
+
+def embedded_file(stem: str) -> Path:
+    """A .jsonl file of the world by its path without suffix, such as `train/math_ift`.
+
+    Raises:
+        UserError: there is no such file, or no room for the files.
+    """
+    cache = Path(os.environ.get("LVF_CACHE", "~/.cache/lvf")).expanduser()
+    try:
+        world = write_world(cache / "world")
+    except OSError as error:
+        raise UserError(
+            f"the embedded world cannot be written to {cache}: {error}. Set the environment "
+            "variable LVF_CACHE to a folder with room."
+        ) from error
+    path = world / f"{stem}.jsonl"
+    if not path.is_file():
+        files = sorted(world.rglob("*.jsonl"))
+        known = [str(file.relative_to(world).with_suffix("")) for file in files]
+        raise UserError(f"embedded:{stem} is not one of {', '.join(known)}")
+    return path
