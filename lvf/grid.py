@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from lvf.config.compose import exit_on_user_error, to_schema
@@ -95,8 +94,6 @@ def main(composed: DictConfig) -> None:
     with exit_on_user_error():
         run(to_schema(composed, GridConfig))
 
-
-ConfigStore.instance().store(name="grid_schema", node=GridConfig)
 
 if __name__ == "__main__":
     sys.argv[1:2] = [WORDS.get(word, word) for word in sys.argv[1:2]]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from lvf.config.schema import ScaleConfig
@@ -68,3 +69,6 @@ class GridConfig:
     """Agree that HumanEval runs programs which the models wrote (`evals.execute_code`)."""
     overrides: list[str] = field(default_factory=list)
     """Further settings of every cell, such as ["paths.runs=/scratch/runs"]."""
+
+
+ConfigStore.instance().store(name="grid_schema", node=GridConfig)
