@@ -56,9 +56,13 @@ TODAY = {
     "data=embedded/code_cpt": "data=embedded_code_cpt",
 }
 
+ADDED = {"model": {"trust_remote_code": False}}
+"""Settings that 95b6887 did not have, with the value that changes nothing."""
+
 
 def before(places: dict[str, int]) -> dict[str, Any]:
-    return {key: BEFORE["values"][key][place] for key, place in places.items()}
+    run = {key: BEFORE["values"][key][place] for key, place in places.items()}
+    return run | {key: run[key] | new for key, new in ADDED.items()}
 
 
 def resolved(cfg: RunConfig) -> dict[str, Any]:
