@@ -161,12 +161,12 @@ def models() -> str:
 def datasets() -> str:
     """Every data set of conf/datasets.yaml with its size as published."""
     rows = []
-    for name, one in catalogue("datasets").items():
-        size = min(filter(None, (one.get("documents"), one.get("max_documents"))), default=None)
-        told = "" if size is None else f"{size:,}"
-        rows.append(
-            [f"`{name}`", f"`{one['train']['path']}`", told, entry_comment("datasets", name)]
-        )
+    for name, data in catalogue("datasets").items():
+        sizes = filter(None, (data.get("documents"), data.get("max_documents")))
+        documents = min(sizes, default=None)
+        size = "" if documents is None else f"{documents:,}"
+        path = data["train"]["path"]
+        rows.append([f"`{name}`", f"`{path}`", size, entry_comment("datasets", name)])
     return markdown(["data", "path", "documents", ""], rows)
 
 

@@ -1,5 +1,7 @@
 """Every file composes, every value has its type, impossible combinations are refused."""
 
+import re
+import shlex
 import subprocess
 import sys
 from itertools import product
@@ -58,6 +60,7 @@ def test_every_experiment_composes_with_every_scale(experiment: str, scale: str)
     assert on_one_gpu and full.training.precision == ("fp32" if scale == "embedded" else "amp_bf16")
 
 
+README = (CONF_DIR.parent / "README.md").read_text()
 DATA = "{name: mine, train: {path: /data/mine.txt}, text_column: text}"
 METHOD_TABLE = {
     # name: (rank, alpha, targets) on the paper's scale; PAPER facts, sections 1.1, 1.7 and 5
@@ -99,6 +102,33 @@ def test_every_method_composes_with_every_scale_under_a_name_of_its_own(scale: s
     assert sorted(METHOD_TABLE) == METHODS
 
 
+def readme_runs() -> list[str]:
+    """Settings of every `lvf.train` command in the README's blocks, as text."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if "lvf.train" in line]
+    settings = [words[words.index("lvf.train") + 1 :] for words in commands]
+    return [" ".join(word for word in words if word != "-m") for words in settings]
+
+
+@pytest.mark.parametrize("settings", readme_runs())
+def test_the_commands_of_the_readme_compose(settings: str) -> None:
+    axes = [
+        [f"{key}={value}" for value in values.split(",")]
+        for key, _, values in (word.partition("=") for word in settings.split())
+    ]
+    assert all(compose(*words) for words in product(*axes))
+
+
+@pytest.mark.parametrize("axis", ["+experiment", "method", "packing", "scale", "logger"])
+def test_every_choice_in_the_table_of_the_readme_composes(axis: str) -> None:
+    (row,) = re.findall(rf"^\| `{re.escape(axis)}=` \|(.*)\|$", README, re.MULTILINE)
+    choices = re.findall(r"`(\w+)`", row)
+    assert len(choices) > 1
+    for choice in choices:
+        compose(f"{axis}={choice}")
+
+
 def test_plain_lora_of_a_rank_is_the_named_method_of_that_rank() -> None:
     for rank in (16, 64, 256):
         plain = compose("scale=paper", "method=lora", f"method.rank={rank}")
@@ -111,7 +141,7 @@ def test_a_recipe_names_every_choice_of_its_run_in_one_file() -> None:
     assert {(path.parent.name, path.stem) for path in files} == set(product(SCALES, conditions))
     for path in files:
         recipe = yaml.safe_load(path.read_text())
-        chosen = [choice for one in recipe["defaults"] if one != "_self_" for choice in one]
+        chosen = [group for entry in recipe["defaults"] if entry != "_self_" for group in entry]
         assert chosen == ["/model", "/data", "/packing", "/optimizer", "/schedule", "/evals"]
         assert {"duration", "training"} <= recipe.keys()
 
