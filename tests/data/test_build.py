@@ -266,7 +266,7 @@ def test_a_third_machine_reads_from_the_remote_within_the_limit_of_its_cache(
 def batches(cfg: RunConfig) -> list[list[list[int]]]:
     """The rows of an epoch, batch by batch."""
     prepared = prepare(cfg)
-    return [batch["input_ids"].tolist() for batch in make_loader(prepared, cfg)]
+    return [batch["input_ids"].tolist() for batch in make_loader(prepared, cfg, "run")]
 
 
 def test_a_remote_that_cannot_be_written_is_refused_by_name(make_run: MakeRun) -> None:
@@ -284,7 +284,7 @@ def test_a_fault_of_the_network_keeps_the_parts_that_are_prepared(
     cfg = settings(make_run, "hub", prepare_processes=1)
     lines = Path(cfg.data.train.path).read_text().splitlines(keepends=True)
     expected = contents(settings(make_run, "local", prepare_processes=1))
-    hub = tmp_path / "hub"
+    hub = tmp_path / "corpus of the hub"
     hub.mkdir()
     (hub / "train-1.jsonl").write_text("".join(lines[:100]))
     (hub / "train-2.jsonl").write_text('{"query": ')  # as a connection that ends too early
