@@ -55,11 +55,6 @@ def timed(work: Callable[[], Any], times: int = 1) -> tuple[Any, float, float]:
     return result, min(seconds), min(cpu)
 
 
-def plain_gram(matrix: Tensor) -> Tensor:
-    """The obvious way: the whole Gram matrix, then torch's eigenvalues."""
-    return torch.linalg.eigvalsh(matrix @ matrix.T).clamp(min=0).sqrt().flip(0)
-
-
 def matrix(rows: int, columns: int, rank: int) -> None:
     """One matrix: seconds, the ratio to a float64 SVD, the largest error of what is reported."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,7 +65,6 @@ def matrix(rows: int, columns: int, rank: int) -> None:
     a = torch.randn(rank, columns, device=device)
     ways: dict[str, Callable[[], Tensor]] = {
         "torch.linalg.svdvals, float32": lambda: torch.linalg.svdvals(exact.float()).double(),
-        "plain Gram matrix, float64": lambda: plain_gram(exact),
         "lvf.analysis, from bf16 weights": lambda: singular_values(
             change.update_pieces, max(rows, columns)
         ),

@@ -99,7 +99,7 @@ def _compare(settings: argparse.Namespace, folder: Path) -> None:
             f"paths.runs={folder}/runs{round_}", "logger=none", *overrides,
         )  # fmt: skip
         prepared = prepare(cfg)
-        batches = list(itertools.islice(make_loader(prepared, cfg), settings.steps))
+        batches = list(itertools.islice(make_loader(prepared, cfg, "run"), settings.steps))
         tokens = statistics.mean(int(batch["num_tokens"].sum()) for batch in batches)
         for name, steps in _contend(cfg, prepared, batches, folder, peers, settings):
             speed = tokens / statistics.median(steps[settings.warmup :])

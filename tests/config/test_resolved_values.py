@@ -96,4 +96,5 @@ def test_every_sweep_has_the_runs_of_before(sweep: str, scale: str) -> None:
         return sorted(json.dumps(run, sort_keys=True) for run in runs)
 
     now = [resolved(cell.cfg) for cell in runs_of(grid(sweep, scale).sweep, [f"scale={scale}"])]
-    assert in_order(now) == in_order([before(run["run"]) for run in BEFORE["sweeps"][f"{sweep} {scale}"]])
+    runs = BEFORE["sweeps"][f"{sweep} {scale}"]
+    assert in_order(now) == in_order([before(run["run"]) for run in runs])

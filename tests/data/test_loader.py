@@ -144,7 +144,7 @@ def test_a_loader_resumes_within_an_epoch(run: RunConfig) -> None:
 
 
 def open_and_read(prepared: Prepared, cfg: RunConfig, both_open: Any, queue: Any) -> None:
-    loader = make_loader(prepared, cfg)
+    loader = make_loader(prepared, cfg, "run")
     both_open.wait()
     queue.put(epoch(loader) + epoch(loader))
 
@@ -203,7 +203,7 @@ import json, os, pickle, sys
 from pathlib import Path
 cfg, prepared = pickle.loads(Path(sys.argv[1]).read_bytes())
 from lvf.data.loader import make_loader
-loader = make_loader(prepared, cfg)
+loader = make_loader(prepared, cfg, "run")
 print(json.dumps({"prefix": loader.dataset._shm_prefix_int}), flush=True)
 for line in sys.stdin if len(sys.argv) < 3 else [""]:
     batches = [batch["input_ids"].tolist() for batch in loader]
@@ -280,7 +280,7 @@ def test_the_global_batches_do_not_depend_on_the_number_of_ranks(
     run: RunConfig, tmp_path: Path
 ) -> None:
     run.training.global_batch_size = 4
-    whole = epoch(make_loader(prepare(run), run))
+    whole = epoch(make_loader(prepare(run), run, "run"))
     arguments = [*write_script(run, tmp_path), str(tmp_path)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*torchrun, *arguments], check=True)
