@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lvf.analysis.changes import pieces
 from lvf.analysis.eigen import eigenvectors, gram
@@ -52,7 +52,7 @@ def largest_cosines(change: Change, base: Decomposition, tuned: Decomposition) -
         cosines = vectors.T @ tuned.vectors
     else:
         aligned = zip(pieces(change.base), change.tuned_pieces(), strict=True)
-        crossed = sum(b @ (t.T @ tuned.vectors) for b, t in aligned)
+        crossed: Any = sum(b @ (t.T @ tuned.vectors) for b, t in aligned)
         sigma = tuned.sigma[: tuned.vectors.shape[1]]
         cosines = vectors.T @ crossed / (base.sigma[own, None] * sigma)
     return cosines.abs().amax(0)

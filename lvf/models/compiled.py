@@ -18,7 +18,7 @@ from transformers.integrations.flash_attention import flash_attention_forward
 from lvf.models.layers import decoder_layers
 from lvf.models.packed import NAME, attend
 
-OPTIONS: dict[str, str | int | bool] = {"fallback_random": True}
+OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Of inductor, which else draws dropout's masks by a generator of its own."""
 OUTSIDE = {NAME: attend, "flash_attention_2": flash_attention_forward}
 """Attention of `lvf.models.packed`, by the name under which transformers knows it."""

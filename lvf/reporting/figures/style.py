@@ -126,8 +126,8 @@ def finish(
         figure.legend(handles=handles, loc="outside right center")
     lines = [f"No records for {'; '.join(missing)}."] if missing else []
     if left_out is not None and len(left_out):
-        names = {f"{row.label} ({duration_text(row.duration, True)} {row.duration_unit})"
-                 for row in left_out.itertuples()}  # fmt: skip
+        names = {f"{row['label']} ({duration_text(row['duration'], True)} {row['duration_unit']})"
+                 for row in left_out.to_dict("records")}  # fmt: skip
         lines.append(
             f"Left out, because the chosen learning rate has no score: {', '.join(sorted(names))}."
         )

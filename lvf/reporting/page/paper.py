@@ -29,7 +29,7 @@ def paper_tables(report: Report, provenance: Provenance) -> list[dict[str, Any]]
             rows = [_cells(spec, row, report, provenance) for row in table.to_dict("records")]
         else:
             (texts,) = printed.blocks.values()
-            headings = list(texts)
+            headings = list(map(str, texts.columns))
             rows = [[{"text": text} for text in line] for line in texts.to_numpy().tolist()]
         tables.append(
             {"number": printed.number, "title": printed.title, "headings": headings, "rows": rows}

@@ -46,7 +46,9 @@ def summary(group: pd.DataFrame, title: str, parts: bool) -> RenderableType:
     axes = _axes(rows, group)
     table = Table(title=title, title_justify="left")
     for heading in axes:
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "method" else "right")
+        table.add_column(
+            str(heading), no_wrap=True, justify="left" if heading == "method" else "right"
+        )
     for name in shown:
         table.add_column(_heading(name, group), justify="right", no_wrap=True)
     last = rows.label != rows.label.shift(-1)

@@ -35,5 +35,7 @@ def p_text(p: float | None) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """A Markdown table of the texts in a frame. pandas' own writer pads all cells of a column."""
-    rows = [list(table), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    rows: list[list[str]] = [
+        list(map(str, table.columns)), ["---"] * len(table.columns), *table.to_numpy().tolist()
+    ]  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
