@@ -1,1 +1,1 @@
-"""The road from a source corpus to batches."""
+"""From a source corpus to batches."""

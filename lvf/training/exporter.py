@@ -14,6 +14,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from lvf.config.schema import IGNORED_LABEL
 from lvf.models.pissa import to_plain_lora
 from lvf.runs.run_folder import RunFolder, is_rank_zero, write_json
 from lvf.training.divergence import DivergedError
@@ -78,7 +79,9 @@ class Exporter(Callback):
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Count, and export if this batch is one of those asked for."""
-        loss_tokens = (state.batch["labels"][:, 1:] != -100).sum()
+        # Composer leaves `state.batch` on the CPU, where NCCL reduces nothing.
+        loss_tokens = (state.batch["labels"][:, 1:] != IGNORED_LABEL).sum()
+        loss_tokens = state.device.tensor_to_device(loss_tokens)
         dist.all_reduce(loss_tokens, reduce_operation="SUM")
         self.loss_tokens += int(loss_tokens)
         self.seconds += time.perf_counter() - self._batch_started

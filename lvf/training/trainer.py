@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import hydra.utils
 from omegaconf import OmegaConf
 
-from lvf.config.schema import RunConfig
+from lvf.config.schema import IGNORED_LABEL, RunConfig
 from lvf.data.loader import make_loader, total_batches
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
@@ -312,7 +312,7 @@ def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:
     from composer.core import DataSpec
 
     def count_tokens(batch: dict[str, Any]) -> dict[str, int]:
-        predicted = int((batch["labels"][:, 1:] != -100).sum())
+        predicted = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
         return {"total": int(batch["num_tokens"].sum()), "loss_generating": predicted}
 
     loader = make_loader(prepared, cfg, run_id(cfg))
