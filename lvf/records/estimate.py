@@ -33,14 +33,6 @@ class Estimate:
             return 0.5 if self.value == 0 else float(self.value < 0)
         return float(stdtr(min(self.dof, 1e9), -self.value / self.stderr))
 
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the 95 % interval lies on one side of zero, else 0."""
-        interval = self.interval()
-        if interval is None:
-            return 0
-        return int(interval[0] > 0) - int(interval[1] < 0)
-
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
     """Mean of `ours - theirs`, each (num_items,), with the standard error of paired items.

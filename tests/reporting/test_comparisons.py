@@ -7,15 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lvf.records.estimate import Estimate
 from lvf.records.store import load, load_paper
 from lvf.reporting.claims.judge import judge
 from lvf.reporting.claims.table import sentences
 from lvf.reporting.select.selection import selected
 from lvf.reporting.select.settings import groups
+from lvf.reporting.stats.contrast import combined, contrast, evenly
 from lvf.reporting.stats.matched import (
     Matched,
     Undecided,
-    difference,
     frontier,
     gap_at_equal_learning,
     matched_learning,
@@ -28,6 +29,12 @@ def sides(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Full finetuning and LoRA."""
     found = selected(load(folder))
     return found[found.method == "full"], found[found.method == "lora"]
+
+
+def difference(first: pd.DataFrame, second: pd.DataFrame, measure: str) -> Estimate | None:
+    """Mean of the first method's seeds minus the second's."""
+    weights = combined((1, evenly(first)), (-1, evenly(second)))
+    return contrast(pd.concat([first, second]), measure, weights)
 
 
 def test_the_frontier_holds_the_points_that_no_other_beats() -> None:

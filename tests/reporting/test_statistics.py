@@ -56,12 +56,6 @@ def test_intervals_are_those_of_students_table() -> None:
     assert low == pytest.approx(-1.959964, rel=1e-5)
 
 
-def test_a_sign_is_given_only_where_the_interval_leaves_out_zero() -> None:
-    assert Estimate(1.0, 0.5).sign == 1 and Estimate(-1.0, 0.5).sign == -1
-    assert Estimate(1.0, 0.5, dof=2).sign == 0  # t = 4.30
-    assert Estimate(1.0).sign == 0
-
-
 def test_holm_rejects_as_the_step_down_procedure_by_hand() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):

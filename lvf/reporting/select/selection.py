@@ -58,10 +58,6 @@ class Selection:
     - `is_drawn`: the same, and all models of variants that have no chosen rate."""
     left_out: tuple[LeftOut, ...] = ()
 
-    def chosen(self) -> pd.DataFrame:
-        """Only models at their variant's chosen learning rate, and the base models."""
-        return self.models[self.models.is_chosen]
-
 
 def selected(scores: pd.DataFrame) -> pd.DataFrame:
     """The marked models of scores as of `lvf.records.store.load`."""

@@ -1,4 +1,4 @@
-"""Two methods compared: at their chosen rates, and at equal learning along their frontiers."""
+"""Two methods compared at equal learning along their frontiers."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,6 @@ import pandas as pd
 
 from lvf.records.estimate import Estimate
 from lvf.reporting.stats.bootstrap import resampled_settings, setting_means
-from lvf.reporting.stats.contrast import combined, contrast, evenly
 
 MORE_IS_BETTER = {"target": 1, "retention": 1, "nll_target": -1, "nll_source": -1}
 NUM_LEVELS = 21
@@ -37,21 +36,6 @@ class Undecided:
     """Why the data cannot answer."""
 
     reason: str
-
-
-def difference(first: pd.DataFrame, second: pd.DataFrame, measure: str) -> Estimate | None:
-    """Mean of the first method's seeds minus the second's, paired by item; see `contrast`.
-
-    Args:
-        first: rows of `models` that differ in their seed alone.
-        second: likewise, of the other method.
-        measure: one of `lvf.records.checkpoints.measures`.
-
-    Returns:
-        None where a model lacks the measure.
-    """
-    weights = combined((1, evenly(first)), (-1, evenly(second)))
-    return contrast(pd.concat([first, second]), measure, weights)
 
 
 def frontier(learning: np.ndarray, retention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
