@@ -152,11 +152,13 @@ class SlotCache(Cache):
         key_states: torch.Tensor,
         value_states: torch.Tensor,
         layer_idx: int,
-        cache_kwargs: dict[str, Any] | None = None,
+        *_more: Any,
+        **_further: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take in a layer's keys and values of one token a row, and return those of all columns.
 
-        Both come as [num_rows, num_kv_heads, 1, head_dim] and go with `width` columns.
+        Both come as [num_rows, num_kv_heads, 1, head_dim] and go with `width` columns. What else
+        transformers hands over differs by version and is for caches of other kinds.
         """
         rows, columns = self._columns
         keys, values = self.keys[layer_idx], self.values[layer_idx]
