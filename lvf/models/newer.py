@@ -58,8 +58,10 @@ def fields_of_4(saved: dict[str, Any], path: str) -> dict[str, Any]:
     rope = rope or {}
     kind = rope.get("rope_type", "default")
     of_4 = transformers.AutoConfig.for_model(saved["model_type"]).to_dict()
-    names = {"rope_theta", "rope_type"} | SCALING_FIELDS.get(str(kind), set())
-    if rope.keys() - {"rope_type"} != names - {"rope_type"} or "rope_theta" not in of_4:
+    same = kind in SCALING_FIELDS and (
+        rope.keys() - {"rope_type"} == {"rope_theta"} | SCALING_FIELDS[kind]
+    )
+    if not same or "rope_theta" not in of_4:
         raise UserError(
             f"{path} was saved by transformers {saved.get('transformers_version', '5')}, and its "
             f"rope_parameters={rope} mean nothing to transformers {transformers.__version__}, "

@@ -84,11 +84,12 @@ def test_files_of_both_versions_give_the_same_logits(tmp_path: Path) -> None:
     "rope",
     [
         {"rope_parameters": {"rope_theta": THETA, "rope_type": "yarn", "factor": 4.0}},
+        {"rope_parameters": {"rope_theta": THETA, "rope_type": "proportional"}},
         {"rope_parameters": {"rope_theta": THETA, "partial_rotary_factor": 0.5}},
         {"rope_parameters": {"full_attention": {"rope_theta": THETA, "rope_type": "default"}}},
         {"text_config": {"rope_parameters": {"rope_theta": THETA, "rope_type": "default"}}},
     ],
-    ids=["other scaling", "other field", "by kind of layer", "inner model"],
+    ids=["other scaling", "unknown type", "other field", "by kind of layer", "inner model"],
 )
 def test_positions_that_transformers_4_cannot_compute_are_refused(
     rope: dict[str, Any], tmp_path: Path
