@@ -1,5 +1,6 @@
 """What types alone cannot check of a run, found out before any work starts."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -98,12 +99,29 @@ def require_consent(cfg: RunConfig, setting: str = "evals.execute_code=true") ->
         )
 
 
+COMPILED_RIGHTLY = ((2, 7), (2, 15))
+"""Releases of torch on which tests/models/test_compiled.py passes."""
+
+
+def _torch_version() -> tuple[int, int]:
+    """Major and minor number of the installed torch, which is not imported for it."""
+    major, minor = importlib.metadata.version("torch").split(".")[:2]
+    return int(major), int(minor)
+
+
 def require_compiler(cfg: RunConfig) -> None:
-    """Refuse to start what torch.compile makes kernels for where it finds no C++ compiler.
+    """Refuse `runtime.compile` where its gradients are not known to be right, or nothing compiles.
 
     Raises:
-        UserError: `runtime.compile` is set, and there is none.
+        UserError: `runtime.compile` is set, and this torch was not tested with it or there is no
+            C++ compiler.
     """
+    if cfg.runtime.compile and _torch_version() not in COMPILED_RIGHTLY:
+        raise UserError(
+            "runtime.compile=true: the gradients of compiled layers were compared with those of "
+            f"uncompiled layers on torch {' and '.join(f'{a}.{b}' for a, b in COMPILED_RIGHTLY)}; "
+            "on torch 2.11 they were wrong. Install such a version, or leave the setting out"
+        )
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if cfg.runtime.compile and not shutil.which(compiler):
         raise UserError(
