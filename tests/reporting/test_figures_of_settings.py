@@ -16,6 +16,7 @@ from lvf.reporting.figures.ablations import (
     learning_rates,
     optimizers,
     regularisation,
+    target_modules,
 )
 from lvf.reporting.figures.catalogue import CATALOGUE, Data, drawn
 from lvf.reporting.figures.cost import (
@@ -77,14 +78,14 @@ def test_published_regularisation_is_said_to_be_missing() -> None:
 
 def test_target_modules_have_a_panel_a_rank(write: Write) -> None:
     for rank in (2, 8):
-        for name, target_modules in (
+        for name, modules in (
             ("lora_attention", ALL[:4]),
             ("lora_mlp", ALL[4:]),
             ("lora", ALL),
         ):
             one = axes("lora", rank=rank, **CODE)
-            told = vars(one) | {"method_name": f"{name}_r{rank}", "target_modules": target_modules}
-            folder = write(type(one)(**told), humaneval=rank / 16 + len(target_modules) / 64)
+            told = vars(one) | {"method_name": f"{name}_r{rank}", "target_modules": modules}
+            folder = write(type(one)(**told), humaneval=rank / 16 + len(modules) / 64)
     figure = target_modules(selected(load(folder)), "")
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["r = 2", "r = 8"]
     assert curves(figure.axes[1]) == {
