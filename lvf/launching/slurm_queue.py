@@ -70,9 +70,9 @@ def queued_tasks(root: Path) -> dict[Task, str]:
 
 
 def start_evaluation(folder: RunFolder, moment: float) -> None:
-    """Let the job that measures an export start, which was to wait for the end of the export's run.
+    """Drop the evaluation job's dependency on the training job, so that it starts now.
 
-    Where Slurm's commands are not at hand, as in some containers, it does wait.
+    Without Slurm's commands, as in some containers, the job waits for the end of the training.
     """
     if job := queued_tasks(folder.submissions).get(Task(EVALUATE, folder.path.name, moment)):
         line = ["scontrol", "update", f"JobId={job}", "Dependency="]

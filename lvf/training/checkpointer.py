@@ -94,10 +94,9 @@ class Checkpointer(Callback):
 
 @contextmanager
 def failing_together(folder: Path) -> Iterator[None]:
-    """Wait here for every rank, and raise on all of them what went wrong on any.
+    """Synchronise ranks and re-raise the first error on all, so that none hangs.
 
-    Else the others would wait in their next collective. Inside, collectives come before what can
-    fail on one rank alone.
+    Inside the block, collectives must come before anything that can fail on one rank alone.
 
     Raises:
         OSError: what went wrong; where the disk of `folder` is full, it says so, while torch says

@@ -1,4 +1,4 @@
-"""How many rows a device takes at once, and whether it keeps their activations for the gradients.
+"""Choose microbatch size and activation checkpointing from a memory estimate.
 
 Activations are what is left of memory beside weights, gradients and the optimiser's state. A row of
 4,096 tokens of Llama-2-7B keeps 20 GB, or 2 GB where each layer's forward pass is made again. How

@@ -53,10 +53,11 @@ def adapters(model: HuggingFaceModel) -> list[Tensor]:
 
 
 class AverageShardedGradients(Callback):
-    """Make the mean of the gradients over the ranks a mean where the backend only sums.
+    """Work around gloo, which computes ReduceOp.AVG as SUM.
 
-    FSDP2 asks for the mean; gloo gives the sum without a word (seen with torch 2.7, where clipping
-    then hides it but for small gradients). What is too much is measured, and taken off at the loss.
+    FSDP2 averages gradients with ReduceOp.AVG. With gloo on torch 2.7 the result is the sum, and no
+    error is raised; gradient clipping hides this unless gradients are small. The factor is measured
+    at the start of training, and the gradient of the loss is divided by it.
     """
 
     def fit_start(self, state: State, logger: Logger) -> None:

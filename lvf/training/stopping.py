@@ -21,7 +21,7 @@ class StoppedError(Exception):
 
 
 class StopRequest:
-    """Listens to `SIGNALS` while it is entered; outside of it they end the process as ever."""
+    """Context manager that records SIGTERM and SIGUSR2 instead of dying from them."""
 
     def __init__(self) -> None:
         self._received: tuple[int, FrameType | None] | None = None
