@@ -300,7 +300,7 @@ def test_on_two_ranks_all_tokens_count_and_collectives_are_timed(tmp_path: Path,
         [96 / one for one in steps.items]
     )
     assert 0 < record.metrics["communication_seconds"].value < 10
-    assert inputs_of(cfg)["ranks"] == 2
+    assert inputs_of(cfg)["world_size"] == 2
 
 
 @pytest.mark.slow
