@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import ModelConfig, stable_hash
+from lvf.embedded.files import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,11 +27,6 @@ HUB_SECONDS = 10.0
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")
 TOKENIZER = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json",
              "added_tokens.json", "chat_template*")  # fmt: skip
-
-
-def cache_dir() -> Path:
-    """Folder for what can be made again: `LVF_CACHE`, or `~/.cache/lvf`."""
-    return Path(os.environ.get("LVF_CACHE", "~/.cache/lvf")).expanduser()
 
 
 def file_hash(path: Path) -> str:

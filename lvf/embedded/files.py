@@ -7,13 +7,18 @@ from lvf.embedded.corpora import write_world
 from lvf.errors import UserError
 
 
+def cache_dir() -> Path:
+    """Folder for what can be made again: `LVF_CACHE`, or `~/.cache/lvf`."""
+    return Path(os.environ.get("LVF_CACHE", "~/.cache/lvf")).expanduser()
+
+
 def embedded_file(stem: str) -> Path:
     """A .jsonl file of the world by its path without suffix, such as `train/math_ift`.
 
     Raises:
         UserError: there is no such file, or no room for the files.
     """
-    cache = Path(os.environ.get("LVF_CACHE", "~/.cache/lvf")).expanduser()
+    cache = cache_dir()
     try:
         world = write_world(cache / "world")
     except OSError as error:
