@@ -1,12 +1,24 @@
 """Real models and tokenizers for tests, from the development data, in Hugging Face form."""
 
+import json
+import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import torch
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
+
+LLAMA_TOKENIZER = {
+    "tokenizer_class": "LlamaTokenizer",
+    "legacy": True,
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+}
 
 
 def convert_stories260k(source: Path, target: Path) -> Path:
@@ -97,16 +109,23 @@ def _convert_tokenizer(source: Path, target: Path) -> None:
     model.trainer_spec.vocab_size = len(model.pieces)
     target.mkdir(parents=True, exist_ok=True)
     (target / "tokenizer.model").write_bytes(model.SerializeToString())
-    LlamaTokenizerFast(vocab_file=str(target / "tokenizer.model")).save_pretrained(target)
+    (target / "tokenizer_config.json").write_text(json.dumps(LLAMA_TOKENIZER))
+
+
+def llama2_tokenizer(shared_data: Path, target: Path) -> Path:
+    """Writes the Llama 2 tokenizer as its publishers give it: sentencepiece's file and settings."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(shared_data / "tokenizer" / "llama2" / "tokenizer.model", target)
+    (target / "tokenizer_config.json").write_text(json.dumps(LLAMA_TOKENIZER))
+    return target
 
 
 def random_llama_with_llama2_tokenizer(shared_data: Path, target: Path) -> Path:
     """A small random Llama behind the real Llama 2 tokenizer."""
-    file = shared_data / "tokenizer" / "llama2" / "tokenizer.model"
-    tokenizer = LlamaTokenizerFast(vocab_file=str(file))
+    llama2_tokenizer(shared_data, target)
     torch.manual_seed(0)
     shape = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=32000,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -114,5 +133,4 @@ def random_llama_with_llama2_tokenizer(shared_data: Path, target: Path) -> Path:
         max_position_embeddings=1024,
     )
     LlamaForCausalLM(shape).save_pretrained(target)
-    tokenizer.save_pretrained(target)
     return target

@@ -31,7 +31,7 @@ def trained_and_measured(
         f"method={method}",
         "model.name=real",
         f"model.path={model}",
-        "data=paper/math_ift",
+        "data=metamathqa",
         f"data.train.path={shared_data}/train/math_ift.jsonl",
         "data.split_documents=32",
         "data.max_documents=400",

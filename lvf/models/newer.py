@@ -1,8 +1,9 @@
-"""Models and tokenizers saved by transformers 5, on transformers 4: read rightly, or refused.
+"""Models and tokenizers saved by either version of transformers: read rightly, or refused.
 
 Version 5 writes `rope_parameters` into config.json where version 4 reads `rope_theta` and
 `rope_scaling`, and 4 then takes its default of 10000 without a word. It names the tokenizer class
-`TokenizersBackend`, which 4 does not know. Version 5 itself reads the files of both.
+`TokenizersBackend`, which 4 does not know. Version 5 reads the models of both, but makes parts of
+many tokenizers anew instead of reading them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def from_pretrained(auto_class: Any, path: str, **kwargs: Any) -> Any:
         OSError, ValueError: they cannot be read.
     """
     if READS_BOTH:
-        return auto_class.from_pretrained(path, **kwargs)
+        loaded = auto_class.from_pretrained(path, **kwargs)
+        is_tokenizer = auto_class is transformers.AutoTokenizer
+        return _as_its_file_says(loaded, path, kwargs) if is_tokenizer else loaded
     places = ("revision", "local_files_only")
     place = {name: kwargs[name] for name in places if kwargs.get(name) is not None}
     if auto_class is transformers.AutoTokenizer:
@@ -76,6 +79,24 @@ def _is_anywhere(name: str, tree: Any) -> bool:
     if not isinstance(tree, dict):
         return False
     return name in tree or any(_is_anywhere(name, inner) for inner in tree.values())
+
+
+def _as_its_file_says(tokenizer: Any, path: str, kwargs: dict[str, Any]) -> Any:
+    """The tokenizer of version 5 that follows tokenizer.json, or else tokenizer.model.
+
+    Classes such as version 5's LlamaTokenizer take vocabulary and merges from these files and make
+    the rest anew: with Llama 2's file " a" has other ids than sentencepiece and version 4 give it.
+    """
+    own_code = type(tokenizer).__module__.split(".")[0] != "transformers"
+    if own_code or not tokenizer.is_fast:
+        return tokenizer
+    place = {name: kwargs[name] for name in ("revision", "local_files_only") if name in kwargs}
+    for file in ("tokenizer.json", "tokenizer.model"):
+        if transformers.utils.cached_file(
+            path, file, **place, _raise_exceptions_for_missing_entries=False
+        ):
+            return transformers.PreTrainedTokenizerFast.from_pretrained(path, **kwargs)
+    return tokenizer
 
 
 def _tokenizer(path: str, place: dict[str, Any], kwargs: dict[str, Any]) -> Any:

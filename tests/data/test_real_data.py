@@ -12,6 +12,8 @@ from lvf.config.schema import SourceConfig
 from lvf.data.prompts import encode_examples, example_text
 from lvf.data.shards import prepare
 from lvf.data.sources import read_documents
+from lvf.models.load import load_tokenizer
+from tests.real_models import llama2_tokenizer
 
 from .conftest import read_rows
 
@@ -19,13 +21,9 @@ from .conftest import read_rows
 @pytest.fixture(scope="session")
 def llama2(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the Llama 2 tokenizer and the shape of a model that has its vocabulary."""
-    from transformers import LlamaConfig, LlamaTokenizerFast
+    from transformers import LlamaConfig
 
-    folder = tmp_path_factory.mktemp("llama2")
-    vocabulary = shared_data / "tokenizer" / "llama2" / "tokenizer.model"
-    # legacy with a blank in front: what the tokenizer.json of Llama-2-7b-hf says.
-    fast = LlamaTokenizerFast(vocab_file=str(vocabulary), legacy=True, add_prefix_space=True)
-    fast.save_pretrained(folder)
+    folder = llama2_tokenizer(shared_data, tmp_path_factory.mktemp("llama2"))
     LlamaConfig(max_position_embeddings=4096).save_pretrained(folder)
     return folder
 
@@ -106,9 +104,7 @@ def write_one(folder: Path, source: Path) -> Path:
 def test_the_loss_on_gsm8k_is_on_the_response_and_nothing_else(
     shared_data: Path, llama2: Path, sentencepiece_model: Any
 ) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(llama2)
+    tokenizer = load_tokenizer(compose(f"model.path={llama2}").model)
     pairs = math_texts(shared_data)[:1000]
     for (prompt, response), (ids, in_loss) in zip(
         pairs, encode_examples(tokenizer, pairs, 2), strict=True
