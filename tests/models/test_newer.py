@@ -14,6 +14,7 @@ from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.models.load import load_base, load_export, load_model_config, load_tokenizer
 from lvf.models.newer import READS_BOTH
+from tests.real_models import LLAMA_TOKENIZER
 
 HEAD = 8
 THETA = 500_000.0
@@ -119,3 +120,27 @@ def test_a_tokenizer_of_version_5_gives_the_ids_of_its_file(
     assert tokenizer.eos_token_id == expected.token_to_id("</s>")
     skipped = tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True)
     assert skipped == "def add_3(x):\n    return x + 3The red  cup costs £3."
+
+
+def test_a_sentencepiece_file_gives_the_ids_that_sentencepiece_gives(tmp_path: Path) -> None:
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    text = tmp_path / "text.txt"
+    text.write_text("def f(x):\n    return x\n a  line with  blanks, and some words more\n" * 20)
+    SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=310,
+        byte_fallback=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(LLAMA_TOKENIZER))
+    reference = SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
+    tokenizer = load_tokenizer(ModelConfig(name="own", tokenizer=str(tmp_path)))
+    for sample in ("words", " words", "  words", "return  x", "a\n    line\n", "unseen: é€"):
+        ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
+        assert ids == reference.encode(sample), sample
+    assert tokenizer("words")["input_ids"][0] == reference.bos_id()
