@@ -2,8 +2,8 @@
 
 Version 5 writes `rope_parameters` into config.json where version 4 reads `rope_theta` and
 `rope_scaling`, and 4 then takes its default of 10000 without a word. It names the tokenizer class
-`TokenizersBackend`, which 4 does not know. Version 5 reads the models of both, but makes parts of
-many tokenizers anew instead of reading them.
+`TokenizersBackend`, which 4 does not know. Version 5 reads the models of both, but builds
+parts of many tokenizers again instead of reading them.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ def _is_anywhere(name: str, tree: Any) -> bool:
 def _as_its_file_says(tokenizer: Any, path: str, kwargs: dict[str, Any]) -> Any:
     """The tokenizer of version 5 that follows tokenizer.json, or else tokenizer.model.
 
-    Classes such as version 5's LlamaTokenizer take vocabulary and merges from these files and make
-    the rest anew: with Llama 2's file " a" has other ids than sentencepiece and version 4 give it.
+    Classes such as version 5's LlamaTokenizer read vocabulary and merges from these files, and
+    build the rest again: with Llama 2's file, " a" gets other ids than sentencepiece gives it.
+    Special tokens that no file names, as in GPT-2's folder, are those of the class.
     """
     own_code = type(tokenizer).__module__.split(".")[0] != "transformers"
     if own_code or not tokenizer.is_fast:
@@ -95,7 +96,13 @@ def _as_its_file_says(tokenizer: Any, path: str, kwargs: dict[str, Any]) -> Any:
         if transformers.utils.cached_file(
             path, file, **place, _raise_exceptions_for_missing_entries=False
         ):
-            return transformers.PreTrainedTokenizerFast.from_pretrained(path, **kwargs)
+            as_saved = transformers.PreTrainedTokenizerFast.from_pretrained(path, **kwargs)
+            vocabulary = as_saved.get_vocab()
+            for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+                token = getattr(tokenizer, name)
+                if getattr(as_saved, name) is None and token in vocabulary:
+                    setattr(as_saved, name, token)
+            return as_saved
     return tokenizer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lvf.config.schema import ModelConfig
@@ -144,3 +144,22 @@ def test_a_sentencepiece_file_gives_the_ids_that_sentencepiece_gives(tmp_path: P
         ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
         assert ids == reference.encode(sample), sample
     assert tokenizer("words")["input_ids"][0] == reference.bos_id()
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox", "qwen2"])
+def test_special_tokens_that_only_the_class_names_are_kept(tmp_path: Path, model_type: str) -> None:
+    saved = Tokenizer(models.BPE())
+    saved.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet
+    )
+    saved.train_from_iterator(["hello world"] * 9, trainer)
+    saved.save(str(tmp_path / "tokenizer.json"))
+    # openai-community/gpt2 has no more in it than this.
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    tokenizer = load_tokenizer(ModelConfig(name="own", path=str(tmp_path)))
+    assert tokenizer.eos_token_id == saved.token_to_id("<|endoftext|>")
+    assert tokenizer.model_max_length == 1024
+    assert tokenizer(" hello world")["input_ids"] == saved.encode(" hello world").ids
