@@ -17,8 +17,9 @@ import torch
 from lvf.config.compose import compose
 from lvf.errors import UserError
 from lvf.models import fused_lora
+from lvf.models.packed import Layout
+from lvf.training.build_model import make_model
 from lvf.training.microbatch import ActivationBytes, activation_bytes, choose, fixed_bytes
-from lvf.training.trainer import make_model
 
 LAYERS = 32
 DEVICES = {"1 H100": (1, 85e9), "1 H200": (1, 150e9), "8 H100": (8, 85e9), "32 H100": (32, 85e9)}
@@ -43,8 +44,9 @@ def counted(method: str) -> tuple[ActivationBytes, list[tuple[Any, float]]]:
 
     The latter grows by the layer, as all that is fixed does.
     """
-    models = [make_model(composed(method, f"model.shape.num_hidden_layers={n}")) for n in (1, 2)]
-    one, two = (activation_bytes(model, torch.device("cpu")) for model in models)
+    both = [composed(method, f"model.shape.num_hidden_layers={n}") for n in (1, 2)]
+    models = [make_model(cfg) for cfg in both]
+    one, two = (activation_bytes(cfg, Layout.PACKED, torch.device("cpu")) for cfg in both)
     kept = replace(two, num_layers=LAYERS, once=beyond(one.once, two.once))
     return kept, list(zip(models, (one.once, two.once), strict=True))
 

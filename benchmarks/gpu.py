@@ -31,7 +31,7 @@ from lvf.evals.completion import Request, Sampling
 from lvf.evals.generate import generate
 from lvf.evals.humaneval import STOP_STRINGS
 from lvf.models.load import load_base, load_tokenizer
-from lvf.models.packed import attend_within_documents, unpad
+from lvf.models.packed import NAME, Layout
 from lvf.models.token_loss import mean_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -120,13 +120,12 @@ def numerics(shape: list[str]) -> None:
     found = []
     for device in ("cpu", DEVICE):
         model: Any = load_base(cfg.model)
-        attend_within_documents(model)
-        model.set_attn_implementation("lvf_documents")  # FlashAttention has no fp32
+        model.set_attn_implementation(NAME)  # FlashAttention has no fp32
         if found:  # random weights of a GPU are not a CPU's
             model.load_state_dict(found[0][2])
         model.to(device)
-        inputs = unpad({name: one.to(device) for name, one in batch.items()})
-        loss = mean_loss(model, inputs)
+        inputs = {name: one.to(device) for name, one in batch.items()}
+        loss = mean_loss(model, inputs, Layout.PACKED)
         loss.backward()
         gradients = torch.cat([p.grad.flatten().cpu() for p in model.parameters()])
         state = {name: one.detach().cpu() for name, one in model.state_dict().items()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lvf.config.schema import MethodConfig
-from lvf.models.lora import meta_model, target_linears
+from lvf.models.lora import linear_maps, matrix_shape, meta_model, target_linears
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -19,7 +20,7 @@ def num_parameters(config: PretrainedConfig) -> int:
 def num_lora_parameters(config: PretrainedConfig, rank: int, targets: list[str]) -> int:
     """Trainable parameters of LoRA: rank * (d_in + d_out) for each target matrix."""
     linears = target_linears(meta_model(config), targets).values()
-    return sum(rank * (linear.in_features + linear.out_features) for linear in linears)
+    return sum(rank * sum(matrix_shape(linear)) for linear in linears)
 
 
 def num_trainable_parameters(config: PretrainedConfig, method: MethodConfig) -> int:
@@ -31,7 +32,8 @@ def num_trainable_parameters(config: PretrainedConfig, method: MethodConfig) -> 
     model = meta_model(config)
     if method.dora:  # one magnitude for each output
         adapters += sum(
-            one.out_features for one in target_linears(model, method.target_modules).values()
+            matrix_shape(linear)[0]
+            for linear in target_linears(model, method.target_modules).values()
         )
     whole = [m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in method.modules_to_save]
     return adapters + sum(p.numel() for module in whole for p in module.parameters())
@@ -39,14 +41,10 @@ def num_trainable_parameters(config: PretrainedConfig, method: MethodConfig) -> 
 
 def train_flops_per_token(config: PretrainedConfig, method: MethodConfig) -> int:
     """Matrix-product FLOPs of one training token, attention scores apart."""
-    import torch
-
-    linears = {
-        n: m for n, m in meta_model(config).named_modules() if isinstance(m, torch.nn.Linear)
-    }
+    linears = linear_maps(meta_model(config))
     sizes = {name.rsplit(".", 1)[-1]: 0 for name in linears}
     for name, linear in linears.items():
-        sizes[name.rsplit(".", 1)[-1]] += linear.weight.numel()
+        sizes[name.rsplit(".", 1)[-1]] += math.prod(matrix_shape(linear))
     adapters = 0
     if method.kind == "lora":
         assert method.rank is not None and method.target_modules is not None

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -32,7 +32,12 @@ def use_fused_lora(model: PeftModel) -> None:
     """
     for module in list(model.modules()):
         children = {n: m for n, m in module.named_children() if type(m) is Linear}
-        plain = {name: m for name, m in children.items() if not m.lora_variant}
+        # GPT-2's Conv1D holds its matrix the other way round.
+        plain = {
+            name: m
+            for name, m in children.items()
+            if not m.lora_variant and isinstance(m.base_layer, nn.Linear)
+        }
         for names in (*SHARED_INPUTS, *((name,) for name in plain)):
             group = Group([plain.pop(name) for name in names if name in plain])
             for member in group.members:
@@ -76,7 +81,7 @@ def adapted(members: list[Linear], x: Tensor) -> list[Tensor]:
     (adapter,) = members[0].active_adapters
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    x_TI = x.reshape(-1, x.shape[-1]).to(dtype)
+    x_TI = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).to(dtype)
     maps = []
     for one in members:
         base, down, up = one.base_layer, one.lora_A[adapter], one.lora_B[adapter]
@@ -85,7 +90,7 @@ def adapted(members: list[Linear], x: Tensor) -> list[Tensor]:
     p = getattr(members[0].lora_dropout[adapter], "p", 0.0)
     scales = [one.scaling[adapter] / (1 - p) for one in members]
     outputs = FusedLoRA.apply(x_TI, draw_dropped(x_TI, p), scales, *casts)
-    return [y_TO.view(*x.shape[:-1], -1) for y_TO in outputs]
+    return [y_TO.view(*x.shape[:-1], y_TO.shape[1]) for y_TO in outputs]
 
 
 @torch.no_grad()
@@ -94,7 +99,7 @@ def draw_dropped(x: Tensor, p: float) -> Tensor | None:
 
     On CPU their places [D] in x.flatten(), in no order, elsewhere a mask shaped as x.
     """
-    if not p:
+    if not p or not x.numel():  # an expert may get no token
         return None
     if torch.compiler.is_compiling():
         return draw_mask(x, p)

@@ -8,10 +8,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def decoder_layers(model: Any) -> ModuleList:
-    """The list that a model of transformers, with or without adapters, runs through."""
-    kinds = set(model._no_split_modules)
-    lists = (one for one in model.modules() if isinstance(one, ModuleList))
-    return next(one for one in lists if type(one[0]).__name__ in kinds)
+    """The list that a model of transformers, with or without adapters, runs through: its largest.
+
+    Lists of experts lie within a layer, so they are smaller.
+    """
+    lists = (module for module in model.modules() if isinstance(module, ModuleList))
+    return max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))
 
 
 def recompute_layers(model: Any) -> None:

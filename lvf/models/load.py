@@ -100,7 +100,7 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     if attention_dropout:  # not every architecture knows it
         kwargs["attention_dropout"] = attention_dropout
     if model.random_weights:
-        base = _random_model(load_model_config(model), **kwargs)
+        base = random_model(load_model_config(model), **kwargs)
     else:
         path = model_folder_or_id(model)
         kwargs |= {"revision": model.revision, "use_safetensors": needs_safetensors() or None}
@@ -109,7 +109,7 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     return base
 
 
-def _random_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
+def random_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """A model that transformers has initialised, the same each time; on the GPU where there is one.
 
     There 7 B parameters take seconds, on a CPU minutes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import MethodConfig
 from lvf.errors import UserError
@@ -22,15 +22,31 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config)
 
 
-def target_linears(model: torch.nn.Module, targets: list[str]) -> dict[str, torch.nn.Linear]:
+def linear_maps(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Linear maps by full name; GPT-2's are Conv1D, which holds the transposed matrix."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (torch.nn.Linear, Conv1D)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def matrix_shape(linear: torch.nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a linear map."""
+    import torch
+
+    weight: Any = linear.weight
+    first, second = weight.shape
+    return (first, second) if isinstance(linear, torch.nn.Linear) else (second, first)
+
+
+def target_linears(model: torch.nn.Module, targets: list[str]) -> dict[str, torch.nn.Module]:
     """Linear maps whose last name component is a target, by full name, as PEFT matches them.
 
     Raises:
         UserError: a target matches nothing; lists the names there are.
     """
-    import torch
-
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    linears = linear_maps(model)
     names = sorted({name.rsplit(".", 1)[-1] for name in linears})
     unknown = sorted(set(targets) - set(names))
     if unknown:
@@ -52,11 +68,11 @@ def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
         return
     assert method.rank is not None and method.target_modules is not None
     linears = target_linears(meta_model(config), method.target_modules)
-    limits = {name: min(m.in_features, m.out_features) for name, m in linears.items()}
+    limits = {name: min(matrix_shape(module)) for name, module in linears.items()}
     narrowest = min(limits, key=lambda name: limits[name])
     _check_modules_to_save(config, method)
     if method.rank > limits[narrowest]:
-        shape = tuple(linears[narrowest].weight.shape)
+        shape = matrix_shape(linears[narrowest])
         raise UserError(
             f"method.rank={method.rank} exceeds what {narrowest} {shape} can have: at most "
             f"{limits[narrowest]}. Choose a smaller rank (method=lora "

@@ -2,8 +2,12 @@
 
 A batch [B, S] of packed rows becomes one row [1, T] of its T real tokens, so that no product is
 spent on padding, and attention is computed document by document, so that none is spent on masked
-pairs. Neither changes what a token sees: outputs are those of the padded batch to rounding.
+pairs. Neither changes what a token sees: outputs are those of each document alone to rounding.
 FlashAttention's variable-length kernel does the same where it is installed.
+
+Which tokens of its document a token sees is asked of transformers' own masks, so sliding windows
+and chunks are those of the model. An architecture whose attention does not go through
+transformers' interfaces cannot be packed: `lvf.models.probe` notices it.
 
 Sizes: T tokens, P places, N documents, L places of the longest, H query heads, K key heads, D of a
 head.
@@ -11,24 +15,30 @@ head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.utils import is_flash_attn_2_available
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function
+
+from lvf.config.schema import IGNORED_LABEL
 
 NAME = "lvf_documents"
 """Under which transformers knows `attend`."""
 
 
-def attend_within_documents(model: PreTrainedModel) -> None:
-    """Make a model ready for the inputs of `unpad`."""
-    on_flash = torch.cuda.is_available() and is_flash_attn_2_available()
-    model.set_attn_implementation("flash_attention_2" if on_flash else NAME)
+class Layout(Enum):
+    """How the documents of a batch are handed to a model, best first."""
+
+    FLASH = "packed rows, FlashAttention"
+    PACKED = "packed rows"
+    ROWS = "each document a row of its own, padded"
 
 
 @dataclass(frozen=True)
@@ -108,49 +118,124 @@ class ToTokens(torch.autograd.Function):
         return dy_THD.index_select(0, tokens).index_fill_(0, empty, 0), None, None, None
 
 
+@dataclass(frozen=True)
+class Visible:
+    """Which tokens of its document a token sees, by a mask function of transformers.
+
+    It stands for the mask that a model makes of its inputs and hands to each layer's attention.
+    """
+
+    mask_function: Callable[..., Tensor]
+    """Of batch, head, query and key index."""
+    local_tokens: int | None
+    """Size of a sliding window or of a chunk: within it, attention is plainly causal."""
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    """Of the lengths that a layer has asked for."""
+
+    def mask(self, length: int, device: torch.device) -> Tensor | None:
+        """[length, length], true where a query (row) sees a key; None if plainly causal."""
+        if self.mask_function is causal_mask_function:
+            return None
+        if self.local_tokens is not None and length <= self.local_tokens:
+            return None
+        if length not in self.masks:
+            places = torch.arange(length, device=device)
+            visible = self.mask_function(0, 0, places[:, None], places[None])
+            self.masks[length] = visible.expand(length, length)
+        return self.masks[length]
+
+
 def attend(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: None,
+    attention_mask: Visible,
     *,
     documents: Documents | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within documents, as transformers calls it: [1, H, T, D] to [1, T, H, D].
 
-    Without `documents` each row is one.
+    Args:
+        module: The layer's attention, not looked at.
+        query: [1, H, T, D].
+        key: [1, K, T, D].
+        value: [1, K, T, D].
+        attention_mask: What `Visible` says.
+        documents: Where the documents are.
+        dropout: Share of attention weights to drop.
+        scaling: Factor of scores; 1 / sqrt(D) if None.
+        softcap: Scores s become softcap * tanh(s / softcap), as in Gemma 2.
+        s_aux: Score of each head's sink [H], which takes weight and gives nothing, as in gpt-oss.
+
+    Raises:
+        TypeError: the model has not handed over its documents, or has a mask of its own.
     """
-    if documents is None:
-        return sdpa_attention_forward(
-            module, query, key, value, None, dropout, scaling, is_causal=True
+    if documents is None or not isinstance(attention_mask, Visible):
+        raise TypeError(
+            f"{type(module).__name__} does not pass on what keeps packed documents apart"
         )
     sizes = [num * longest for num, longest in documents.shapes]
     placed: list[Any] = [
         ToPlaces.apply(x[0], documents.tokens, documents.places).split(sizes, 1)
         for x in (query, key, value)
     ]
+    plain = softcap is None and s_aux is None
     outputs = []
     for shape, *three in zip(documents.shapes, *placed, strict=True):
         q_NHLD, k_NKLD, v_NKLD = (x.unflatten(1, shape).transpose(0, 1) for x in three)
         # What follows a document's end needs no mask: causal attention never looks at it.
-        y_NHLD = scaled_dot_product_attention(
-            q_NHLD,
-            k_NKLD,
-            v_NKLD,
-            dropout_p=dropout,
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        mask_LL = attention_mask.mask(shape[1], query.device)
+        if plain:
+            y_NHLD = scaled_dot_product_attention(
+                q_NHLD,
+                k_NKLD,
+                v_NKLD,
+                attn_mask=mask_LL,
+                dropout_p=dropout,
+                is_causal=mask_LL is None,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        else:
+            y_NHLD = _written_out(q_NHLD, k_NKLD, v_NKLD, mask_LL, dropout, scaling, softcap, s_aux)
         outputs.append(y_NHLD.transpose(1, 2).flatten(0, 1))
     back: Any = ToTokens.apply(
         torch.cat(outputs), documents.tokens, documents.empty, documents.places
     )
     return back[None], None
+
+
+def _written_out(
+    q_NHLD: Tensor,
+    k_NKLD: Tensor,
+    v_NKLD: Tensor,
+    mask_LL: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+) -> Tensor:
+    """Attention whose scores torch's kernels do not offer; memory grows with L * L."""
+    num_docs, num_heads, length, head_dim = q_NHLD.shape
+    k_NHLD, v_NHLD = (x.repeat_interleave(num_heads // x.shape[1], 1) for x in (k_NKLD, v_NKLD))
+    scores = q_NHLD @ k_NHLD.transpose(2, 3) * (head_dim**-0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask_LL is None:
+        mask_LL = torch.ones(length, length, dtype=torch.bool, device=scores.device).tril()
+    scores = scores.masked_fill(~mask_LL, float("-inf"))
+    if sinks_H is not None:
+        sink = sinks_H.to(scores.dtype).view(1, -1, 1, 1).expand(num_docs, -1, length, 1)
+        scores = torch.cat([scores, sink], -1)
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=wide)[..., :length].to(v_NHLD.dtype)
+    return drop(weights, dropout, training=dropout > 0) @ v_NHLD
 
 
 def unpad(batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -159,8 +244,42 @@ def unpad(batch: dict[str, Tensor]) -> dict[str, Any]:
     real = torch.arange(input_ids.shape[1], device=input_ids.device) < batch["num_tokens"][:, None]
     kept = {name: batch[name][real] for name in ("input_ids", "labels", "position_ids")}
     documents = find_documents(kept["position_ids"])
-    return {name: tokens[None] for name, tokens in kept.items()} | {"documents": documents}
+    inputs = {name: tokens[None] for name, tokens in kept.items()}
+    # With a mask given, transformers' mask functions count places from a document's start; without
+    # it they would look for documents in the positions of the row themselves.
+    return inputs | {"attention_mask": torch.ones_like(inputs["input_ids"]), "documents": documents}
+
+
+def document_rows(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The documents of a batch of `lvf.data.loader.collate`, each in a row of its own.
+
+    For architectures that cannot be packed: a causal model never looks at what follows a document.
+
+    Returns:
+        For each group of like lengths `input_ids`, `attention_mask` and `labels`, each [N, L].
+    """
+    inputs = unpad(batch)
+    documents: Documents = inputs["documents"]
+    real = torch.ones_like(documents.tokens).index_fill_(0, documents.empty, 0)
+    labels = inputs["labels"][0][documents.tokens].masked_fill(real == 0, IGNORED_LABEL)
+    placed = {
+        "input_ids": inputs["input_ids"][0][documents.tokens],
+        "attention_mask": real,
+        "labels": labels,
+    }
+    sizes = [num * longest for num, longest in documents.shapes]
+    groups = [dict(zip(placed, parts)) for parts in zip(*(x.split(sizes) for x in placed.values()))]  # noqa: B905
+    return [
+        {name: part.view(shape) for name, part in group.items()}
+        for group, shape in zip(groups, documents.shapes, strict=True)
+    ]
+
+
+def _visible(
+    *, mask_function: Callable[..., Tensor], local_size: int | None = None, **_others: Any
+) -> Visible:
+    return Visible(mask_function, local_size)
 
 
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
+AttentionMaskInterface.register(NAME, _visible)

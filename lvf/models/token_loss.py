@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lvf.config.schema import IGNORED_LABEL
+from lvf.models.packed import Layout, document_rows, unpad
 
 PLAIN_HEADS = ("llama", "mistral", "olmo2", "qwen2", "qwen3")
 """Architectures whose logits are the output layer's product, neither scaled nor capped."""
@@ -54,8 +55,13 @@ def give_loss_in_chunks(model: Any, chunk_tokens: int) -> None:
             one.chunk_tokens = chunk_tokens  # type: ignore[assignment]
 
 
-def mean_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-    """Mean cross-entropy of the predicted tokens of `lvf.models.packed.unpad`'s inputs."""
+def mean_loss(model: nn.Module, batch: dict[str, Tensor], layout: Layout) -> Tensor:
+    """Mean cross-entropy of the predicted tokens of a batch of `lvf.data.loader.collate`."""
+    if layout is Layout.ROWS:
+        groups = document_rows(batch)
+        num_tokens = sum((group["labels"][:, 1:] != IGNORED_LABEL).sum() for group in groups)
+        return sum(_total_loss(model, **group) for group in groups) / num_tokens  # type: ignore[return-value]
+    inputs = unpad(batch)
     labels_T = inputs.pop("labels")[0]
     # Each place predicts the token after it.
     places_P = torch.nonzero(labels_T[1:] != IGNORED_LABEL).squeeze(1)
@@ -63,10 +69,19 @@ def mean_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     heads = [one for one in model.modules() if isinstance(one, LossHead)]
     for head in heads:
         head.targets = targets_P
-    output: Tensor = model(**inputs, logits_to_keep=places_P).logits
+    output: Tensor = model(**inputs, use_cache=False, logits_to_keep=places_P).logits
     for head in heads:
         head.targets = None
     return output if heads else cross_entropy(output[0].float(), targets_P)
+
+
+def _total_loss(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+) -> Tensor:
+    """Sum of the losses of rows [N, L]."""
+    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    kept = labels[:, 1:] != IGNORED_LABEL
+    return cross_entropy(logits[:, :-1][kept].float(), labels[:, 1:][kept], reduction="sum")
 
 
 class MeanCrossEntropy(torch.autograd.Function):

@@ -21,8 +21,12 @@ from torch import Tensor
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
 from lvf.models.layers import decoder_layers
+from lvf.models.load import load_model_config
+from lvf.models.packed import Layout
+from lvf.models.token_loss import mean_loss
 from lvf.planning.memory import STATE_BYTES, STATE_OF
 from lvf.runs.run_folder import is_rank_zero
+from lvf.training.build_model import few_layer_model, in_bf16
 from lvf.training.packed_model import PackedModel
 from lvf.training.sharding import uses_fsdp
 
@@ -73,7 +77,8 @@ def choose_microbatch(cfg: RunConfig, model: PackedModel) -> MicrobatchPlan:
     wanted = _wanted_rows(cfg)
     if cfg.runtime.activation_checkpointing is not None:
         return MicrobatchPlan(wanted, cfg.runtime.activation_checkpointing)
-    kept = activation_bytes(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kept = activation_bytes(cfg, model.layout, device)
     found = choose(cfg, kept, fixed_bytes(cfg, model, kept.once), _device_bytes(cfg))
     if is_rank_zero() and found != MicrobatchPlan(wanted, activation_checkpointing=False):
         again = ", each layer's forward pass twice" if found.activation_checkpointing else ""
@@ -159,36 +164,36 @@ def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
     return held + travelling * (2 * layer + outside) + gradients
 
 
-def activation_bytes(model: PackedModel, device: torch.device) -> ActivationBytes:
-    """Count what autograd keeps of one and of two layers, for few tokens and for twice as many.
+def activation_bytes(cfg: RunConfig, layout: Layout, device: torch.device) -> ActivationBytes:
+    """Count what autograd keeps of few layers and of twice as many, for few and for more tokens.
 
-    So what grows with tokens or layers is told from what does not. Draws of random numbers leave no
-    trace. All but the later layers is on the device afterwards.
+    Each kind of layer that the model has is among them. So what grows with tokens or layers is told
+    from what does not.
     """
-    config: Any = model.model.config
-    layers = decoder_layers(model.model)
-    num_layers, later = len(layers), list(layers[2:])
-    del layers[2:]
-    model.to(device).train()
-    slopes, starts = [], []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        for config.num_hidden_layers in (1, 2):  # of the list a model takes so many
-            few, more = (_kept(model, tokens) for tokens in PROBED_TOKENS)
-            slopes.append((more - few) / (PROBED_TOKENS[1] - PROBED_TOKENS[0]))
-            starts.append(few - slopes[-1] * PROBED_TOKENS[0])
-    layers.extend(later)
-    config.num_hidden_layers = num_layers
+    num_layers = load_model_config(cfg.model).num_hidden_layers
+    counts, slopes, starts = [], [], []
+    for repeats in (1, 2):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            model = few_layer_model(cfg, layout, repeats).to(device).train()
+            few, more = (_kept(cfg, model, layout, tokens) for tokens in PROBED_TOKENS)
+        counts.append(model.config.num_hidden_layers)
+        slopes.append((more - few) / (PROBED_TOKENS[1] - PROBED_TOKENS[0]))
+        starts.append(few - slopes[-1] * PROBED_TOKENS[0])
+        hidden_size = model.config.hidden_size
+    added = counts[1] - counts[0]
+    if not added:  # so few that all are counted already; what is outside counts as theirs
+        return ActivationBytes(slopes[0] / num_layers, 0.0, 4 * hidden_size, starts[0], num_layers)
+    layer = (slopes[1] - slopes[0]) / added
     return ActivationBytes(
-        layer=slopes[1] - slopes[0],
-        outside=max(2 * slopes[0] - slopes[1], 0.0),
-        between=4 * config.hidden_size,
-        once=starts[0] + (num_layers - 1) * (starts[1] - starts[0]),
+        layer=layer,
+        outside=max(slopes[0] - counts[0] * layer, 0.0),
+        between=4 * hidden_size,
+        once=starts[0] + (num_layers - counts[0]) * (starts[1] - starts[0]) / added,
         num_layers=num_layers,
     )
 
 
-def _kept(model: PackedModel, num_tokens: int) -> int:
+def _kept(cfg: RunConfig, model: Any, layout: Layout, num_tokens: int) -> int:
     """Bytes of all storages that a forward pass of one row keeps; parameters' own are not new."""
     device = next(model.parameters()).device
     ids = torch.zeros(1, num_tokens, dtype=torch.long, device=device)
@@ -201,12 +206,13 @@ def _kept(model: PackedModel, num_tokens: int) -> int:
     saved: WeakSet[_Saved] = WeakSet()  # forgets what was for a part without use, as DoRA has
 
     def note(tensor: Tensor) -> _Saved:
-        saved.add(one := _Saved(tensor))
-        return one
+        saved.add(entry := _Saved(tensor))
+        return entry
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one.tensor):
-        loss = model(batch)["loss"]
-    storages = [one.tensor.untyped_storage() for one in saved]
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(cfg))
+    with autocast, torch.autograd.graph.saved_tensors_hooks(note, lambda entry: entry.tensor):
+        loss = mean_loss(model, batch, layout)
+    storages = [entry.tensor.untyped_storage() for entry in saved]
     del loss
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

@@ -8,7 +8,7 @@ import composer.models.huggingface
 import torch
 from composer.models import HuggingFaceModel
 
-from lvf.models.packed import unpad
+from lvf.models.packed import Layout
 from lvf.models.token_loss import mean_loss
 
 # Composer finds out whether a model is causal by importing every causal model of transformers (130
@@ -21,6 +21,8 @@ class PackedModel(HuggingFaceModel):
 
     in_bf16 = False
     """Whether products are of bf16 (autocast); Composer's `amp_bf16` does so on a GPU only."""
+    layout = Layout.PACKED
+    """How documents are handed over."""
     recomputes = False
     """Whether the layers compute their activations again for the gradients."""
 
@@ -28,4 +30,4 @@ class PackedModel(HuggingFaceModel):
         """The loss, as Composer looks for it, without a thought for padding."""
         kind = batch["input_ids"].device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.in_bf16):
-            return {"loss": mean_loss(self.model, unpad(batch))}
+            return {"loss": mean_loss(self.model, batch, self.layout)}

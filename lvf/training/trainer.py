@@ -19,8 +19,6 @@ from lvf.data.loader import make_loader, total_batches
 from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
-from lvf.models.load import load_base, load_tokenizer
-from lvf.models.lora import add_adapters, hold_base_in_bf16
 from lvf.runs.checkpoints import batch_of, newest_complete, refuse_code, state_file
 from lvf.runs.run_folder import (
     DIVERGED,
@@ -176,6 +174,7 @@ def make_trainer(
     from composer import Trainer
     from composer.utils import dist, reproducibility
 
+    from lvf.training.build_model import make_model
     from lvf.training.memory import PeakMemory
     from lvf.training.microbatch import choose_microbatch
     from lvf.training.resume import RestoreRandomState
@@ -262,32 +261,6 @@ def make_callbacks(
         lora = cfg.method.kind == "lora"
         callbacks.append(AverageAdapterGradients() if lora else AverageShardedGradients())
     return callbacks
-
-
-def make_model(cfg: RunConfig) -> PackedModel:
-    """Base model in Composer's wrapper, with adapters for LoRA."""
-    from lvf.models.fused_lora import use_fused_lora
-    from lvf.models.memory_efficient import use_memory_efficient_layers
-    from lvf.models.packed import attend_within_documents
-    from lvf.models.token_loss import give_loss_in_chunks
-    from lvf.training.packed_model import PackedModel
-
-    model: Any = load_base(cfg.model, cfg.training.attention_dropout)
-    attend_within_documents(model)
-    use_memory_efficient_layers(model)
-    if cfg.method.kind == "lora":
-        model = add_adapters(model, cfg.method)
-        if cfg.training.fused_lora:
-            use_fused_lora(model)
-        if cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16":
-            hold_base_in_bf16(model)
-    give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
-    tokenizer: Any = load_tokenizer(cfg.model)
-    # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
-    only_adapters = not cfg.method.modules_to_save
-    packed = PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
-    packed.in_bf16 = cfg.training.precision == "amp_bf16"
-    return packed
 
 
 def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:

@@ -15,7 +15,7 @@ from lvf.models.compiled import compile_layers
 from lvf.models.fused_lora import use_fused_lora
 from lvf.models.layers import recompute_layers
 from lvf.models.memory_efficient import use_memory_efficient_layers
-from lvf.models.packed import attend_within_documents, find_documents
+from lvf.models.packed import NAME, Layout
 from lvf.models.token_loss import give_loss_in_chunks, mean_loss
 from tests.conftest import needs_compiler
 
@@ -33,7 +33,7 @@ def model_of(architecture: str, **lora: Any) -> Any:
         num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
     )  # fmt: skip
     model: Any = AutoModelForCausalLM.from_config(config)
-    attend_within_documents(model)
+    model.set_attn_implementation(NAME)
     use_memory_efficient_layers(model)
     if lora:
         fast = lora.pop("fast", True)
@@ -55,8 +55,9 @@ def losses_and_gradients(model: Any) -> tuple[list[torch.Tensor], list[int]]:
         torch.manual_seed(seed)
         ids = torch.randint(64, (1, sum(lengths)))
         positions = torch.cat([torch.arange(length) for length in lengths])
-        inputs = {"input_ids": ids, "labels": ids, "position_ids": positions[None]}
-        loss = mean_loss(model, inputs | {"segments": find_documents(positions)})
+        batch = {"input_ids": ids, "labels": ids, "position_ids": positions[None]}
+        batch["num_tokens"] = torch.tensor([sum(lengths)])
+        loss = mean_loss(model, batch, Layout.PACKED)
         loss.backward()
         found += [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
         model.zero_grad()

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lvf.data.loader import collate
 from lvf.data.packing import Row
-from lvf.models.packed import attend_within_documents, find_documents, unpad
+from lvf.models.packed import NAME, find_documents, unpad
 
 SEQ_LEN = 24
 
@@ -58,7 +58,7 @@ def alone(rows: list[dict[str, np.ndarray]], across: bool) -> list[tuple[torch.T
 @pytest.mark.parametrize("key_heads", [4, 2])
 def test_logits_and_gradients_are_those_of_the_examples_alone(across: bool, key_heads: int) -> None:
     packed, plain = llama(key_heads), llama(key_heads)
-    attend_within_documents(packed)
+    packed.set_attn_implementation(NAME)
     output = packed(**unpad(collate(ROWS, attend_across=across)))
     output.loss.backward()
 
@@ -107,7 +107,7 @@ def test_attention_dropout_drops_its_share_of_weights() -> None:
     model.config.attention_dropout = 0.5
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
-    attend_within_documents(model)
+    model.set_attn_implementation(NAME)
     batch = unpad(collate([row([SEQ_LEN], 1)]))
     outputs = torch.stack([model(**batch).logits[0, 0] for _ in range(64)])
     # The first token sees itself alone: its one weight is dropped or doubled, in each layer.

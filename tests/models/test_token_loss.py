@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from lvf.config.schema import IGNORED_LABEL
+from lvf.models.packed import NAME, Layout
 from lvf.models.token_loss import LossHead, MeanCrossEntropy, give_loss_in_chunks, mean_loss
 
 VOCABULARY, TOKENS = 61, 40
@@ -28,7 +29,13 @@ def inputs() -> dict[str, torch.Tensor]:
     labels = torch.full_like(ids, IGNORED_LABEL)
     labels[0, PREDICTED] = ids[0, PREDICTED]
     labels[0, 0] = 5  # the first token is nobody's next one
-    return {"input_ids": ids, "labels": labels}
+    positions, lengths = torch.arange(TOKENS)[None], torch.tensor([TOKENS])
+    return {"input_ids": ids, "labels": labels, "position_ids": positions, "num_tokens": lengths}
+
+
+def packed_loss(model: Any) -> torch.Tensor:
+    model.set_attn_implementation(NAME)
+    return mean_loss(model, inputs(), Layout.PACKED)
 
 
 def model_of(config: type[PretrainedConfig], adapted: tuple[str, ...] = (), **options: Any) -> Any:
@@ -70,7 +77,7 @@ def test_loss_and_gradients_are_those_that_transformers_computes(
     expected = cross_entropy(
         plain(input_ids=inputs()["input_ids"]).logits[0, :-1], inputs()["labels"][0, 1:]
     )
-    loss = mean_loss(ours, inputs())
+    loss = packed_loss(ours)
     rel = 1e-12 if in_chunks else 1e-6  # whole logits are taken in fp32
     assert float(loss) == pytest.approx(float(expected), rel=rel)
     found, wanted = gradients(loss, ours), gradients(expected, plain)
@@ -85,7 +92,7 @@ def test_tied_embeddings_get_both_their_gradients() -> None:
     give_loss_in_chunks(ours, 4)
     logits = plain(input_ids=inputs()["input_ids"]).logits[0, :-1]
     wanted = gradients(cross_entropy(logits, inputs()["labels"][0, 1:]), plain)
-    for name, gradient in gradients(mean_loss(ours, inputs()), ours).items():
+    for name, gradient in gradients(packed_loss(ours), ours).items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-9, atol=1e-12)
 
 
@@ -152,7 +159,8 @@ def test_a_frozen_head_gets_no_gradient_and_no_product_for_one() -> None:
 def test_without_targets_the_head_gives_logits() -> None:
     plain, ours = model_of(LlamaConfig), model_of(LlamaConfig)
     give_loss_in_chunks(ours, 4)
-    mean_loss(ours, inputs())
+    packed_loss(ours)
     ids = inputs()["input_ids"]
+    ours.set_attn_implementation("sdpa")
     assert torch.equal(ours(input_ids=ids).logits, plain(input_ids=ids).logits)
-    assert math.isfinite(float(mean_loss(ours, inputs())))
+    assert math.isfinite(float(packed_loss(ours)))

@@ -28,7 +28,7 @@ from lvf.runs.run_folder import (
     open_run_folder,
     run_folder,
 )
-from lvf.training.trainer import make_model
+from lvf.training.build_model import make_model
 from tests.conftest import needs_compiler
 from tests.training.conftest import add_logger, metrics, trained
 
@@ -222,6 +222,7 @@ def test_plain_peft_gives_the_logits_of_the_model_that_was_trained(composed: Any
     trained_state = torch.load(newest_state(folder), weights_only=False)["state"]["model"]
     ours: Any = make_model(cfg)
     ours.load_state_dict(trained_state, strict=False)
+    ours.model.set_attn_implementation("sdpa")
     with torch.no_grad():
         expected = ours.model.eval()(input_ids=ids).logits
         unmerged = PeftModel.from_pretrained(base, str(export)).eval()
@@ -286,7 +287,7 @@ def test_a_run_loads_no_model_of_transformers_but_its_own() -> None:
     code = (
         "import sys\n"
         "from lvf.config.compose import compose\n"
-        "from lvf.training.trainer import make_model\n"
+        "from lvf.training.build_model import make_model\n"
         "make_model(compose('+experiment=math_ift', 'method=lora'))\n"
         "print(*(name for name in sys.modules if 'models.' in name and '.modeling_' in name))\n"
         "assert 'torch._inductor.compile_fx' not in sys.modules\n"

@@ -1,0 +1,82 @@
+"""What a run trains: its base with lean layers and adapters, in Composer's wrapper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lvf.config.schema import MethodConfig, RunConfig
+from lvf.models.fused_lora import use_fused_lora
+from lvf.models.load import load_base, load_model_config, load_tokenizer, random_model
+from lvf.models.lora import add_adapters, hold_base_in_bf16
+from lvf.models.memory_efficient import use_memory_efficient_layers
+from lvf.models.packed import NAME, Layout
+from lvf.models.probe import choose_layout, few_layers
+from lvf.models.token_loss import give_loss_in_chunks
+
+if TYPE_CHECKING:
+    from lvf.training.packed_model import PackedModel
+
+
+def make_model(cfg: RunConfig) -> PackedModel:
+    """Base model in Composer's wrapper, with adapters for LoRA.
+
+    Raises:
+        UserError: lvf cannot train this architecture rightly.
+    """
+    from lvf.training.packed_model import PackedModel
+
+    layout = check_architecture(cfg)
+    base = load_base(cfg.model, cfg.training.attention_dropout)
+    model = _rounded(adapt(base, cfg.method, layout, cfg), cfg)
+    tokenizer: Any = load_tokenizer(cfg.model)
+    # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
+    only_adapters = not cfg.method.modules_to_save
+    packed = PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
+    packed.in_bf16, packed.layout = in_bf16(cfg), layout
+    return packed
+
+
+def check_architecture(cfg: RunConfig) -> Layout:
+    """How documents are handed to the run's model.
+
+    Raises:
+        UserError: lvf cannot train this architecture rightly, with this method.
+    """
+
+    def adapted(base: Any, method: MethodConfig, layout: Layout) -> Any:
+        return adapt(base, method, layout, cfg)
+
+    config = load_model_config(cfg.model)
+    return choose_layout(config, cfg.model, cfg.method, adapted, in_bf16(cfg))
+
+
+def adapt(base: Any, method: MethodConfig, layout: Layout, cfg: RunConfig) -> Any:
+    """Make a base what is trained, in place."""
+    if layout is not Layout.ROWS:
+        base.set_attn_implementation("flash_attention_2" if layout is Layout.FLASH else NAME)
+    use_memory_efficient_layers(base)
+    model = add_adapters(base, method) if method.kind == "lora" else base
+    if method.kind == "lora" and cfg.training.fused_lora:
+        use_fused_lora(model)
+    if layout is not Layout.ROWS:
+        give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
+    return model
+
+
+def few_layer_model(cfg: RunConfig, layout: Layout, repeats: int) -> Any:
+    """The run's model with few layers and random weights, for what only shapes decide."""
+    config = few_layers(load_model_config(cfg.model), 1, repeats)
+    base = random_model(config, trust_remote_code=cfg.model.trust_remote_code)
+    return _rounded(adapt(base, replace(cfg.method, init="zero"), layout, cfg), cfg)
+
+
+def _rounded(model: Any, cfg: RunConfig) -> Any:
+    if cfg.method.kind == "lora" and cfg.runtime.bf16_base and in_bf16(cfg):
+        hold_base_in_bf16(model)
+    return model
+
+
+def in_bf16(cfg: RunConfig) -> bool:
+    """Whether products are of bf16."""
+    return cfg.training.precision == "amp_bf16"
