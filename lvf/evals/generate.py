@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from lvf.evals.completion import Key, Request, Sampling, StopWatch, completion_text, seed_of
-from lvf.evals.slots import Prompt, SlotCache, read_prompts
+from lvf.evals.plain_rows import PlainRows, slots_are_right
+from lvf.evals.slots import SlotCache, read_prompts
 
 PROMPTS_AT_ONCE = 8
 """Prompts that are read in one pass."""
@@ -52,11 +55,15 @@ class _Batch:
         }
         self.waiting = deque(request.wanted)
         self.unread = deque(name for name in self.ids if self._room(name) > 0)
-        self.read: dict[str, Prompt] = {}
+        self.read: dict[str, Any] = {}
         self.watch = StopWatch(tokenizer, sampling.stop_strings)
         num_rows = min(request.batch_rows, len(request.wanted))
         self.rows: list[Row | None] = [None] * num_rows
-        self.cache = SlotCache(model, num_rows, sampling.max_length_tokens)
+        self.cache: Any = PlainRows(model, num_rows, sampling.max_length_tokens)
+        self.read_prompts: Any = self.cache.read
+        if slots_are_right(model):
+            self.cache = SlotCache(model, num_rows, sampling.max_length_tokens)
+            self.read_prompts = partial(read_prompts, model)
         self.logits = torch.zeros(
             num_rows, model.config.vocab_size, dtype=model.dtype, device=model.device
         )
@@ -98,11 +105,11 @@ class _Batch:
             if not (self.waiting and self.waiting[0][0] == name):
                 del self.read[name]
 
-    def _prompt(self, name: str) -> Prompt:
+    def _prompt(self, name: str) -> Any:
         if name not in self.read:
             names = [self.unread.popleft() for _ in range(min(PROMPTS_AT_ONCE, len(self.unread)))]
             shared = [self.num_samples[one] >= SHARED_FROM for one in names]
-            prompts = read_prompts(self.model, [self.ids[one] for one in names], shared)
+            prompts = self.read_prompts([self.ids[one] for one in names], shared)
             self.read.update(zip(names, prompts, strict=True))
         return self.read[name]
 

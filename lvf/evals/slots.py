@@ -11,8 +11,6 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import Cache
 
-from lvf.errors import UserError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -129,11 +127,10 @@ class SlotCache(Cache):
         for prompt in filter(None, dict.fromkeys(self.prompts)):
             rows = [row for row, one in enumerate(self.prompts) if one is prompt]
             self.groups.append((prompt, torch.tensor(rows, device=device)))
-        visible = torch.arange(self._width, device=device) <= at[:, None]
         with attention_of(self.model):
             logits = self.model(
                 input_ids=tokens[:, None],
-                attention_mask=visible[:, None, None],
+                attention_mask=torch.ones(len(at), 1, 1, self._width, device=device).bool(),
                 position_ids=(before.to(device) + at)[:, None],
                 cache_position=torch.tensor([self._width - 1], device=device),
                 past_key_values=self,
@@ -142,6 +139,28 @@ class SlotCache(Cache):
             ).logits[:, -1]
         self.lengths = [length + 1 for length in self.lengths]
         return logits
+
+    def visible(self, longest: int, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each row's token sees in this step.
+
+        Args:
+            longest: Tokens of the longest shared prompt.
+            window: Tokens that are seen at most, the row's own among them.
+
+        Returns:
+            Of the shared prompt [num_rows, longest], and of its own columns [num_rows, width].
+        """
+        at = self._columns[1][:, None]
+        columns = torch.arange(self._width, device=at.device)
+        before = torch.zeros_like(at)
+        for prompt, rows in self.groups:
+            before[rows] = prompt.num_tokens
+        shared = torch.arange(longest, device=at.device)
+        shared_seen, own_seen = shared < before, columns <= at
+        if window is not None:
+            shared_seen = shared_seen & (shared > before + at - window)
+            own_seen = own_seen & (columns > at - window)
+        return shared_seen, own_seen
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of the longest row."""
@@ -176,7 +195,10 @@ def attend(
     *,
     scaling: float,
     slots: SlotCache,
-    **others: Any,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Softmax attention of one token a row, over its shared prompt and its own columns together.
 
@@ -185,32 +207,35 @@ def attend(
         query: [num_rows, num_heads, 1, head_dim].
         key: [num_rows, num_kv_heads, width, head_dim]; `value` likewise.
         value: See `key`.
-        attention_mask: [num_rows, 1, 1, width], true where a column counts.
+        attention_mask: Not looked at; given so that transformers makes none.
         scaling: Factor of the scores.
         slots: The batch.
-        others: What else models hand to attention.
+        sliding_window: Tokens that are seen, the row's own among them; None for all.
+        softcap: See `lvf.models.packed.attend`; so are the sinks.
+        s_aux: [num_heads].
 
     Returns:
         [num_rows, 1, num_heads, head_dim].
-
-    Raises:
-        UserError: the model's attention is of a kind that this is not.
     """
-    unknown = [name for name in ("softcap", "s_aux") if others.get(name) is not None]
-    if unknown:
-        raise UserError(
-            f"evals.humaneval.backend=transformers cannot sample from a model whose attention has "
-            f"{unknown[0]}; set evals.humaneval.backend=vllm"
-        )
     num_rows, num_kv_heads = key.shape[:2]
     query = query.view(num_rows, num_kv_heads, -1, query.shape[-1]) * scaling
-    own = (query @ key.transpose(2, 3)).masked_fill(~attention_mask, float("-inf"))
+    own = query @ key.transpose(2, 3)
     longest = max((prompt.num_tokens for prompt, _ in slots.groups), default=0)
     shared = own.new_full((*own.shape[:3], longest), float("-inf"))
     for prompt, rows in slots.groups:
         prompt_keys = prompt.keys[module.layer_idx].transpose(1, 2)
         shared[rows, :, :, : prompt.num_tokens] = _by_head(query[rows], prompt_keys)
-    weights = torch.cat([shared, own], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    if softcap is not None:
+        own, shared = (softcap * torch.tanh(part / softcap) for part in (own, shared))
+    shared_seen, own_seen = slots.visible(longest, sliding_window)
+    own = own.masked_fill(~own_seen[:, None, None], float("-inf"))
+    shared = shared.masked_fill(~shared_seen[:, None, None], float("-inf"))
+    scores = torch.cat([shared, own], -1)
+    if s_aux is not None:
+        sinks = s_aux.to(scores.dtype).view(1, num_kv_heads, -1, 1).expand(num_rows, -1, -1, 1)
+        scores = torch.cat([scores, sinks], -1)
+    weights = scores.softmax(-1, dtype=torch.float32)[..., : longest + own.shape[-1]]
+    weights = weights.to(value.dtype)
     attended = weights[..., longest:] @ value
     for prompt, rows in slots.groups:
         prompt_values = prompt.values[module.layer_idx]

@@ -65,7 +65,7 @@ def choose_layout(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(0)
         try:
-            base = _sharp_base(config, model)
+            base = sharp_base(config, model.trust_remote_code)
             documents = [torch.randint(4, base.config.vocab_size, (length,)) for length in LENGTHS]
             causal = _is_causal(base, documents[1])
             reference = _with_random_adapters(copy.deepcopy(base), method)
@@ -133,7 +133,7 @@ def few_layers(config: PretrainedConfig, least: int = 2, repeats: int = 1) -> Pr
     return small
 
 
-def _sharp_base(config: PretrainedConfig, model: ModelConfig) -> Any:
+def sharp_base(config: PretrainedConfig, trust_remote_code: bool) -> Any:
     """Few layers with random weights, transformers' plain attention, short windows, no dropout."""
     from transformers import AutoModelForCausalLM
 
@@ -149,7 +149,7 @@ def _sharp_base(config: PretrainedConfig, model: ModelConfig) -> Any:
         small,
         attn_implementation="eager",
         dtype=torch.float32,
-        trust_remote_code=model.trust_remote_code,
+        trust_remote_code=trust_remote_code,
     )
     with torch.no_grad():
         for parameter in base.parameters():

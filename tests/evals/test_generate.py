@@ -11,6 +11,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, TopPLo
 from lvf.evals.completion import Key, Request, Sampling, cut
 from lvf.evals.generate import SHARED_FROM, choose, generate, nucleus
 from lvf.evals.humaneval import STOP_STRINGS
+from lvf.evals.plain_rows import slots_are_right
+from tests.models.architectures import tiny_model
 
 PROMPTS = {
     "first": "def add_3(x):",
@@ -80,6 +82,38 @@ def test_greedy_tokens_are_those_of_transformers_generate(
         for sample in range(samples):
             assert ours[name, sample] == cut(text, GREEDY.stop_strings)
             assert len(text) > 0
+
+
+@pytest.mark.parametrize(
+    ("model_type", "in_slots"),
+    [
+        ("mistral", True),
+        ("qwen2", True),
+        ("gemma2", True),
+        ("gpt_neox", True),
+        ("gpt_oss", True),
+        ("bloom", False),
+    ],
+)
+def test_greedy_tokens_of_other_architectures_are_those_of_whole_texts(
+    model_type: str, in_slots: bool, tokenizer: Any
+) -> None:
+    """The model reads the whole text without a cache for each token, one sample at a time."""
+    model = tiny_model(model_type).eval()
+    assert slots_are_right(model) == in_slots
+    settings = replace(GREEDY, stop_strings=[], max_length_tokens=44)
+    keys = [("first", 0), *(("fourth", sample) for sample in range(SHARED_FROM))]
+    ours = dict(sampled(model, tokenizer, PROMPTS, keys, settings, 3))
+    for name, num_samples in (("first", 1), ("fourth", SHARED_FROM)):
+        prompt = PROMPTS[name]
+        ids = start = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        while ids.shape[1] < settings.max_length_tokens and ids[0, -1] != tokenizer.eos_token_id:
+            logits = model(input_ids=ids, use_cache=False).logits[:, -1:]
+            ids = torch.cat([ids, logits.argmax(-1)], 1)
+        text = tokenizer.decode(ids[0], skip_special_tokens=True)
+        before = tokenizer.decode(start[0], skip_special_tokens=True)
+        for sample in range(num_samples):
+            assert before + ours[name, sample] == text
 
 
 @pytest.mark.parametrize("samples", [2, 8])
