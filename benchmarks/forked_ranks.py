@@ -30,20 +30,20 @@ class Ranks:
     store: TCPStore
     """Where they meet. The parent keeps it open, as torchrun does: no free port is guessed."""
 
-    def wait(self, limit_seconds: float = LIMIT_SECONDS, end_others: bool = True) -> list[int]:
+    def wait(self, to_others: signal.Signals = signal.SIGKILL) -> list[int]:
         """Exit statuses, negative for a signal.
 
-        When a rank fails, the others are ended, if it is not left to them. When the time is over,
-        all are killed.
+        When a rank fails, the others get a signal (torchrun's is SIGTERM). When `LIMIT_SECONDS`
+        are over, all are killed.
         """
-        over = threading.Timer(limit_seconds, self.kill)
+        over = threading.Timer(LIMIT_SECONDS, self.kill)
         over.start()
         statuses: dict[int, int] = {}
         while len(statuses) < len(self.pids):
             pid, status = os.waitpid(-self.pids[0], 0)
             statuses[pid] = os.waitstatus_to_exitcode(status)
-            if end_others and statuses[pid] not in (0, 75):
-                self.kill()
+            if statuses[pid] not in (0, 75):
+                self.kill(to_others)
         over.cancel()
         return [statuses[pid] for pid in self.pids]
 
@@ -57,10 +57,10 @@ class Ranks:
         if ended != statuses:
             raise AssertionError(f"ended with {ended}, not {statuses}:\n{self.said()}")
 
-    def kill(self) -> None:
-        """Kill all that are alive."""
+    def kill(self, by: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to all that are alive."""
         with suppress(ProcessLookupError):
-            os.killpg(self.pids[0], signal.SIGKILL)
+            os.killpg(self.pids[0], by)
 
     def said(self) -> str:
         """Everything that the ranks have printed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -67,6 +68,30 @@ class RunFolder:
         """Replace the state, keeping earlier facts that are not given again."""
         merged = {**self.status(), "state": state, **facts}
         write_json(self.path / "status.json", merged)
+
+    def claim_failure(self, state: str, error: str) -> None:
+        """Say how a start has failed, if no other rank has said it before: the first error counts.
+
+        A full disk may leave it unsaid.
+        """
+        temporary = self._failure.with_name(f".failure.{socket.gethostname()}.{os.getpid()}")
+        with suppress(OSError):
+            temporary.write_text(json.dumps({"state": state, "error": error}))
+            os.link(temporary, self._failure)
+        temporary.unlink(missing_ok=True)
+
+    def settle_failure(self) -> None:
+        """Make the first error that was said the status; only one process may do so at a time."""
+        with suppress(OSError):
+            self.write_status(**json.loads(self._failure.read_text()))
+
+    def forget_failure(self) -> None:
+        """Begin anew."""
+        self._failure.unlink(missing_ok=True)
+
+    @property
+    def _failure(self) -> Path:
+        return self.path / "failure.json"
 
     @contextmanager
     def recording_refusal(self) -> Iterator[None]:
