@@ -17,71 +17,22 @@ import os
 import platform
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.forked_ranks import Ranks, start_ranks
 from lvf.config.compose import compose
 from lvf.config.schema import RunConfig
 from lvf.data.shards import Prepared, prepare
 from lvf.runs.run_folder import TRAINED, RunFolder, open_run_folder, run_folder
 from lvf.training.trainer import train
-
-
-def start_ranks(world_size: int, work: Callable[[], None]) -> list[int]:
-    """Fork the ranks of a run into a process group of their own; returns their process ids."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pids: list[int] = []
-    for rank in range(world_size):
-        pid = os.fork()
-        group = pids[0] if pids else pid
-        if pid == 0:
-            _live(rank, world_size, port, group, work)
-        os.setpgid(pid, group)
-        pids.append(pid)
-    return pids
-
-
-def _live(rank: int, world_size: int, port: int, group: int, work: Callable[[], None]) -> None:
-    os.setpgid(0, group)
-    if world_size > 1:
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0}
-        sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in (ranks | sizes).items()})
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
-    status = 1
-    try:
-        work()
-        status = 0
-    except SystemExit as error:
-        status = int(error.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def wait_for(pids: list[int]) -> list[int]:
-    """Exit statuses of the ranks, negative for a signal; when one fails, the others are ended."""
-    statuses: dict[int, int] = {}
-    while len(statuses) < len(pids):
-        pid, status = os.waitpid(-pids[0], 0)
-        statuses[pid] = os.waitstatus_to_exitcode(status)
-        if statuses[pid] not in (0, 75):
-            with suppress(ProcessLookupError):  # there are no others
-                os.killpg(pids[0], signal.SIGKILL)
-    return [statuses[pid] for pid in pids]
 
 
 @dataclass
@@ -100,13 +51,13 @@ def storm(cfg: RunConfig, prepared: Prepared, kills: int, chance: random.Random)
     folder, met = open_run_folder(cfg), Met()
     for kill in range(kills):
         began, born = _lines(folder), time.time()
-        pids = start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder))
+        ranks = start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder))
         if kill % 3 == 0:  # as soon as a save has begun, or a moment later
-            _until(lambda since=born: _is_saving(folder, since), pids)
+            _until(lambda since=born: _is_saving(folder, since), ranks)
             time.sleep(chance.uniform(0, 0.005))
         else:
             wanted = began + chance.randrange(7)
-            _until(lambda least=wanted: _lines(folder) >= least, pids)
+            _until(lambda least=wanted: _lines(folder) >= least, ranks)
             time.sleep(chance.uniform(0, 2.0 if wanted == began else 0.2))
         if _is_saving(folder, born):
             met.save += 1
@@ -114,12 +65,16 @@ def storm(cfg: RunConfig, prepared: Prepared, kills: int, chance: random.Random)
             met.start += 1
         else:
             met.batch += 1
-        os.killpg(pids[0], signal.SIGKILL)
-        if (ended := wait_for(pids)) != [-signal.SIGKILL] * len(pids):
-            raise SystemExit(f"kill {kill} came too late, statuses {ended}: make the run longer")
-    ended = wait_for(start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder)))
-    if any(ended) or folder.status()["state"] != TRAINED:
-        raise SystemExit(f"{folder.path} did not end by itself: {ended}, {folder.status()}")
+        ranks.kill()
+        ended = ranks.wait()
+        if any(ended) and set(ended) != {-signal.SIGKILL}:
+            raise SystemExit(f"life {kill} failed, statuses {ended}:\n{ranks.said()}")
+        if not any(ended):
+            raise SystemExit(f"kill {kill} came too late: make the run longer")
+    ranks = start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder))
+    ranks.end_with([0] * len(ranks.pids))
+    if folder.status()["state"] != TRAINED:
+        raise SystemExit(f"{folder.path} is not trained: {folder.status()}")
     return met
 
 
@@ -136,9 +91,9 @@ def _lines(folder: RunFolder) -> int:
     return file.read_text().count(losses) if file.exists() else 0
 
 
-def _until(is_so: Callable[[], bool], pids: list[int]) -> None:
+def _until(is_so: Callable[[], bool], ranks: Ranks) -> None:
     while not is_so():
-        if os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if os.waitid(os.P_PID, ranks.pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
         time.sleep(0.001)
 
@@ -164,8 +119,7 @@ def compare(method: str, ranks: int, kills: int, place: Path) -> bool:
     cfg = compose(*settings, *size, *often, f"paths.runs={place}/{ranks}/calm")
     stormy = compose(*settings, *size, *often, f"paths.runs={place}/{ranks}/storm")
     prepared, calm = prepare(cfg), open_run_folder(cfg)
-    ended = wait_for(start_ranks(ranks, lambda: train(cfg, prepared, calm)))
-    assert not any(ended), ended
+    start_ranks(ranks, lambda: train(cfg, prepared, calm)).end_with([0] * ranks)
     began = time.monotonic()
     met = storm(stormy, prepared, kills, random.Random(f"{method}{ranks}"))
     seconds = time.monotonic() - began

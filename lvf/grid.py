@@ -17,7 +17,7 @@ from lvf.launching.slurm import submit
 from lvf.launching.status import QUEUED, CellStatus, statuses
 from lvf.log import keep_from_terminal
 from lvf.planning.listing import show
-from lvf.runs.run_folder import DIVERGED, DONE, RUNNING, TRAINED
+from lvf.runs.run_folder import DIVERGED, DONE, RUNNING, TRAINED, UNREADABLE
 from lvf.runs.sweep import SweepRun, runs_of
 
 LAUNCHERS = ("none", "local", "slurm")
@@ -78,7 +78,7 @@ def run(grid: GridConfig) -> None:
             f"{submit(cells, grid.slurm)} jobs queued; python -m lvf.grid status tells how it goes"
         )
     else:
-        busy = (*FINISHED, RUNNING, QUEUED)
+        busy = (*FINISHED, RUNNING, QUEUED, UNREADABLE)
         pairs = zip(cells, found, strict=True)
         missing = [cell for cell, status in pairs if status.state not in busy]
         failed = run_local(missing, grid.workers or default_workers())

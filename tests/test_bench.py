@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.kill_storm import start_ranks, wait_for
+from benchmarks.forked_ranks import start_ranks
 from lvf.bench import benchmark
 from lvf.benchmarking.clock import PARTS, StepClock, Steps
 from lvf.benchmarking.figures import metrics_of, utilisation
@@ -292,7 +292,7 @@ def test_on_two_ranks_all_tokens_count_and_collectives_are_timed(tmp_path: Path,
     folder = open_run_folder(cfg)
     with synthetic_shards(cfg, tmp_path / "rows", 4) as prepared:
         ranks = start_ranks(2, lambda: time_steps(cfg, prepared, folder))
-        assert wait_for(ranks) == [0, 0]
+        ranks.end_with([0, 0])
     (path,) = (tmp_path / "records").rglob("*.json")
     record = read_record(path)
     steps = record.metrics["step_seconds"]

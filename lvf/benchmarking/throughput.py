@@ -82,12 +82,12 @@ def time_steps(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     """
     import torch
 
-    from lvf.training.trainer import outcome_in_status
+    from lvf.training.outcome import joint_outcome
 
     if is_rank_zero():
         folder.write_status(RUNNING, error=None, total_batches=num_steps(cfg))
     try:
-        with outcome_in_status(folder):
+        with joint_outcome(folder):
             metrics, costs = _measure(cfg, prepared, folder)
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -118,6 +118,7 @@ def _measure(
     )
     from lvf.models.load import load_model_config
     from lvf.training.exporter import Exporter
+    from lvf.training.outcome import closing
     from lvf.training.stopping import StopRequest
     from lvf.training.trainer import make_trainer
 
@@ -132,7 +133,7 @@ def _measure(
     several = cfg.runtime.world_size > 1
     asked = {collectives: several, compiling: runtime.compile, clock: True}
     trainer.state.callbacks += [callback for callback, is_asked in asked.items() if is_asked]
-    try:
+    with closing(trainer):
         trainer.fit(duration=f"{steps}ba")
         wrapped: Any = getattr(trainer.state.model, "module", trainer.state.model)
         costs = {
@@ -142,8 +143,6 @@ def _measure(
             "device_microbatch_size": trainer.state.device_train_microbatch_size,
             "activation_checkpointing": wrapped.recomputes,
         }
-    finally:
-        trainer.close()
     shape, bench = load_model_config(cfg.model), cfg.bench
     assert bench.steps is not None
     flops = train_flops_per_token(shape, cfg.method), attention_flops_per_pair(shape)

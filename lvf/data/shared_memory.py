@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import re
 import tempfile
-import weakref
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from streaming import StreamingDataset
 
 SHARED_MEMORY = Path("/dev/shm")
-SEGMENT = re.compile(r"/dev/shm/(\d{6})_")
-"""streaming numbers the data sets that are open on a machine: 000000_locals, 000000_resume, ..."""
+KEPT_SECONDS = 60.0
+"""How long the number of a dead run is not given again. Python's resource tracker, a process of its
+own, unlinks what a killed process has left by its names, some time after that process has ended."""
 
 
 def open_dataset(**arguments: Any) -> StreamingDataset:
     """Make a StreamingDataset: one job of this machine at a time registers itself.
 
-    streaming looks for a free number, and two runs that start together would both find the same.
+    streaming numbers the data sets that are open on a machine (000000_locals, 000000_resume, ...).
+    It looks for a free number, and two runs that start together would both find the same.
     Every rank of a distributed job must call this together.
     """
     from streaming import StreamingDataset
@@ -30,70 +32,98 @@ def open_dataset(**arguments: Any) -> StreamingDataset:
     from torch import distributed
 
     own_group = maybe_init_dist()
-    with _gate().open("w") as gate:
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    with _gate().open("a+") as gate:
+        if leads:
             fcntl.flock(gate, fcntl.LOCK_EX)
+            _adopt_of_killed_leader(gate)
             clear_dead_segments()
+            gate.write(os.path.abspath(arguments["local"]))  # noqa: PTH100  as streaming does
+            gate.flush()
         if distributed.is_initialized():
             distributed.barrier()  # the other ranks look for a number only under the leader's lock
         dataset = StreamingDataset(**arguments)
-        _own(dataset)
+        _own(f"{dataset._shm_prefix_int:06}", leads)
+        if leads:
+            gate.truncate(0)
     if own_group:
         distributed.destroy_process_group()
     return dataset
 
 
-def _own(dataset: StreamingDataset) -> None:
-    """Hold a lock that says that the data set is in use, as long as it or a worker of it lives."""
-    file = _owner_file(f"{dataset._shm_prefix_int:06}")
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+def _own(number: str, leads: bool) -> None:
+    """Hold a lock that says that a number is in use, as long as this process or a worker lives."""
+    descriptor = os.open(_owner_file(number), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_SH)  # shared by the ranks; workers inherit it
-    weakref.finalize(dataset, _let_go, file, descriptor)
+    if leads:
+        _describe(number)
 
 
-def _let_go(file: Path, descriptor: int) -> None:
-    file.unlink(missing_ok=True)  # another program may get the number next
-    os.close(descriptor)
+def _describe(number: str) -> None:
+    """Note which segment makes this number ours: once it is free, another program may take it."""
+    locals_file = SHARED_MEMORY / f"{number}_locals"
+    inode = locals_file.stat().st_ino if locals_file.exists() else None  # no such files on macOS
+    _owner_file(number).write_text(json.dumps({"inode": inode, "seen_dead": None}))
+
+
+def _adopt_of_killed_leader(gate: TextIO) -> None:
+    """Own a number whose leader was killed before it could, so that it can be cleared.
+
+    The gate then still names that leader's folder of rows, and so does the segment.
+    """
+    gate.seek(0)
+    if rows := gate.read():
+        for segment in SHARED_MEMORY.glob("[0-9]" * 6 + "_locals"):
+            number = segment.name[:6]
+            owner = _owner_file(number)
+            is_described = owner.exists() and owner.stat().st_size > 0
+            with suppress(OSError):  # another user's
+                if not is_described and rows.encode() in segment.read_bytes():
+                    _describe(number)
+        gate.truncate(0)
 
 
 def clear_dead_segments() -> None:
-    """Remove what killed processes of this user left; on systems without /proc, do nothing.
+    """Remove what killed runs of lvf left, `KEPT_SECONDS` after they are first seen to be dead.
 
-    streaming's own cleaner takes the segments of living runs too, and stops at the first gap in
-    the numbers. Documents of other programs, which hold no lock on them, count as dead once no
-    process that can be seen has them mapped. That says nothing of our own: streaming maps those
-    of every run that it finds when it looks for a number, and keeps them until it ends.
+    Only the holder of the gate calls this. Until then the folder of rows is given free, as
+    streaming does at the end of a data set; a start on the same rows would be refused. Other
+    programs' numbers are left alone. (streaming's own cleaner takes the segments of living runs
+    too, and stops at the first gap in the numbers.)
     """
+    for file in _gate().parent.glob(_owner_file("*").name):
+        with file.open("r+") as owner:
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # at work
+                continue
+            _clear(file.stem[-6:], owner)
+
+
+def _clear(number: str, owner: TextIO) -> None:
     from streaming.base import constant
 
-    if not Path("/proc/self/maps").exists():
-        return
-    folders = (SHARED_MEMORY, Path(tempfile.gettempdir()))
-    # Listed before the processes are: what appears in between is not taken for dead.
-    files = [path for folder in folders for path in folder.glob("[0-9]" * 6 + "_*")]
-    mapped: set[str] = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):  # it has ended, or is another user's
-            mapped.update(SEGMENT.findall(maps.read_text()))
-    names = {*constant.SHM_TO_CLEAN, constant.BARRIER_FILELOCK, constant.CACHE_FILELOCK}
-    ours = [path for path in files if path.name.split("_", maxsplit=1)[1] in names]
-    alive = {number: _is_alive(number, mapped) for number in {path.name[:6] for path in ours}}
-    for path in ours:
-        if not alive[path.name[:6]]:
-            with suppress(OSError):  # another user's
-                path.unlink()
-
-
-def _is_alive(number: str, mapped: set[str]) -> bool:
+    locals_file = SHARED_MEMORY / f"{number}_{constant.LOCALS}"
     try:
-        with _owner_file(number).open("r+") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _owner_file(number).unlink()
-            return False
-    except FileNotFoundError:  # another program's
-        return number in mapped
-    except OSError:  # locked
-        return True
+        facts = json.loads(owner.read())
+    except ValueError:  # it was killed while it wrote them
+        facts = {"inode": None, "seen_dead": None}
+    is_free = not locals_file.exists()
+    if not is_free and locals_file.stat().st_ino != facts["inode"]:
+        _owner_file(number).unlink()  # another program has the number now
+    elif facts["seen_dead"] is None:
+        if not is_free:
+            with locals_file.open("r+b") as segment:
+                segment.write(bytes(4))  # the length of the names of folders
+        owner.seek(0)
+        owner.truncate()
+        owner.write(json.dumps(facts | {"seen_dead": time.time()}))
+    elif time.time() - facts["seen_dead"] > KEPT_SECONDS:
+        for name in constant.SHM_TO_CLEAN:
+            (SHARED_MEMORY / f"{number}_{name}").unlink(missing_ok=True)
+        for name in (constant.BARRIER_FILELOCK, constant.CACHE_FILELOCK):
+            Path(tempfile.gettempdir(), f"{number}_{name}").unlink(missing_ok=True)
+        _owner_file(number).unlink()
 
 
 def _owner_file(number: str) -> Path:

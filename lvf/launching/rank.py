@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -49,4 +50,12 @@ def main(config: str, shards: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        # The interpreter's own end could wait for collectives that the others will never join.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(error.code or 0) if isinstance(error, SystemExit) else 1)

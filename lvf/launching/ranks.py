@@ -13,7 +13,7 @@ from lvf.data.shards import Prepared
 from lvf.errors import UserError
 from lvf.launching.slurm import JOB_SCRIPT
 from lvf.runs.run_folder import DIVERGED, RUNNING, STOPPED, TRAINED, RunFolder, write_json
-from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
+from lvf.training.stopping import TRY_AGAIN, StopRequest
 
 NODE_SCRIPT = shipped("launchers/node.sh")
 
@@ -44,27 +44,29 @@ def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> Non
     """
     config = folder.path / "launch.json"
     write_json(config, asdict(cfg))
-    folder.write_status(RUNNING)
+    folder.forget_failure()
+    folder.write_status(RUNNING, error=None)
     runtime = cfg.runtime
     words = [NODE_SCRIPT, sys.executable, runtime.nproc_per_node, config, prepared.folder]
     command = ["bash", *map(str, words)]  # an installed file need not be executable
     if runtime.nodes > 1:
-        command = ["srun", f"--nodes={runtime.nodes}", "--ntasks-per-node=1", *command]
+        # Where the ranks of a node have failed, the others' torchrun ends, too.
+        options = [f"--nodes={runtime.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+        command = ["srun", *options, *command]
     process = subprocess.Popen(command, preexec_fn=die_with_parent)
-    try:
-        with StopRequest() as stop:
-            code = _wait(process, stop, by_srun=runtime.nodes > 1)
-            status = folder.status()
-            if status["state"] == STOPPED:
-                raise StoppedError
-    except StoppedError as reason:
-        raise SystemExit(TRY_AGAIN) from reason
+    with StopRequest() as stop:
+        code = _wait(process, stop, by_srun=runtime.nodes > 1)
+        folder.settle_failure()  # where no rank was left to do so
+        status = folder.status()
+        if status["state"] == STOPPED:
+            raise SystemExit(TRY_AGAIN)
     if status["state"] == TRAINED:
         return
     if status["state"] == DIVERGED:
         raise UserError(f"{folder.path.name} diverged: {status['error']}. Try a smaller rate.")
     raise UserError(
-        f"the ranks of {folder.path.name} ended with status {code}; their messages stand above. "
+        f"the ranks of {folder.path.name} ended with status {code}; their messages stand above"
+        f"{f' (first: {error})' if (error := status.get('error')) else ''}. "
         "The same command continues the run from its last checkpoint."
     )
 

@@ -15,6 +15,7 @@ from lvf.runs.run_folder import (
     RUNNING,
     STOPPED,
     TRAINED,
+    UNREADABLE,
     RunFolder,
 )
 from lvf.runs.sweep import SweepRun
@@ -52,6 +53,8 @@ def statuses(cells: list[SweepRun]) -> list[CellStatus]:
 
 def _status(cell: SweepRun, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
     state = cell.state()
+    if state == UNREADABLE:
+        return CellStatus(state, f"{cell.folder} may not be read: it is another user's")
     if state in (DONE, DIVERGED):
         why = str(RunFolder(cell.folder).status().get("error")) if state == DIVERGED else ""
         return CellStatus(state, why)

@@ -122,17 +122,22 @@ def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
     return model
 
 
-def hold_base_in_bf16(model: PeftModel) -> None:
+def hold_base_in_bf16(model: PeftModel, sharded: bool = False) -> None:
     """Round the frozen matrices that autocast would round at each product; no output changes.
 
     Embeddings, and a head tied to them, stay in fp32, which the hidden states are in, too; so do
-    the matrices of DoRA, which takes their norm.
+    the matrices of DoRA, which takes their norm. FSDP2 shards matrices of one type together: of a
+    model that is to be `sharded` the head stays as embeddings are, and with DoRA all does.
     """
     import torch
 
-    modules = list(model.modules())
-    embeddings = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}
+    from lvf.models.layers import decoder_layers
+
+    modules = list((decoder_layers(model) if sharded else model).modules())
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     of_dora = {m.base_layer for m in modules if getattr(m, "lora_variant", None)}
+    if sharded and of_dora:
+        return
     for module in modules:
         if not isinstance(module, torch.nn.Linear) or module in of_dora:
             continue

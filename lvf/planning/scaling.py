@@ -91,16 +91,17 @@ def traffic(cfg: RunConfig, shape: ShapeConfig, how: str) -> Traffic:
     """What travels, as `lvf.training.sharding` has it.
 
     FSDP2 gathers every parameter for the forward pass, and those of the blocks again for the
-    backward pass (it keeps the rest, which is needed at once), in the arithmetic's precision. It
-    scatters the gradients of each microbatch, since Composer does not put that off. Whole models
-    sum their gradients once a step (DDP).
+    backward pass (it keeps the rest, which is needed at once). Those of the blocks travel in the
+    arithmetic's precision, the rest in fp32. It scatters the gradients of each microbatch, since
+    Composer does not put that off. Whole models sum their gradients once a step (DDP).
     """
-    low = 2 if cfg.training.precision == "amp_bf16" else 4
+    low = 2 if cfg.training.precision == "amp_bf16" and not cfg.method.dora else 4
     total, blocks = num_parameters(shape), num_block_parameters(shape)
     summed = SUM_BYTES * num_trainable_parameters(shape, cfg.method)
     if how == WHOLE:
         return Traffic(summed=summed)
-    gathered = {"gathered_forward": low * total, "gathered_backward": low * blocks}
+    in_blocks, outside = low * blocks, 4 * (total - blocks)
+    gathered = {"gathered_forward": in_blocks + outside, "gathered_backward": in_blocks}
     if how == SHARDED:
         return Traffic(**gathered, scattered=SUM_BYTES * total)
     return Traffic(**gathered, summed=summed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -19,7 +21,9 @@ from lvf.runs.run_id import identity, run_id
 
 RUNNING, STOPPED, TRAINED, FAILED, DIVERGED = "running", "stopped", "trained", "failed", "diverged"
 """What a status file says; the following are concluded from it."""
-MISSING, DONE = "missing", "done"
+MISSING, DONE, UNREADABLE = "missing", "done", "unreadable"
+LOCK_SECONDS = 2.0
+"""How long a start tries: whoever asks for the state holds the lock for less than a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,30 @@ class RunFolder:
         merged = {**self.status(), "state": state, **facts}
         write_json(self.path / "status.json", merged)
 
+    def claim_failure(self, state: str, error: str) -> None:
+        """Say how a start has failed, if no other rank has said it before: the first error counts.
+
+        A full disk may leave it unsaid.
+        """
+        temporary = self._failure.with_name(f".failure.{socket.gethostname()}.{os.getpid()}")
+        with suppress(OSError):
+            temporary.write_text(json.dumps({"state": state, "error": error}))
+            os.link(temporary, self._failure)
+        temporary.unlink(missing_ok=True)
+
+    def settle_failure(self) -> None:
+        """Make the first error that was said the status; only one process may do so at a time."""
+        with suppress(OSError):
+            self.write_status(**json.loads(self._failure.read_text()))
+
+    def forget_failure(self) -> None:
+        """Begin anew."""
+        self._failure.unlink(missing_ok=True)
+
+    @property
+    def _failure(self) -> Path:
+        return self.path / "failure.json"
+
     @contextmanager
     def recording_refusal(self) -> Iterator[None]:
         """Record why a start is refused, until the next one is not.
@@ -90,10 +118,17 @@ class RunFolder:
         return self.path / "refused.json"
 
     def state(self, cfg: RunConfig) -> str:
-        """`missing`, `running`, `stopped`, `failed`, `diverged`, `trained`, or `done`.
+        """`missing`, `running`, `stopped`, `failed`, `diverged`, `trained`, `done` or `unreadable`.
 
         Stopped by a signal or a kill, that is. Done means measured as this configuration asks, too.
+        Another user's folder may be unreadable.
         """
+        try:
+            return self._state(cfg)
+        except PermissionError:
+            return UNREADABLE
+
+    def _state(self, cfg: RunConfig) -> str:
         status = self.status()
         state = str(status.get("state", MISSING))
         if state == RUNNING and self._is_free():
@@ -133,23 +168,25 @@ class RunFolder:
         return self.path / "evals" / export.name / f"measured-{stable_hash(asdict(cfg.evals))}"
 
     def _is_free(self) -> bool:
-        lock = FileLock(self.path / ".lock")
+        """Whether no process is at work; asks as a reader, which another user may be."""
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except BlockingIOError:
             return False
-        lock.release()
         return True
 
     def lock(self) -> FileLock:
-        """The right to work on this run, taken at once or not at all.
+        """The right to work on this run, within `LOCK_SECONDS` or not at all.
 
         Raises:
             UserError: another process holds it.
         """
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.01)
         except Timeout as error:
             raise UserError(
                 f"another process is working on {self.path}; wait for it, or stop it first"

@@ -72,8 +72,10 @@ def few_layer_model(cfg: RunConfig, layout: Layout, repeats: int) -> Any:
 
 
 def _rounded(model: Any, cfg: RunConfig) -> Any:
+    from lvf.training.sharding import uses_fsdp  # Composer, which a check need not wait for
+
     if cfg.method.kind == "lora" and cfg.runtime.bf16_base and in_bf16(cfg):
-        hold_base_in_bf16(model)
+        hold_base_in_bf16(model, sharded=uses_fsdp(cfg))
     return model
 
 

@@ -24,6 +24,12 @@ def uses_fsdp(cfg: RunConfig) -> bool:
 def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
     """Shard a model over all ranks, layer by layer, in place; LoRA's adapters stay replicated.
 
+    The precision is that of autocast on one device, and of LoRA under DDP: products in bf16, the
+    residual stream, embeddings, norms and the loss in fp32. So the weights of layers travel in
+    bf16, those outside of layers in fp32 (else the first hidden state would be rounded), and no
+    input is cast, which autocast does at each product. Weights of norms within layers are rounded
+    on the way where they are trained; frozen ones, which hold next to nothing, stay replicated.
+
     Composer takes a model with FSDP2 modules as it is; its own `FSDP2Config` knows no parameters to
     be left out, and would shard the adapters, too. `sharded_checkpoint.py` saves and loads it.
     """
@@ -33,18 +39,24 @@ def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
 
     from lvf.models.layers import decoder_layers
 
-    # Master weights, gradients and their sums stay fp32; what travels and multiplies is bf16.
-    low = torch.bfloat16 if cfg.training.precision == "amp_bf16" else None
+    # Master weights, gradients and their sums stay fp32. DoRA takes the norm of its matrices.
+    in_bf16 = cfg.training.precision == "amp_bf16" and not cfg.method.dora
+    within, outside = (
+        MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for dtype in (torch.bfloat16 if in_bf16 else None, None)
+    )
+    whole = adapters(model) + [p for p in model.parameters() if not p.requires_grad and p.dim() < 2]
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(
             "cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),)
         ),
-        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32),
-        "ignored_params": set(adapters(model)) if cfg.method.kind == "lora" else set(),
+        "ignored_params": set(whole) if cfg.method.kind == "lora" else set(),
     }
     for layer in decoder_layers(model.model):
-        fully_shard(layer, **settings)
-    fully_shard(model.model, **settings)
+        fully_shard(layer, mp_policy=within, **settings)
+    fully_shard(model.model, mp_policy=outside, **settings)
 
 
 def adapters(model: HuggingFaceModel) -> list[Tensor]:

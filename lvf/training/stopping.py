@@ -41,7 +41,7 @@ class StopRequest:
         """
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, StoppedError) and self._received:
+        if isinstance(error, SystemExit) and error.code == TRY_AGAIN and self._received:
             before = self._before[self._received[0]]
             if self._received[0] == signal.SIGUSR2 and callable(before):
                 before(*self._received)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +18,7 @@ from lvf.errors import UserError
 from lvf.models.counts import train_flops_per_token
 from lvf.runs.checkpoints import batch_of, newest_complete, refuse_code, state_file
 from lvf.runs.run_folder import (
-    DIVERGED,
-    FAILED,
     RUNNING,
-    STOPPED,
     TRAINED,
     RunFolder,
     is_rank_zero,
@@ -32,9 +26,15 @@ from lvf.runs.run_folder import (
 )
 from lvf.runs.run_id import run_id
 from lvf.runs.trunk import branch_point, kept_batches, trunk_of
+from lvf.training.outcome import (
+    COLLECTIVE_TIMEOUT_SECONDS,
+    closing,
+    joint_outcome,
+    on_rank_zero,
+)
 from lvf.training.parameter_groups import parameter_groups
 from lvf.training.schedules import make_scheduler
-from lvf.training.stopping import TRY_AGAIN, StoppedError, StopRequest
+from lvf.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from composer import Trainer
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
     from lvf.training.memory import PeakMemory
     from lvf.training.packed_model import PackedModel
-
-COLLECTIVE_TIMEOUT_SECONDS = 1800.0
-"""How long ranks wait for one that exports; Composer's 300 is short for 27 GB on a slow disk."""
 
 
 def train(
@@ -65,55 +62,30 @@ def train(
         UserError: the run diverged, or the disk is full.
         SystemExit: a signal stopped it (status `TRY_AGAIN`); the same command continues it.
     """
-    batches = export_batches(cfg, prepared)
-    checkpoint, started_from = start_of(cfg, folder)
-    if is_rank_zero():
-        print(f"training {folder.path.name}: {started_from}, {max(batches)} batches", flush=True)
-        folder.write_status(
-            RUNNING,
-            error=None,
-            started_from=started_from,
-            total_batches=max(batches),
-            shards=prepared.folder.name,
-        )
+    import composer  # noqa: F401  it has a handler of signals of its own
+
     began = time.perf_counter()
-    stop = StopRequest()
-    with outcome_in_status(folder):
+    with StopRequest() as stop, joint_outcome(folder):
+        batches = export_batches(cfg, prepared)
+        checkpoint, started_from = on_rank_zero(lambda: start_of(cfg, folder))
+        if is_rank_zero():
+            print(
+                f"training {folder.path.name}: {started_from}, {max(batches)} batches", flush=True
+            )
+            folder.write_status(
+                RUNNING,
+                error=None,
+                started_from=started_from,
+                total_batches=max(batches),
+                shards=prepared.folder.name,
+            )
         trainer = make_trainer(cfg, prepared, folder, batches, checkpoint, stop, on_export)
-        try:
+        with closing(trainer):
+            # Without a fit, it was killed between its last checkpoint and its last status.
             if trainer.state.timestamp.batch.value < max(batches):
-                with stop:  # after Composer, which has a handler of its own
-                    trainer.fit()
-        finally:  # without a fit, it was killed between its last checkpoint and its last status
-            trainer.close()
+                trainer.fit()
     if is_rank_zero():
         folder.write_status(TRAINED, fit_seconds=round(time.perf_counter() - began, 1))
-
-
-@contextmanager
-def outcome_in_status(folder: RunFolder) -> Iterator[None]:
-    """Write how a training ended before its time, and tell the user."""
-    from lvf.training.divergence import DivergedError
-
-    try:
-        yield
-    except StoppedError as reason:
-        if is_rank_zero():
-            folder.write_status(STOPPED)
-            print(f"{reason}; the same command continues it", flush=True)
-        raise SystemExit(TRY_AGAIN) from reason
-    except DivergedError as error:
-        if is_rank_zero():
-            folder.write_status(DIVERGED, error=str(error))
-        raise UserError(f"{folder.path.name} diverged: {error}. Try a smaller rate.") from error
-    except Exception as error:
-        if _is_full_disk(error, folder):
-            raise UserError(
-                f"the disk of {folder.path} is full: {error}. Make room and start the same command "
-                "again: it continues from its last checkpoint."
-            ) from error
-        folder.write_status(FAILED, error=f"{type(error).__name__}: {error}")
-        raise
 
 
 def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
@@ -148,12 +120,6 @@ def check_same_shards(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> 
             )
 
 
-def _is_full_disk(error: Exception, folder: RunFolder) -> bool:
-    """Whether there was no room: the OS and safetensors say so, torch says only that it failed."""
-    free_bytes = shutil.disk_usage(folder.path).free
-    return os.strerror(errno.ENOSPC) in str(error) or free_bytes < 1 << 20
-
-
 def export_batches(cfg: RunConfig, prepared: Prepared) -> dict[int, float]:
     """Batch after which each moment of `measure_at`, and the end, is exported."""
     moments = [*cfg.measure_at, cfg.duration]
@@ -172,7 +138,7 @@ def make_trainer(
     """Everything a run needs, in Composer's terms, in the state of `checkpoint`."""
     import torch
     from composer import Trainer
-    from composer.utils import dist, reproducibility
+    from composer.utils import reproducibility
 
     from lvf.training.build_model import make_model
     from lvf.training.memory import PeakMemory
@@ -183,8 +149,6 @@ def make_trainer(
     # Batches differ in length, which leaves holes between fixed segments of memory.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     device = "gpu" if torch.cuda.is_available() else "cpu"
-    if dist.get_world_size() > 1:
-        dist.initialize_dist(device, timeout=COLLECTIVE_TIMEOUT_SECONDS)
     reproducibility.seed_all(cfg.seed)  # LoRA's A is drawn when the model is made
     memory = PeakMemory()
     model = make_model(cfg)

@@ -251,7 +251,7 @@ def segments(number: int) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc, to see who lives")
+@pytest.mark.skipif(not Path("/dev/shm").exists(), reason="looks at the files of shared memory")
 def test_a_killed_run_harms_neither_one_that_lives_nor_one_that_starts(
     run: RunConfig, tmp_path: Path
 ) -> None:
@@ -266,7 +266,8 @@ def test_a_killed_run_harms_neither_one_that_lives_nor_one_that_starts(
     doomed.kill()
     assert segments(doomed_number)
     started = Reader(arguments)
-    assert started.answer()["prefix"] == doomed_number or not segments(doomed_number)
+    # Python's resource tracker may still be about to unlink these, by name.
+    assert started.answer()["prefix"] not in (doomed_number, number)
     assert segments(number)
     assert started.epoch() == first
     second = alive.epoch()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kill_storm import start_ranks, wait_for
+from benchmarks.forked_ranks import start_ranks
 from lvf.config.compose import compose
 from lvf.config.schema import RunConfig
 from lvf.data.shards import prepare
@@ -56,8 +56,8 @@ def trained(cfg: RunConfig) -> RunFolder:
 
 def trained_on_ranks(cfg: RunConfig, statuses: list[int] | None = None) -> RunFolder:
     folder, prepared = open_run_folder(cfg), prepare(cfg)
-    ended = wait_for(start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder)))
-    assert ended == (statuses or [0] * cfg.runtime.nproc_per_node)
+    ranks = start_ranks(cfg.runtime.nproc_per_node, lambda: train(cfg, prepared, folder))
+    ranks.end_with(statuses or [0] * cfg.runtime.nproc_per_node)
     return folder
 
 

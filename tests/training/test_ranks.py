@@ -18,7 +18,8 @@ from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from benchmarks.kill_storm import last_weights, same_weights, start_ranks, wait_for
+from benchmarks.forked_ranks import start_ranks
+from benchmarks.kill_storm import last_weights, same_weights
 from lvf.config.schema import RunConfig
 from lvf.data.shards import prepare
 from lvf.errors import UserError
@@ -262,7 +263,7 @@ def errors_of_ranks(cfg: RunConfig, tmp_path: Path, before: Callable[[], None]) 
             train(cfg, prepared, folder)
         (tmp_path / f"failed.{os.environ['RANK']}").write_text(str(failed.value))
 
-    assert wait_for(start_ranks(2, fail_to_train)) == [0, 0]
+    start_ranks(2, fail_to_train).end_with([0, 0])
     assert list(folder.checkpoints.iterdir()) == []
     return [(tmp_path / f"failed.{rank}").read_text() for rank in (0, 1)]
 

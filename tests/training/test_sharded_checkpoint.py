@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from benchmarks.kill_storm import start_ranks, wait_for
+from benchmarks.forked_ranks import start_ranks
 from lvf.training.sharded_checkpoint import load_sharded, save_sharded
 from tests.training.test_ranks import whole
 
@@ -72,5 +72,5 @@ def test_every_tensor_comes_back_and_a_tied_one_stays_tied(
         assert state.model.head.weight is state.model.embedding.weight
         assert state.optimizers[0].state[state.model.head.weight]["step"] == 1
 
-    assert wait_for(start_ranks(first, write)) == [0] * first
-    assert wait_for(start_ranks(then, read)) == [0] * then
+    start_ranks(first, write).end_with([0] * first)
+    start_ranks(then, read).end_with([0] * then)

@@ -267,12 +267,6 @@ def test_a_full_disk_is_called_so_and_the_run_goes_on_when_there_is_room(
     assert trained(cfg).status()["state"] == TRAINED
 
 
-def test_two_processes_cannot_work_on_one_run(composed: Any) -> None:
-    folder = open_run_folder(composed())
-    with folder.lock(), pytest.raises(UserError, match="another process"):
-        RunFolder(folder.path).lock()
-
-
 def test_a_folder_of_another_configuration_is_refused(composed: Any) -> None:
     cfg = composed()
     file = open_run_folder(cfg).path / "identity.json"
