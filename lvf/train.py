@@ -31,6 +31,7 @@ def run(cfg: RunConfig) -> None:
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
     from lvf.models.packed import Layout
+    from lvf.models.weights import check_weights
     from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
     from lvf.training.build_model import check_architecture
     from lvf.training.trainer import check_same_shards, start_of, train
@@ -38,6 +39,7 @@ def run(cfg: RunConfig) -> None:
     folder = run_folder(cfg)
     with folder.recording_refusal():
         check_allocation(cfg)
+        check_weights(cfg.model)
         check_rank(load_model_config(cfg.model), cfg.method)
         if check_architecture(cfg) is Layout.ROWS:
             print("this architecture cannot be packed: each document is a row of its own, padded")

@@ -88,13 +88,15 @@ def slots_are_right(model: PreTrainedModel) -> bool:
             slots = SlotCache(small, 3, capacity)
             shared, own = read_prompts(small, PROBED_PROMPTS, [True, False])
             both = plain.read(PROBED_PROMPTS, [])
-            for cache, first, second in ((plain, *both), (slots, shared, own)):
-                cache.place(first, [0, 2])  # type: ignore[arg-type]
-                cache.place(second, [1])  # type: ignore[arg-type]
+            plain.place(both[0], [0, 2])
+            plain.place(both[1], [1])
+            slots.place(shared, [0, 2])
+            slots.place(own, [1])
             wanted = torch.stack([both[place].logits for place in (0, 1, 0)])
             got = torch.stack([shared.logits, own.logits, shared.logits])
             for step in range(PROBED_STEPS):
-                if not torch.allclose(got, wanted, rtol=0, atol=TOLERANCE * wanted.abs().max()):
+                largest = float(wanted.abs().max())
+                if not torch.allclose(got, wanted, rtol=0, atol=TOLERANCE * largest):
                     return False
                 tokens = wanted.argmax(-1) if step % 2 else wanted.topk(2).indices[:, 1]
                 wanted, got = plain.step(tokens), slots.step(tokens)

@@ -67,7 +67,9 @@ class Lifeline:
                 return {0: to_first}
             server.settimeout(START_SECONDS)
             accepted = [server.accept()[0] for _ in range(1, world_size)]
-            return {_receive(other): other for other in accepted}
+            ranks = [_receive(other) for other in accepted]
+            both = zip(ranks, accepted, strict=True)
+            return {rank: other for rank, other in both if rank is not None}
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:

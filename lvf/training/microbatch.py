@@ -161,7 +161,7 @@ def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
     layer = sum(p.numel() for p in layers[0].parameters())
     outside = sum(p.numel() for p in inner.parameters()) - layer * len(layers)
     gradients = (travelling + 4) * max(layer, outside) + 4 * head.numel() if full else 0
-    return held + travelling * (2 * layer + outside) + gradients
+    return held + travelling * 2 * layer + 4 * outside + gradients
 
 
 def activation_bytes(cfg: RunConfig, layout: Layout, device: torch.device) -> ActivationBytes:

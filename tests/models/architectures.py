@@ -34,7 +34,8 @@ VOCABULARY = 1280
 """That of the packaged tokenizer."""
 NUM_LAYERS = 2
 SIZES = {
-    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96,
+    "vocab_size": VOCABULARY, "unpadded_vocab_size": VOCABULARY,
+    "hidden_size": 64, "intermediate_size": 96,
     "num_hidden_layers": NUM_LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
     "n_embd": 64, "n_layer": NUM_LAYERS, "n_head": 4, "n_positions": 256, "rotary_dim": 8,
