@@ -31,12 +31,13 @@ def run(cfg: RunConfig) -> None:
     from lvf.models.load import load_model_config
     from lvf.models.lora import check_rank
     from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
-    from lvf.training.trainer import check_same_shards, start_of, train
+    from lvf.training.trainer import check_optimizer, check_same_shards, start_of, train
 
     folder = run_folder(cfg)
     with folder.recording_refusal():
         check_allocation(cfg)
         check_rank(load_model_config(cfg.model), cfg.method)
+        check_optimizer(cfg)
         start_of(cfg, folder)  # a branch without its trunk is told before the data are made
         prepared = prepare(cfg)
         for line in left_out(prepared):

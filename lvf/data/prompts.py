@@ -88,6 +88,36 @@ def encode_texts(
     return [ids[_num_extra_bos(ids, tokenizer) :] for ids in documents]
 
 
+def check_embedded(
+    ids: np.ndarray, num_embeddings: int, tokenizer: PreTrainedTokenizerBase, place: str
+) -> None:
+    """Refuse a token for which the model has no embedding.
+
+    Args:
+        ids: Token ids, int64 [num_tokens].
+        num_embeddings: Rows of the model's embedding.
+        tokenizer: Names the token.
+        place: Where the text stands, for the message.
+
+    Raises:
+        UserError: an id is not below `num_embeddings`.
+    """
+    beyond = ids[ids >= num_embeddings]
+    if len(beyond):
+        raise UserError(
+            f"{place}: the tokenizer makes of {tokenizer.decode([beyond[0]])!r} the id "
+            f"{beyond[0]}, but the model has embeddings for {num_embeddings} ids only. Take this "
+            "token out of the text, choose another model.tokenizer, or give the model more "
+            "embeddings (resize_token_embeddings) and save it"
+        )
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Encode a prompt that is to be answered, as in training: with one BOS at most."""
+    own = has_own_bos(tokenizer, prompt)
+    return list(tokenizer(prompt, add_special_tokens=not own)["input_ids"])
+
+
 def has_own_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether a text begins with the BOS that the tokenizer puts in front of every text."""
     bos = tokenizer.bos_token

@@ -11,6 +11,7 @@ from lvf.data.evaluation_items import evaluation_items
 from lvf.data.prompts import TEMPLATES
 from lvf.data.sources import PART_ROWS, local_files, source_fingerprint
 from lvf.errors import UserError
+from lvf.models.load import load_model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +30,11 @@ def recipe_inputs(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[st
     if data.template not in TEMPLATES:
         raise UserError(f"data.template={data.template!r} is not one of {', '.join(TEMPLATES)}")
     sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
-    return {
+    num_embeddings = load_model_config(cfg.model).vocab_size
+    # Where every token has an embedding, the shards serve models of any number of them.
+    fits = largest_token_id(tokenizer) < num_embeddings
+    limit = {} if fits else {"num_embeddings": num_embeddings}
+    return limit | {
         "schema_version": SCHEMA_VERSION,
         "sources": {name: one and source_fingerprint(one) for name, one in sources.items()},
         "columns": [data.text_column, data.prompt_column, data.response_column],
@@ -56,8 +61,6 @@ def check_fits(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, seq_len: 
     Raises:
         UserError: it has not, or the tokenizer cannot say where its tokens lie in the text.
     """
-    from lvf.models.load import load_model_config
-
     shape = load_model_config(model)
     name = model.tokenizer or model.path
     if not tokenizer.is_fast:
@@ -65,11 +68,12 @@ def check_fits(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, seq_len: 
             f"model.tokenizer={name} has no tokenizer.json (a fast tokenizer), without which the "
             "loss cannot be kept to the response"
         )
-    num_ids = largest_token_id(tokenizer) + 1
-    if num_ids > shape.vocab_size:
+    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    num_ids = max(backend.get_vocab(with_added_tokens=False).values()) + 1
+    if num_ids > shape.vocab_size:  # tokens that were added to it may never occur
         raise UserError(
             f"the tokenizer {name} has {num_ids} tokens, more than the {shape.vocab_size} of "
-            f"model.path={model.path}. Set model.tokenizer=null to take the model's own."
+            f"model.path={model.path}. Choose its own with model.tokenizer=null, or one that fits."
         )
     longest = getattr(shape, "max_position_embeddings", math.inf)
     if seq_len > longest:
