@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lvf.config.kinds import with_checked_values
-from lvf.config.schema import CONF_DIR, RunConfig
+from lvf.config.schema import CONF_DIR, EMBEDDED, DataConfig, RunConfig
 from lvf.config.validate import validate
 from lvf.errors import UserError
 from lvf.log import keep_from_terminal
@@ -82,8 +82,19 @@ def to_run_config(composed: DictConfig) -> RunConfig:
         UserError: a value is missing, has the wrong type, or the combination is impossible.
     """
     cfg = to_schema(composed, RunConfig)
+    _hold_out_of_own_data(cfg.data)
     validate(cfg)
     return cfg
+
+
+def _hold_out_of_own_data(data: DataConfig) -> None:
+    """Take the held-out texts from `train` where that was changed and they stayed the embedded."""
+    if data.train.path.startswith(EMBEDDED):
+        return
+    if data.validation and data.validation.path.startswith(EMBEDDED):
+        data.validation = None
+    if data.heldout and data.heldout.path.startswith(EMBEDDED):
+        data.heldout = None
 
 
 def compose(*overrides: str) -> RunConfig:

@@ -20,6 +20,8 @@ from lvf.config.kinds import (
 )
 
 PACKAGE = Path(__file__).resolve().parents[1]
+EMBEDDED = "embedded:"
+"""Begins the path of a file of the generated offline world."""
 IGNORED_LABEL = -100
 """Label of a token that is not in the loss: the default of torch's `cross_entropy`."""
 
@@ -35,6 +37,8 @@ def shipped(path: str) -> Path:
 
 
 CONF_DIR = shipped("conf")
+ALL_LINEAR = "all-linear"
+"""Instead of names in `method.target_modules`: every linear map but the output layer."""
 
 
 @dataclass(kw_only=True)
@@ -143,9 +147,10 @@ class DataConfig:
     name: str = MISSING
     train: SourceConfig = field(default_factory=SourceConfig)
     validation: SourceConfig | None = None
-    """Documents for choosing rates. Null: `split_documents` are taken out of `train`."""
+    """Documents for choosing rates. Null: `split_documents` are taken out of `train`; also where
+    these here are of the embedded world and `train` is not."""
     heldout: SourceConfig | None = None
-    """Documents whose loss is reported. Null: `split_documents` are taken out of `train`."""
+    """Documents whose loss is reported. If null, as `validation`."""
     split_documents: CountOrZero = 512
     text_column: str | None = None
     """Column of running text (continued pre-training)."""
@@ -153,7 +158,8 @@ class DataConfig:
     response_column: str | None = None
     """Columns of a pair (instruction finetuning): the loss is on the response only."""
     template: str = "plain"
-    """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`."""
+    """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`; a text with {prompt} and
+    {response}; or `chat`, the tokenizer's own chat template."""
     max_documents: Count | None = None
     """Use only the first rows of `train`, usable or not."""
     strict: bool = False
@@ -178,8 +184,9 @@ class MethodConfig:
     alpha: Count | None = None
     """LoRA's scale is alpha / rank; the paper takes alpha = 2 rank."""
     dropout: Share | None = None
-    target_modules: list[str] | None = None
-    """Names of the linear maps that get adapters."""
+    target_modules: Any = None
+    """List of the names of the linear maps that get adapters, or `all-linear`: all but the output
+    layer."""
     rank_stabilised: bool = False
     """rsLoRA: the scale is alpha / sqrt(rank)."""
     dora: bool = False
@@ -188,6 +195,8 @@ class MethodConfig:
     """`zero` (B = 0), or `pissa`: the largest singular values of the base, taken out of it."""
     lr_ratio_b: Positive = 1.0
     """LoRA+: rate of B as a multiple of the run's rate."""
+    peft: Any = None
+    """Mapping of further options of PEFT's LoraConfig, such as {layers_to_transform: [0, 1]}."""
     modules_to_save: list[str] = field(default_factory=list)
     """Modules that are trained whole beside the adapters, such as embed_tokens and lm_head."""
     modules_to_save_lr_ratio: Positive = 1.0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from lvf.config.schema import MethodConfig, RunConfig
+from lvf.config.schema import ALL_LINEAR, MethodConfig, RunConfig
 from lvf.errors import UserError
 
 TARGET_MODULES = {
@@ -185,8 +185,18 @@ def _validate_method(method: MethodConfig) -> None:
     missing = [f"method.{name}" for name in settings if name not in present]
     if missing:
         raise UserError(f"method {method.name!r} is LoRA and needs {', '.join(missing)}")
-    if not method.target_modules:
-        raise UserError(f"method {method.name!r}: method.target_modules must not be empty")
+    if method.peft is not None and not isinstance(method.peft, dict):
+        raise UserError(
+            f"method.peft={method.peft!r} is no mapping, such as {{layers_to_transform: [0, 1]}}"
+        )
+    targets = method.target_modules
+    if targets == ALL_LINEAR:
+        method.target_modules = [ALL_LINEAR]
+    elif not (targets and isinstance(targets, list) and all(isinstance(t, str) for t in targets)):
+        raise UserError(
+            f"method.target_modules={targets!r} is neither a list of names, such as "
+            f"[q_proj,v_proj], nor {ALL_LINEAR}"
+        )
     if method.init == "pissa" and (method.dora or method.rank_stabilised or method.modules_to_save):
         raise UserError(
             f"method {method.name!r}: init=pissa goes with plain LoRA only, since its export is a "

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvf.config.schema import EvalsConfig, LmEvalTaskConfig, SourceConfig
-from lvf.data.sources import EMBEDDED, local_files
+from lvf.config.schema import EMBEDDED, EvalsConfig, LmEvalTaskConfig, SourceConfig
+from lvf.data.sources import local_files
 from lvf.errors import UserError
 
 HUMANEVAL = "humaneval"

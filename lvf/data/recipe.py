@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import ModelConfig, RunConfig, stable_hash
 from lvf.data.evaluation_items import evaluation_items
-from lvf.data.prompts import TEMPLATES
+from lvf.data.prompts import template_of
 from lvf.data.sources import PART_ROWS, local_files, source_fingerprint
 from lvf.errors import UserError
 from lvf.models.load import load_model_config
@@ -27,18 +27,12 @@ def recipe_inputs(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[st
         UserError: a source is missing, or the template unknown.
     """
     data = cfg.data
-    if data.template not in TEMPLATES:
-        raise UserError(f"data.template={data.template!r} is not one of {', '.join(TEMPLATES)}")
     sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
-    num_embeddings = load_model_config(cfg.model).vocab_size
-    # Where every token has an embedding, the shards serve models of any number of them.
-    fits = largest_token_id(tokenizer) < num_embeddings
-    limit = {} if fits else {"num_embeddings": num_embeddings}
-    return limit | {
+    return {
         "schema_version": SCHEMA_VERSION,
         "sources": {name: one and source_fingerprint(one) for name, one in sources.items()},
         "columns": [data.text_column, data.prompt_column, data.response_column],
-        "template": None if data.text_column else TEMPLATES[data.template],
+        "template": None if data.text_column else template_of(data),
         "tokenizer": _tokenizer_hash(tokenizer),
         "seq_len": cfg.training.seq_len,
         "packing_ratio": cfg.training.packing_ratio,

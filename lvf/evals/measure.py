@@ -12,16 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema import RunConfig, SourceConfig, stable_hash
+from lvf.config.schema import EMBEDDED, RunConfig, SourceConfig, stable_hash
 from lvf.config.validate import require_consent
-from lvf.data.prompts import example_text
-from lvf.data.sources import EMBEDDED, local_files, read_documents, source_fingerprint
+from lvf.data.prompts import CHAT, example_text, with_chat_template
+from lvf.data.sources import local_files, read_documents, source_fingerprint
 from lvf.errors import UserError
 from lvf.evals.humaneval import problems_file, run_humaneval
 from lvf.evals.likelihood import Pair, kl_from_base, nll
 from lvf.evals.official import local_files as task_files
 from lvf.evals.official import official_folder
 from lvf.evals.suite import run_lm_eval
+from lvf.models.load import load_tokenizer
 from lvf.records.schema import Axes, Metric, Record, record_path, versions_of, write_record
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _run_task(
 
 def prompt_of_question(cfg: RunConfig) -> Callable[[str], str]:
     """What makes of a question the prompt that the training data would have made of it."""
-    data = cfg.data
+    chat = cfg.data.template == CHAT
+    data = with_chat_template(cfg.data, load_tokenizer(cfg.model)) if chat else cfg.data
 
     def prompt_of(question: str) -> str:
         if data.prompt_column is None or data.response_column is None:

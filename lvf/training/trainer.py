@@ -289,7 +289,7 @@ def make_model(cfg: RunConfig) -> PackedModel:
     use_memory_efficient_layers(model)
     if cfg.method.kind == "lora":
         model = add_adapters(model, cfg.method)
-        if cfg.training.fused_lora:
+        if cfg.training.fused_lora and not cfg.method.peft:  # whose options it does not know
             use_fused_lora(model)
         if cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16":
             hold_base_in_bf16(model)
@@ -297,7 +297,10 @@ def make_model(cfg: RunConfig) -> PackedModel:
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
     only_adapters = not cfg.method.modules_to_save
-    packed = PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
+    # Composer refuses a tokenizer with more tokens than the model; here they never occur.
+    fits = len(tokenizer) <= model.config.vocab_size
+    packed = PackedModel(model, tokenizer if fits else None, should_save_peft_only=only_adapters)
+    packed.tokenizer = tokenizer
     packed.in_bf16 = cfg.training.precision == "amp_bf16"
     return packed
 

@@ -87,7 +87,7 @@ def command(*words: str, verb: str = "train") -> subprocess.CompletedProcess[str
     ("setting", "words"),
     [
         ("evals.tasks=gsm8k", ("evals.tasks", "is not a ListConfig, list")),
-        ("method.target_modules=q_proj", ("method.target_modules", "is not a ListConfig, list")),
+        ("method.target_modules=q_proj", ("'q_proj' is neither a list of names", "all-linear")),
         ("data.train.path=[a,b]", ("data.train.path", "Cannot convert 'list' to string")),
         ("model.path=${oc.env:LVF_UNSET}", ("model.path: the environment variable LVF_UNSET",)),
         ("paths.runs=~/${oc.env:LVF_UNSET}", ("paths.runs: the environment variable LVF_UNSET",)),
@@ -124,3 +124,14 @@ def test_forgetting_may_be_measured_by_any_number_of_tasks(tasks: list[str]) -> 
         cfg = compose(f"scale={scale}", *domain, f"evals.forgetting={json.dumps(tasks)}")
         rest = ["nll_target", "nll_validation", "nll_source", "kl_base"]
         assert cfg.evals.tasks == [*first, *(task for task in tasks if task not in first), *rest]
+
+
+def test_held_out_text_is_taken_from_the_data_that_were_given() -> None:
+    packaged = compose("data=embedded_math_ift").data
+    assert packaged.validation and packaged.heldout
+    own = compose("data=embedded_math_ift", "data.train.path=/data/mine.jsonl").data
+    assert own.validation is None and own.heldout is None
+    given = compose("data.train.path=/data/mine.jsonl", "data.heldout.path=/data/held.jsonl").data
+    assert given.validation is None and given.heldout and given.heldout.path == "/data/held.jsonl"
+    hub = compose("data=embedded_code_cpt", "regime=cpt", "data.train.path=some/corpus").data
+    assert hub.validation is None and hub.heldout is None

@@ -56,7 +56,10 @@ TODAY = {
     "data=embedded/code_cpt": "data=embedded_code_cpt",
 }
 
-ADDED = {"model": {"trust_remote_code": False}}
+ADDED: dict[str, dict[str, Any]] = {
+    "model": {"trust_remote_code": False},
+    "method": {"peft": None},
+}
 """Settings that 95b6887 did not have, with the value that changes nothing."""
 
 
