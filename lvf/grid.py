@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lvf.config.compose import exit_on_user_error, to_schema
+from lvf.config.compose import exit_on_user_error, to_schema, with_home
 from lvf.config.grid_schema import GridConfig
 from lvf.config.schema import CONF_DIR
 from lvf.config.validate import require_consent
@@ -92,9 +94,12 @@ def main(composed: DictConfig) -> None:
     """Command line of the planner."""
     keep_from_terminal()
     with exit_on_user_error():
-        run(to_schema(composed, GridConfig))
+        grid = to_schema(composed, GridConfig)
+        if folders := list(HydraConfig.get().searchpath):
+            grid.overrides.append(f"hydra.searchpath={json.dumps(folders)}")  # of each run, too
+        run(grid)
 
 
 if __name__ == "__main__":
-    sys.argv[1:2] = [WORDS.get(word, word) for word in sys.argv[1:2]]
+    sys.argv[1:] = [with_home(WORDS.get(word, word)) for word in sys.argv[1:]]
     main()

@@ -12,7 +12,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.config.compose import exit_on_user_error, to_schema
+from lvf.config.compose import exit_on_user_error, to_schema, with_home
+from lvf.config.kinds import LocalPath
 from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 from lvf.log import keep_from_terminal
@@ -31,8 +32,8 @@ WHERE = "where="
 class ReportConfig:
     """What to read, and where the report goes."""
 
-    records: str = "runs/records"
-    out: str = "runs/report"
+    records: LocalPath = "runs/records"
+    out: LocalPath = "runs/report"
     where: str | None = None
     """SQL condition on the columns of models.csv."""
     paper: bool = False
@@ -215,7 +216,7 @@ def _main(composed: DictConfig) -> None:
 def main() -> None:
     """Run the command line."""
     words = [f"{word}=true" if word in ("claims", "pack") else word for word in sys.argv[1:]]
-    sys.argv[1:] = [quoted(word) for word in words]
+    sys.argv[1:] = [quoted(with_home(word)) for word in words]
     _main()
 
 

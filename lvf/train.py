@@ -34,13 +34,14 @@ def run(cfg: RunConfig) -> None:
     from lvf.models.weights import check_weights
     from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
     from lvf.training.build_model import check_architecture
-    from lvf.training.trainer import check_same_shards, start_of, train
+    from lvf.training.trainer import check_optimizer, check_same_shards, start_of, train
 
     folder = run_folder(cfg)
     with folder.recording_refusal():
         check_allocation(cfg)
         check_weights(cfg.model)
         check_rank(load_model_config(cfg.model), cfg.method)
+        check_optimizer(cfg)
         if check_architecture(cfg) is Layout.ROWS:
             print("this architecture cannot be packed: each document is a row of its own, padded")
         start_of(cfg, folder)  # a branch without its trunk is told before the data are made

@@ -1,9 +1,11 @@
 """From Hydra's command line to a checked `RunConfig`, and from a `UserError` to one message."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -13,7 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lvf.config.schema import CONF_DIR, RunConfig
+from lvf.config.kinds import with_checked_values
+from lvf.config.schema import CONF_DIR, EMBEDDED, DataConfig, RunConfig
 from lvf.config.validate import validate
 from lvf.errors import UserError
 from lvf.log import keep_from_terminal
@@ -54,14 +57,22 @@ def to_schema(composed: DictConfig, schema: type[Schema]) -> Schema:
     """Resolve a composed configuration into the dataclass that it was composed on.
 
     Raises:
-        UserError: a value is missing or cannot be resolved.
+        UserError: a value is missing, cannot be resolved, or is a number outside of its range.
     """
     try:
         cfg = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {error}") from error
+        raise UserError(f"{error.full_key or 'configuration'}: {_cause(error)}") from error
     assert isinstance(cfg, schema)
-    return cfg
+    return with_checked_values(cfg)
+
+
+def _cause(error: OmegaConfBaseException) -> str:
+    """What is wrong, without OmegaConf's notes on types; an environment variable by its name."""
+    unset = re.search(r"Environment variable '(.*?)' not found", str(error))
+    if unset:
+        return f"the environment variable {unset[1]} is not set: set it, or give a value"
+    return str(error.msg or error).splitlines()[0]
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:
@@ -71,8 +82,19 @@ def to_run_config(composed: DictConfig) -> RunConfig:
         UserError: a value is missing, has the wrong type, or the combination is impossible.
     """
     cfg = to_schema(composed, RunConfig)
+    _hold_out_of_own_data(cfg.data)
     validate(cfg)
     return cfg
+
+
+def _hold_out_of_own_data(data: DataConfig) -> None:
+    """Take the held-out texts from `train` where that was changed and they stayed the embedded."""
+    if data.train.path.startswith(EMBEDDED):
+        return
+    if data.validation and data.validation.path.startswith(EMBEDDED):
+        data.validation = None
+    if data.heldout and data.heldout.path.startswith(EMBEDDED):
+        data.heldout = None
 
 
 def compose(*overrides: str) -> RunConfig:
@@ -85,7 +107,14 @@ def compose_tree(*overrides: str) -> DictConfig:
     running = GlobalHydra.instance().is_initialized()  # within another command's main
     ready = nullcontext() if running else initialize_config_dir(str(CONF_DIR), version_base="1.3")
     with ready:
-        return hydra.compose("train", overrides=[*overrides, *WITHOUT_HYDRAS_OWN])
+        words = [with_home(word) for word in overrides]
+        return hydra.compose("train", overrides=[*words, *WITHOUT_HYDRAS_OWN])
+
+
+def with_home(override: str) -> str:
+    """An override whose value begins with `~/`, which Hydra cannot parse, with the home folder."""
+    key, equals, value = override.partition("=")
+    return f"{key}={Path(value).expanduser()}" if equals and value.startswith("~/") else override
 
 
 Result = TypeVar("Result")
@@ -101,7 +130,11 @@ def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
         with exit_on_user_error():
             work(to_run_config(composed))
 
-    return main
+    def command() -> None:
+        sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
+        main()
+
+    return command
 
 
 class exit_on_user_error:  # noqa: N801, a context manager that reads as a sentence
@@ -121,6 +154,11 @@ def times(a: float, b: float) -> float:
     """Product for conf/; a whole one is an integer, as ranks and alphas are."""
     product = a * b
     return int(product) if product == int(product) else product
+
+
+def join(*lists: list[str]) -> list[str]:
+    """Lists end to end, each entry once, for conf/."""
+    return list(dict.fromkeys(entry for one in lists for entry in one))
 
 
 def catalogue(file: str) -> dict[str, Any]:
@@ -143,3 +181,4 @@ for name, model in catalogue("models").items():
     ConfigStore.instance().store(group="model", name=name, node=model, package="_global_")
 OmegaConf.register_new_resolver("lvf.lr", lr_of_method, replace=True)
 OmegaConf.register_new_resolver("lvf.times", times, replace=True)
+OmegaConf.register_new_resolver("lvf.join", join, replace=True)

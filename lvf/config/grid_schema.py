@@ -6,6 +6,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from lvf.config.kinds import Count, CountOrZero
 from lvf.config.schema import ScaleConfig
 
 
@@ -29,19 +30,19 @@ class SlurmConfig:
     qos: str | None = None
     constraint: str | None = None
     """Features of the nodes, such as `a100&ib`."""
-    timeout_min: int = 1440
+    timeout_min: Count = 1440
     """Minutes of a job. A run that takes longer saves, is requeued and continues."""
-    evaluation_timeout_min: int = 240
+    evaluation_timeout_min: Count = 240
     """Minutes of the job that measures one export."""
-    signal_delay_s: int = 300
+    signal_delay_s: CountOrZero = 300
     """Seconds before the end at which a run saves: longer than a batch and a checkpoint take."""
-    gpus_per_node: int | None = 1
+    gpus_per_node: CountOrZero | None = 1
     """Devices of a job on each node; a run of more ranks asks for one a rank. Null: no GPUs."""
-    cpus_per_task: int = 8
+    cpus_per_task: Count = 8
     """Cores for each rank."""
-    mem_gb: int | None = 64
+    mem_gb: CountOrZero | None = 64
     """Memory for each rank."""
-    array_parallelism: int = 256
+    array_parallelism: Count = 256
     """Jobs of one array at a time."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before each run, such as `module load cuda/12.4`."""
@@ -62,7 +63,7 @@ class GridConfig:
     """`none` only lists; `local` runs the missing cells on this machine, `slurm` queues them."""
     analyze: bool = False
     """Only analyse what is trained; `python -m lvf.grid analyze` sets it."""
-    workers: int | None = None
+    workers: Count | None = None
     """Cells at a time on this machine; null takes one where there is a GPU, else one a core."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     execute_code: bool = False

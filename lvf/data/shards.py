@@ -8,14 +8,15 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import RunConfig, stable_hash
 from lvf.data.build import build, machine_of
 from lvf.data.part import OVERLAPS
-from lvf.data.recipe import check_fits, recipe_inputs
+from lvf.data.prompts import with_chat_template
+from lvf.data.recipe import check_fits, largest_token_id, recipe_inputs
 from lvf.data.remote import download, remote_of, upload
 from lvf.errors import PreparationInterruptedError, UserError
 
@@ -73,11 +74,15 @@ def prepare_own_part(cfg: RunConfig) -> Prepared | None:
     Raises:
         UserError: bad input, or no room on disk.
     """
-    from lvf.models.load import load_tokenizer
+    from lvf.models.load import load_model_config, load_tokenizer
 
     tokenizer = load_tokenizer(cfg.model)
     check_fits(cfg.model, tokenizer, cfg.training.seq_len)
+    cfg = replace(cfg, data=with_chat_template(cfg.data, tokenizer))
     inputs = recipe_inputs(cfg, tokenizer)
+    num_embeddings = load_model_config(cfg.model).vocab_size
+    if largest_token_id(tokenizer) >= num_embeddings:  # else they serve models of any number
+        inputs["num_embeddings"] = num_embeddings
     name = f"{cfg.data.name}-{stable_hash(inputs)}"
     remote = remote_of(cfg.paths.shards)
     folder = Path(cfg.paths.shards_cache if remote else cfg.paths.shards) / name

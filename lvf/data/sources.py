@@ -10,7 +10,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lvf.config.schema import SourceConfig, stable_hash
+from lvf.config.schema import EMBEDDED, SourceConfig, stable_hash
 from lvf.data.corpus_stats import CorpusStats, describe, refuse_unusable
 from lvf.data.fingerprint import file_hash
 from lvf.data.readers import FORMATS, BadRow, RawRow, check_row, format_of, read
@@ -18,7 +18,6 @@ from lvf.embedded.files import embedded_file
 from lvf.errors import PreparationInterruptedError, UserError
 from lvf.log import silence_own_handlers
 
-EMBEDDED = "embedded:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 NO_DATA = re.compile(
     r"\..*|__.*|checkpoints?(-\d+)?|(dataset_infos?|dataset_dict|config|state)\.json"

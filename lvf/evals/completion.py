@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,14 +58,17 @@ def cut(text: str, stop_strings: Sequence[str]) -> str:
 
 
 def completion_text(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int], stops: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[int],
+    new: list[int],
+    stops: Sequence[str],
+    ends: Collection[int],
 ) -> tuple[str, bool]:
-    """Text of the new tokens up to a stop string, and whether there is one.
+    """Text of the new tokens up to a stop string or one of `ends`, and whether a string stops it.
 
     It is decoded behind the prompt: some tokenizers drop the blank of a text's first word.
     """
-    if tokenizer.eos_token_id in new:
-        new = new[: new.index(tokenizer.eos_token_id)]
+    new = new[: next((place for place, token in enumerate(new) if token in ends), len(new))]
     text = _decode(tokenizer, prompt + new)[len(_decode(tokenizer, prompt)) :]
     up_to_stop = cut(text, stops)
     return up_to_stop, len(up_to_stop) < len(text)

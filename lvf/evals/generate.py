@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lvf.data.prompts import prompt_ids
 from lvf.evals.completion import Key, Request, Sampling, StopWatch, completion_text, seed_of
 from lvf.evals.plain_rows import PlainRows, slots_are_right
 from lvf.evals.slots import SlotCache, read_prompts
+from lvf.models.special_tokens import end_ids
 
 PROMPTS_AT_ONCE = 8
 """Prompts that are read in one pass."""
@@ -50,9 +52,8 @@ class _Batch:
         model, tokenizer, sampling = request.model, request.tokenizer, request.sampling
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.num_samples = Counter(name for name, _ in request.wanted)
-        self.ids = {
-            name: tokenizer(request.prompts[name])["input_ids"] for name in self.num_samples
-        }
+        self.ids = {name: prompt_ids(tokenizer, request.prompts[name]) for name in self.num_samples}
+        self.ends = end_ids(model, tokenizer)
         self.waiting = deque(request.wanted)
         self.unread = deque(name for name in self.ids if self._room(name) > 0)
         self.read: dict[str, Any] = {}
@@ -126,11 +127,11 @@ class _Batch:
             if row is None:
                 continue
             row.new.append(token)
-            ended = token == self.tokenizer.eos_token_id or len(row.new) == len(row.uniforms)
+            ended = token in self.ends or len(row.new) == len(row.uniforms)
             row.tail, suspected = self.watch.follow(row.tail, token)
             if ended or suspected:
                 text, stopped = completion_text(
-                    self.tokenizer, row.prompt, row.new, self.sampling.stop_strings
+                    self.tokenizer, row.prompt, row.new, self.sampling.stop_strings, self.ends
                 )
                 if ended or stopped:
                     self.rows[index] = None

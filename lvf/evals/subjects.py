@@ -10,7 +10,14 @@ from filelock import FileLock
 
 from lvf.config.schema import RunConfig
 from lvf.data.shards import Prepared
-from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
+from lvf.evals.measure import (
+    Subject,
+    benchmarks_dir,
+    measure,
+    prompt_of_question,
+    task_inputs,
+)
+from lvf.evals.suite import check_task
 from lvf.models.counts import num_parameters, num_trainable_parameters
 from lvf.models.load import (
     load_base,
@@ -46,11 +53,16 @@ def check_measurable(cfg: RunConfig, prepared: Prepared) -> None:
     """Find out before a training whether its tasks could be measured after it.
 
     Raises:
-        UserError: a task, or a file of it, is missing.
+        UserError: a task, or a file or column of it, is missing, or its prompts do not fit.
     """
-    benchmarks = benchmarks_dir(cfg)
-    for task in cfg.evals.tasks:
+    benchmarks, evals = benchmarks_dir(cfg), cfg.evals
+    for task in evals.tasks:
         task_inputs(task, cfg, _texts(prepared), benchmarks)
+    tokenizer, shape = load_tokenizer(cfg.model), load_model_config(cfg.model)
+    max_length = getattr(shape, "max_position_embeddings", tokenizer.model_max_length)
+    for name in (task for task in evals.tasks if task in evals.lm_eval):
+        prompt_of = prompt_of_question(cfg)
+        check_task(evals.lm_eval[name], evals, benchmarks, tokenizer, max_length, prompt_of)
 
 
 def _texts(prepared: Prepared) -> dict[str, Path]:

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lvf.config.schema import EvalsConfig, LmEvalTaskConfig
+from lvf.errors import UserError
 from lvf.evals.official import load_tasks
 from lvf.log import silence_own_handlers
+from lvf.models.special_tokens import end_ids
 from lvf.records.schema import Metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BOOTSTRAP_ITERS = 1000  # for a metric without a closed form; the configured tasks have one
+MAX_GEN_TOKS = 256  # lm-eval's default (HFLM.max_gen_toks)
 Request = tuple[str, str]
 """Context and continuation."""
 
@@ -34,6 +37,7 @@ def run_lm_eval(
     evals: EvalsConfig,
     benchmarks: Path | None,
     native_json: Path | None = None,
+    prompt_of: Callable[[str], str] | None = None,
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
     """Score a model on one task as lm-eval's command line does: its prompts, filters and seeds.
 
@@ -52,6 +56,7 @@ def run_lm_eval(
         benchmarks: Folder of the local files; None loads the task's data from the hub.
         native_json: Where lm-eval's own result goes as it is, samples and prompts included, packed
             by gzip, since prompts repeat their shots for every choice.
+        prompt_of: Makes a prompt of a question, where `task.training_prompt` is set.
 
     Returns:
         Metrics, named as by lm-eval (`acc`, `exact_match,strict-match`) with items in the order of
@@ -65,7 +70,7 @@ def run_lm_eval(
 
     _quieten_and_speed_up()
     with tempfile.TemporaryDirectory() as cache:
-        loaded = load_tasks(task, benchmarks, cache)
+        loaded = load_tasks(task, benchmarks, cache, prompt_of)
         _seed(loaded["tasks"])
         lm = _language_model(model, tokenizer, evals.batch_size)
         results: Any = evaluate(lm, loaded, limit=evals.limit, bootstrap_iters=BOOTSTRAP_ITERS)
@@ -76,6 +81,12 @@ def run_lm_eval(
         for name, official in loaded["tasks"].items()
     }
     metrics = _of_group(by_task) if len(by_task) > 1 else next(iter(by_task.values()))
+    if lm.num_generated:
+        share = lm.num_ended / lm.num_generated
+        metrics["ended_by_eos"] = Metric(value=share, n=lm.num_generated)
+    if lm.num_cut:
+        print(f"{task.task}: {lm.num_cut:,} prompts exceed the context and lose their beginning")
+        metrics["prompts_cut"] = Metric(value=lm.num_cut)
     versions = {results["versions"].get(name) for name in by_task}
     return metrics, {
         "task": task.task,
@@ -84,17 +95,100 @@ def run_lm_eval(
     }
 
 
+FIRST_ITEMS = 8
+"""Items of a task that are made into prompts before a training."""
+
+
+def check_task(
+    task: LmEvalTaskConfig,
+    evals: EvalsConfig,
+    benchmarks: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    prompt_of: Callable[[str], str] | None = None,
+) -> None:
+    """Make the first prompts of a task, so that what would fail after a training fails before it.
+
+    Args:
+        task: As of `run_lm_eval`; so are `evals`, `benchmarks`, `tokenizer` and `prompt_of`.
+        evals: Takes `limit`.
+        benchmarks: Folder of the local files.
+        tokenizer: The model's.
+        max_length: Tokens of its context.
+        prompt_of: Makes a prompt of a question.
+
+    Raises:
+        UserError: a column is missing, there are fewer examples than shots, or none of the first
+            prompts fits in the context.
+    """
+    _quieten_and_speed_up()
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            loaded = load_tasks(task, benchmarks, cache, prompt_of)["tasks"]
+            _seed(loaded)
+            for official in loaded.values():
+                official.build_all_requests(limit=min(evals.limit or FIRST_ITEMS, FIRST_ITEMS))
+        except UserError:
+            raise
+        except Exception as error:  # whatever templates and functions of tasks raise
+            files = f"the files {task.files} in {benchmarks}" if benchmarks else "the hub"
+            raise UserError(
+                f"no prompts of {task.task} with {task.num_fewshot} shots can be made of {files}: "
+                f"{type(error).__name__}: {error}. Give files with the columns of the official "
+                "ones and at least as many examples as shots, set num_fewshot lower, or leave "
+                "the task out of evals.tasks"
+            ) from error
+        for name, official in loaded.items():
+            room = max_length - _num_new_tokens(official)
+            prompts = [instance.arguments[0] for instance in official.instances]
+            if all(len(tokenizer(prompt)["input_ids"]) > room for prompt in prompts):
+                raise UserError(
+                    f"the prompts of {name} with {task.num_fewshot} shots do not fit in the "
+                    f"{max_length} tokens of the model's context, of which {max_length - room} are "
+                    "for the answer: they would lose their beginning. Set a lower num_fewshot "
+                    "(evals.lm_eval.TASK.num_fewshot), or leave the task out of evals.tasks"
+                )
+
+
+def _num_new_tokens(official: Any) -> int:
+    """Tokens that lm-eval keeps free for an answer; the choices of a question are short."""
+    if official.OUTPUT_TYPE != "generate_until":
+        return 0
+    return int((official.config.generation_kwargs or {}).get("max_gen_toks", MAX_GEN_TOKS))
+
+
 def _language_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> Any:
-    """lm-eval's own, which also notes in `num_tokens` how long each continuation is."""
+    """lm-eval's own, which also notes in `num_tokens` how long each continuation is.
+
+    `num_cut` counts the prompts that it cuts from the left, since they do not fit, `num_generated`
+    the answers that it writes, `num_ended` those that the model ended itself.
+    """
     from lm_eval.models.huggingface import HFLM
 
     class CountingLM(HFLM):
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            for request, _, continuation in requests:
+            for request, context, continuation in requests:
                 self.num_tokens[request] = len(continuation)
+                self.num_cut += len(context) + len(continuation) > self.max_length + 1
             return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+        def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
+            longest = kwargs.get("left_truncate_len")
+            if longest:
+                self.num_cut += sum(len(self.tok_encode(one)) > longest for one in strings)
+            return super().tok_batch_encode(strings, *args, **kwargs)
+
+        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+            rows = super()._model_generate(context, *args, **kwargs)
+            stops = kwargs.get("stop") or ()
+            for new in rows[:, context.shape[1] :].tolist():
+                end = next((place for place, token in enumerate(new) if token in ends), None)
+                text = self.tok_decode(new[:end])
+                self.num_generated += 1
+                self.num_ended += end is not None and not any(stop in text for stop in stops)
+            return rows
 
     lm = CountingLM(
         pretrained=model,  # type: ignore[arg-type]
@@ -103,7 +197,11 @@ def _language_model(
         trust_remote_code=False,  # both are loaded already
         softmax_dtype="float32",  # in bf16, scores of whole answers are multiples of 0.5
     )
-    lm.num_tokens = {}
+    lm.num_tokens, lm.num_cut = {}, 0
+    lm.num_generated, lm.num_ended = 0, 0
+    ends = sorted(end_ids(model, tokenizer))
+    # lm-eval cuts at stop strings only; `generate` must end each answer itself.
+    model.generation_config.eos_token_id = ends  # type: ignore[union-attr]
     return lm
 
 

@@ -6,7 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from lvf.config.schema import MethodConfig
-from lvf.models.lora import linear_maps, matrix_shape, meta_model, target_linears
+from lvf.models.lora import (
+    linear_maps,
+    matrix_shape,
+    meta_model,
+    num_adapter_parameters,
+    target_linears,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -27,6 +33,8 @@ def num_trainable_parameters(config: PretrainedConfig, method: MethodConfig) -> 
     """What the method trains: everything, or adapters and modules that are trained whole."""
     if method.kind == "full":
         return num_parameters(config)
+    if method.peft:
+        return num_adapter_parameters(config, method)
     assert method.rank is not None and method.target_modules is not None
     adapters = num_lora_parameters(config, method.rank, method.target_modules)
     model = meta_model(config)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lvf.config.schema import ModelConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
+from lvf.models.special_tokens import drop_appended_tokens
 from lvf.models.untrusted import check_model, needs_safetensors
 
 if TYPE_CHECKING:
@@ -64,10 +65,12 @@ def load_model_config(model: ModelConfig) -> PretrainedConfig:
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Tokenizer of the run: `model.tokenizer` where it is set, else the base model's own.
 
+    It puts nothing behind a text, whatever its files say (`lvf.models.special_tokens`).
+
     Random weights whose model is not on this machine have the packaged base's.
 
     Raises:
-        UserError: it cannot be loaded, or has no end-of-text token.
+        UserError: it cannot be loaded, has no end-of-text token, or ends every text itself.
     """
     from transformers import AutoTokenizer
 
@@ -82,6 +85,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     tokenizer = _or_user_error(AutoTokenizer, key, path, **kwargs)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{key}={path}: the tokenizer has no eos token, which ends every document")
+    drop_appended_tokens(tokenizer, path)
     return tokenizer
 
 

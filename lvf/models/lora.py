@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema import MethodConfig
+from lvf.config.schema import ALL_LINEAR, MethodConfig
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,10 +43,15 @@ def matrix_shape(linear: torch.nn.Module) -> tuple[int, int]:
 def target_linears(model: torch.nn.Module, targets: list[str]) -> dict[str, torch.nn.Module]:
     """Linear maps whose last name component is a target, by full name, as PEFT matches them.
 
+    With `[all-linear]` all but the output layer.
+
     Raises:
         UserError: a target matches nothing; lists the names there are.
     """
     linears = linear_maps(model)
+    if targets == [ALL_LINEAR]:
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        return {name: linear for name, linear in linears.items() if linear is not head}
     names = sorted({name.rsplit(".", 1)[-1] for name in linears})
     unknown = sorted(set(targets) - set(names))
     if unknown:
@@ -71,6 +76,8 @@ def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
     limits = {name: min(matrix_shape(module)) for name, module in linears.items()}
     narrowest = min(limits, key=lambda name: limits[name])
     _check_modules_to_save(config, method)
+    _check_tied_targets(config, linears)
+    _check_peft_options(config, method)
     if method.rank > limits[narrowest]:
         shape = matrix_shape(linears[narrowest])
         raise UserError(
@@ -93,30 +100,101 @@ def _check_modules_to_save(config: PretrainedConfig, method: MethodConfig) -> No
         )
 
 
+def _check_tied_targets(config: PretrainedConfig, targets: dict[str, torch.nn.Module]) -> None:
+    model: Any = meta_model(config)
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return
+    names = [name for name, module in model.named_modules() if module is head and name in targets]
+    if names:
+        raise UserError(
+            f"method.target_modules has {names[0]}, which in this model is one matrix with the "
+            "embedding: merged into it, an adapter of the output layer would change the embedding "
+            f"too. Leave {names[0].rsplit('.', 1)[-1]} out, or choose a model with untied "
+            "embeddings"
+        )
+
+
+OWN_FIELDS = {
+    "r": "method.rank", "lora_alpha": "method.alpha", "lora_dropout": "method.dropout",
+    "target_modules": "method.target_modules", "use_rslora": "method.rank_stabilised",
+    "use_dora": "method.dora", "modules_to_save": "method.modules_to_save",
+}  # fmt: skip
+"""Options of PEFT that have a setting of their own."""
+NOT_MEASURED = (
+    "bias", "layer_replication", "trainable_token_indices", "loftq_config", "eva_config",
+    "corda_config", "megatron_config", "megatron_core", "task_type", "peft_type",
+)  # fmt: skip
+"""Options that change the base, or train what an export of the adapter does not hold."""
+INITIALISATIONS = (True, "gaussian", "orthogonal")
+"""Those of `init_lora_weights` that change no output; `pissa` has a setting of its own."""
+
+
+def _check_peft_options(config: PretrainedConfig, method: MethodConfig) -> None:
+    options = method.peft or {}
+    for option in options:
+        if option in OWN_FIELDS:
+            raise UserError(f"method.peft.{option}: set {OWN_FIELDS[option]} instead")
+        if option in NOT_MEASURED:
+            raise UserError(
+                f"method.peft.{option} is not supported: the measured model would not be the "
+                "trained one"
+            )
+    start = options.get("init_lora_weights", True)
+    if start not in INITIALISATIONS:
+        raise UserError(
+            f"method.peft.init_lora_weights={start!r} is not one of "
+            f"{', '.join(map(str, INITIALISATIONS))}; others change the model before it is trained "
+            "(method=pissa is supported)"
+        )
+    if options:
+        num_adapter_parameters(config, method)  # PEFT itself checks names and values
+
+
+def num_adapter_parameters(config: PretrainedConfig, method: MethodConfig) -> int:
+    """Parameters that PEFT makes trainable, counted on a model without memory.
+
+    Raises:
+        UserError: PEFT does not take the method's options.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = add_adapters(meta_model(config), method)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
     """Freeze the base and add PEFT's adapters, which change nothing yet.
 
     PiSSA takes out of the base what its adapters start with; see `lvf.models.pissa`.
+
+    Raises:
+        UserError: PEFT does not take `method.peft`.
     """
     from peft import LoraConfig, get_peft_model
 
     from lvf.models.pissa import remember_start
 
     assert method.rank is not None and method.alpha is not None and method.dropout is not None
-    model = get_peft_model(
-        base,
-        LoraConfig(
-            r=method.rank,
-            lora_alpha=method.alpha,
-            lora_dropout=method.dropout,
-            target_modules=method.target_modules,
-            use_rslora=method.rank_stabilised,
-            use_dora=method.dora,
-            init_lora_weights="pissa" if method.init == "pissa" else True,
-            modules_to_save=method.modules_to_save or None,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    all_linear = method.target_modules == [ALL_LINEAR]
+    options = {
+        "r": method.rank,
+        "lora_alpha": method.alpha,
+        "lora_dropout": method.dropout,
+        "target_modules": ALL_LINEAR if all_linear else method.target_modules,
+        "use_rslora": method.rank_stabilised,
+        "use_dora": method.dora,
+        "init_lora_weights": "pissa" if method.init == "pissa" else True,
+        "modules_to_save": method.modules_to_save or None,
+        "task_type": "CAUSAL_LM",
+    }
+    try:
+        model = get_peft_model(base, LoraConfig(**options | (method.peft or {})))
+    except (TypeError, ValueError) as error:
+        if not method.peft:
+            raise
+        raise UserError(f"method.peft={method.peft}: PEFT does not take it: {error}") from error
     if method.init == "pissa":
         remember_start(model)
     return model

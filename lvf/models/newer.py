@@ -23,6 +23,8 @@ SCALING_FIELDS = {
     },
 }  # fmt: skip
 """Fields of each type of rotary embedding that means the same in both versions."""
+BOS_BY_DEFAULT = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
+"""Classes whose `add_bos_token` is true by default in version 4."""
 
 
 def from_pretrained(auto_class: Any, path: str, **kwargs: Any) -> Any:
@@ -91,11 +93,14 @@ def _as_its_file_says(tokenizer: Any, path: str, kwargs: dict[str, Any]) -> Any:
     own_code = type(tokenizer).__module__.split(".")[0] != "transformers"
     if own_code or not tokenizer.is_fast:
         return tokenizer
-    place = {name: kwargs[name] for name in ("revision", "local_files_only") if name in kwargs}
+    asked = ("revision", "local_files_only")
+    place: dict[str, Any] = {name: kwargs[name] for name in asked if name in kwargs}
     for file in ("tokenizer.json", "tokenizer.model"):
         if transformers.utils.cached_file(
             path, file, **place, _raise_exceptions_for_missing_entries=False
         ):
+            if file == "tokenizer.model" and _puts_bos_by_default(tokenizer, path, place):
+                kwargs = kwargs | {"add_bos_token": True}
             as_saved = transformers.PreTrainedTokenizerFast.from_pretrained(path, **kwargs)
             vocabulary = as_saved.get_vocab()
             for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
@@ -104,6 +109,15 @@ def _as_its_file_says(tokenizer: Any, path: str, kwargs: dict[str, Any]) -> Any:
                     setattr(as_saved, name, token)
             return as_saved
     return tokenizer
+
+
+def _puts_bos_by_default(tokenizer: Any, path: str, place: dict[str, Any]) -> bool:
+    """Whether version 4 put BOS in front of every text, with no file that says so."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    saved = get_tokenizer_config(path, **place)
+    name = str(saved.get("tokenizer_class") or type(tokenizer).__name__).removesuffix("Fast")
+    return name in BOS_BY_DEFAULT and saved.get("add_bos_token") is None
 
 
 def _tokenizer(path: str, place: dict[str, Any], kwargs: dict[str, Any]) -> Any:

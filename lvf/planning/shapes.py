@@ -6,7 +6,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from lvf.config.schema import MethodConfig, ModelConfig, ShapeConfig
+from lvf.config.schema import ALL_LINEAR, MethodConfig, ModelConfig, ShapeConfig
 from lvf.errors import UserError
 from lvf.models.counts import product_flops_per_token
 from lvf.models.load import model_folder_or_id
@@ -123,7 +123,8 @@ def _targets(shape: ShapeConfig, method: MethodConfig) -> list[tuple[int, int]]:
     """(d_in, d_out) of the maps of one block that get adapters."""
     assert method.target_modules is not None
     maps = linear_maps(shape)
-    return [maps[name] for name in method.target_modules if name in maps]
+    targets = maps if method.target_modules == [ALL_LINEAR] else method.target_modules
+    return [maps[name] for name in targets if name in maps]
 
 
 def _heads(shape: ShapeConfig) -> tuple[int, int]:

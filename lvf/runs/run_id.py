@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from lvf.config.schema import RunConfig, SourceConfig, stable_hash
+from lvf.config.schema import EMBEDDED, RunConfig, SourceConfig, stable_hash
 from lvf.data.fingerprint import hub_commit, model_fingerprint
-from lvf.data.sources import EMBEDDED, local_files, source_fingerprint
+from lvf.data.sources import local_files, source_fingerprint
 
 NOT_HASHED = (
     # How and where a run is done and measured.

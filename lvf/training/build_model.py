@@ -32,7 +32,10 @@ def make_model(cfg: RunConfig) -> PackedModel:
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
     only_adapters = not cfg.method.modules_to_save
-    packed = PackedModel(model, tokenizer, should_save_peft_only=only_adapters)
+    # Composer refuses a tokenizer with more tokens than the model; here they never occur.
+    fits = len(tokenizer) <= model.config.vocab_size
+    packed = PackedModel(model, tokenizer if fits else None, should_save_peft_only=only_adapters)
+    packed.tokenizer = tokenizer
     packed.in_bf16, packed.layout = in_bf16(cfg), layout
     return packed
 
@@ -57,7 +60,7 @@ def adapt(base: Any, method: MethodConfig, layout: Layout, cfg: RunConfig) -> An
         base.set_attn_implementation("flash_attention_2" if layout is Layout.FLASH else NAME)
     use_memory_efficient_layers(base)
     model = add_adapters(base, method) if method.kind == "lora" else base
-    if method.kind == "lora" and cfg.training.fused_lora:
+    if method.kind == "lora" and cfg.training.fused_lora and not method.peft:
         use_fused_lora(model)
     if layout is not Layout.ROWS:
         give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)

@@ -124,12 +124,29 @@ def _gathered(state: State) -> dict[str, Tensor]:
     return {name.removeprefix("model."): weight for name, weight in weights.items()}
 
 
+def drop_unused_sampling(model: Any) -> None:
+    """Keep of generation settings that transformers refuses to save only the special tokens.
+
+    Such are a temperature without `do_sample`, which some checkpoints have and `generate` ignores.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {name: getattr(settings, name) for name in names}
+        model.generation_config = type(settings)(**kept)
+
+
 def write_export(
     model: Any, weights: dict[str, Tensor], tokenizer: Any, target: Path, facts: dict[str, Any]
 ) -> None:
     """Save a transformers or PEFT model, its tokenizer and facts; whole or not at all."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
+    drop_unused_sampling(model)
     model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
     to_plain_lora(model, temporary)
     tokenizer.save_pretrained(temporary)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,31 +158,42 @@ def make_trainer(
     flops = train_flops_per_token(model.config, cfg.method)
     plan = choose_microbatch(cfg, model)
     spread_out(model, cfg, plan.activation_checkpointing)
-    trainer = Trainer(
-        model=model,
-        train_dataloader=make_data_spec(cfg, prepared),
-        optimizers=make_optimizer(cfg, model),
-        schedulers=make_scheduler(cfg.schedule, end),
-        algorithms=make_algorithms(cfg),
-        callbacks=make_callbacks(cfg, folder, batches, flops, memory, stop, on_export),
-        loggers=make_loggers(cfg, folder),
-        max_duration=f"{end}ba",
-        device_train_microbatch_size=plan.device_microbatch_size,
-        accumulate_train_batch_on_tokens=True,
-        precision="fp32",  # the model itself computes in bf16 if it is to
-        device=device,
-        dist_timeout=COLLECTIVE_TIMEOUT_SECONDS,
-        seed=cfg.seed,
-        run_name=folder.path.name,
-        load_path=str(state_file(checkpoint)) if checkpoint else None,
-        load_strict_model_weights=cfg.method.kind == "full",  # LoRA checkpoints hold no base
-        auto_log_hparams=False,
-        progress_bar=False,
-    )
+    with _plainly_named(checkpoint) as load_path:
+        trainer = Trainer(
+            model=model,
+            train_dataloader=make_data_spec(cfg, prepared),
+            optimizers=make_optimizer(cfg, model),
+            schedulers=make_scheduler(cfg.schedule, end),
+            algorithms=make_algorithms(cfg),
+            callbacks=make_callbacks(cfg, folder, batches, flops, memory, stop, on_export),
+            loggers=make_loggers(cfg, folder),
+            max_duration=f"{end}ba",
+            device_train_microbatch_size=plan.device_microbatch_size,
+            accumulate_train_batch_on_tokens=True,
+            precision="fp32",  # the model itself computes in bf16 if it is to
+            device=device,
+            dist_timeout=COLLECTIVE_TIMEOUT_SECONDS,
+            seed=cfg.seed,
+            run_name=folder.path.name,
+            load_path=load_path,
+            load_strict_model_weights=cfg.method.kind == "full",  # LoRA checkpoints hold no base
+            auto_log_hparams=False,
+            progress_bar=False,
+        )
     if checkpoint and sharded_folder(checkpoint).exists():
         load_sharded(trainer.state, checkpoint)
     trainer.state.callbacks.append(RestoreRandomState(trainer))
     return trainer
+
+
+@contextmanager
+def _plainly_named(checkpoint: Path | None) -> Iterator[str | None]:
+    """A link to a checkpoint's state: Composer fills in braces of `load_path`, once or twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "state.pt"
+        if checkpoint:
+            link.symlink_to(state_file(checkpoint).resolve())
+        yield str(link) if checkpoint else None
 
 
 def make_callbacks(
@@ -262,13 +275,28 @@ def make_optimizer(cfg: RunConfig, model: HuggingFaceModel) -> Optimizer:
     Raises:
         UserError: the optimiser does not take the arguments of `conf/optimizer`.
     """
-    trained = parameter_groups(model, cfg.method, cfg.training.lr_peak)
+    return _instantiate_optimizer(cfg, parameter_groups(model, cfg.method, cfg.training.lr_peak))
+
+
+def check_optimizer(cfg: RunConfig) -> None:
+    """Make the configured optimiser over a single number, to see whether its arguments fit.
+
+    Raises:
+        UserError: they do not.
+    """
+    import torch
+
+    _instantiate_optimizer(cfg, [torch.nn.Parameter(torch.zeros(1))])
+
+
+def _instantiate_optimizer(cfg: RunConfig, parameters: list[Any]) -> Optimizer:
     try:
         return hydra.utils.instantiate(
-            OmegaConf.create(cfg.optimizer), trained, lr=cfg.training.lr_peak, _convert_="all"
+            OmegaConf.create(cfg.optimizer), parameters, lr=cfg.training.lr_peak, _convert_="all"
         )
     except hydra.errors.InstantiationException as error:
-        raise UserError(f"optimizer={cfg.optimizer}: {error}") from error
+        cause = error.__cause__ or error
+        raise UserError(f"optimizer={cfg.optimizer}: {cause}") from error
 
 
 def make_algorithms(cfg: RunConfig) -> list[Any]:

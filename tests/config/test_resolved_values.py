@@ -56,13 +56,21 @@ TODAY = {
     "data=embedded/code_cpt": "data=embedded_code_cpt",
 }
 
-ADDED = {"model": {"trust_remote_code": False}}
+ADDED: dict[str, dict[str, Any]] = {
+    "model": {"trust_remote_code": False},
+    "method": {"peft": None},
+}
 """Settings that 95b6887 did not have, with the value that changes nothing."""
 
 
 def before(places: dict[str, int]) -> dict[str, Any]:
     run = {key: BEFORE["values"][key][place] for key, place in places.items()}
-    return run | {key: run[key] | new for key, new in ADDED.items()}
+    run |= {key: run[key] | new for key, new in ADDED.items()}
+    lm_eval = {
+        name: task | {"training_prompt": False} for name, task in run["evals"]["lm_eval"].items()
+    }
+    added = lm_eval["gsm8k"] | {"num_fewshot": 0, "training_prompt": True}
+    return run | {"evals": run["evals"] | {"lm_eval": lm_eval | {"gsm8k_training_prompt": added}}}
 
 
 def resolved(cfg: RunConfig) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from lvf.config.compose import compose
-from lvf.config.schema import EvalsConfig
+from lvf.config.schema import EvalsConfig, RunConfig
 from lvf.data.evaluation_items import evaluation_items
 from lvf.data.overlap import FEWEST_WORDS, NGRAM_WORDS, Items, OverlapIndex
 from lvf.data.report import report
@@ -122,7 +124,39 @@ def test_a_missing_evaluation_set_is_told_and_harms_nothing_else(
     cfg.evals = evals
     benchmark.unlink()
     told = report(prepare(cfg), cfg)
-    assert f"compared with nothing: {benchmark} cannot be read" in told
+    assert f"compared with nothing; not with gsm8k: {benchmark} cannot be read" in told
+
+
+def test_a_group_is_compared_with_all_its_subsets_and_a_missing_one_spoils_no_other(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    evals, rows, _ = quoting(tmp_path, make_run)
+    evals.tasks = ["gsm8k", "mmlu"]
+    folder = tmp_path / "a [b]{c}"
+    for number, subject in enumerate(("anatomy", "virology")):
+        (folder / "mmlu" / subject).mkdir(parents=True)
+        items = [{"question": f"{rows[5]['query']} {n}" * number, "answer": 1} for n in range(3)]
+        table = pyarrow.Table.from_pylist(items)
+        name = folder / "mmlu" / subject / "test-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(table, name)
+    shutil.copy(tmp_path / "test.jsonl", folder)
+    evals.benchmarks = str(folder)
+    assert {task: len(some) for task, some in evaluation_items(evals).items()} == {
+        "gsm8k": 1, "mmlu": 6,
+    }  # fmt: skip
+    cfg = make_run(rows, seq_len=128)
+    cfg.evals = evals
+    assert "compared with gsm8k (1), mmlu (6)" in report(prepare(cfg), cfg)
+    shutil.rmtree(folder / "mmlu")
+    told = report(prepare(make_with(cfg, tmp_path)), cfg)
+    assert "compared with gsm8k (1); not with mmlu: " in told
+    assert "train.jsonl:34: gsm8k item 0" in told
+
+
+def make_with(cfg: RunConfig, tmp_path: Path) -> RunConfig:
+    """The same run on shards that are not made yet."""
+    cfg.paths.shards = str(tmp_path / "others")
+    return cfg
 
 
 def test_the_items_are_those_that_are_scored_and_all_their_texts(shared_data: Path) -> None:

@@ -12,6 +12,7 @@ from lvf.data.prompts import (
     encode_texts,
     example_text,
     has_own_bos,
+    with_chat_template,
 )
 from lvf.errors import UserError
 
@@ -116,3 +117,59 @@ def test_a_text_that_begins_with_bos_gets_no_second_one(tokenizer: Any) -> None:
     ids, mask = encode_example(tokenizer, "<s>7 dogs", " buy", 1)
     assert ids.tolist() == expected.tolist() and mask.tolist() == expected_mask.tolist()
     assert has_own_bos(tokenizer, "<s>7 dogs") and not has_own_bos(tokenizer, "7 <s> dogs")
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "response"),
+    [
+        ("{prompt}{response}", "a {response}", "b {prompt}"),
+        ("Q: {prompt}\nA: {response}\n", "Q: a {response}\nA:", " b {prompt}\n"),
+        ("{x} {{prompt}} ->\n{response}", "{x} {a {response}} ->\n", "b {prompt}"),
+    ],
+)
+def test_a_template_may_be_written_as_a_text(template: str, prompt: str, response: str) -> None:
+    data = DataConfig(name="d", prompt_column="q", response_column="r", template=template)
+    row = {"q": "a {response}", "r": "b {prompt}"}
+    assert example_text(row, data) == (prompt, response)
+
+
+@pytest.mark.parametrize("template", ["other", "{prompt}", "{response}{prompt}", "{response}"])
+def test_a_text_without_prompt_and_response_is_refused(template: str) -> None:
+    data = DataConfig(name="d", prompt_column="q", response_column="r", template=template)
+    with pytest.raises(UserError, match="alpaca, chat, nor a text with {prompt}"):
+        example_text({"q": "a", "r": "b"}, data)
+
+
+CHAT_TEMPLATES = {
+    "chatml": "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    "llama": "{% for m in messages %}{% if m['role'] == 'user' %}<s>[INST] {{ m['content'] }} "
+    "[/INST]{% else %} {{ m['content'] }} </s>{% endif %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_the_chat_template_is_that_of_the_tokenizer(name: str, tokenizer: Any) -> None:
+    data = DataConfig(name="d", prompt_column="q", response_column="r", template="chat")
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match="has no chat template"):
+        with_chat_template(data, tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATES[name]
+    try:
+        row = {"q": "What is 2?", "r": "It is 2."}
+        prompt, response = example_text(row, with_chat_template(data, tokenizer))
+        messages = [
+            {"role": "user", "content": row["q"]}, {"role": "assistant", "content": row["r"]},
+        ]  # fmt: skip
+        asked = tokenizer.apply_chat_template(
+            messages[:1], tokenize=False, add_generation_prompt=True
+        )
+        answered = tokenizer.apply_chat_template(messages, tokenize=False)
+    finally:
+        tokenizer.chat_template = None
+    assert prompt == asked
+    assert prompt + response == answered.rstrip().removesuffix("</s>")
+    ((ids, in_loss),) = encode_examples(tokenizer, [(prompt, response)], 1)
+    assert ids[-1] == 1 and (ids == 1).sum() == answered.count("</s>")
+    learnt = tokenizer.decode(ids[in_loss])
+    assert learnt.strip().removesuffix("</s>").strip() == "It is 2."

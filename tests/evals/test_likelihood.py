@@ -118,3 +118,23 @@ def test_the_divergence_is_the_expected_log_ratio_under_the_base(
 def test_a_model_does_not_diverge_from_itself(model: Any, tokenizer: Any) -> None:
     metrics = kl_from_base(model, model, tokenizer, PAIRS, 1024, 2)
     assert metrics["kl_per_token"].items == [0.0] * len(PAIRS)
+
+
+def test_bits_per_byte_are_the_nats_over_the_bytes_of_the_responses(
+    model: Any, tokenizer: Any
+) -> None:
+    metrics = nll(model, tokenizer, [("What?", " 15 £ é"), ("", "the red cup")], 1024, 2)
+    nats = metrics["nll_per_token"].value * metrics["tokens"].value
+    assert metrics["bytes"].value == 9 + 11  # £ and é take two bytes
+    assert metrics["bits_per_byte"].value == pytest.approx(nats / math.log(2) / 20)
+
+
+def test_without_the_end_of_text_only_the_text_is_scored(model: Any, tokenizer: Any) -> None:
+    text = "the red cup and the blue river"
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        log_p = model(ids).logits[0, :-1].log_softmax(-1)
+    expected = -log_p.gather(1, ids[0, 1:, None]).sum()
+    metrics = nll(model, tokenizer, [("", text)], 1024, 1, with_end=False)
+    assert metrics["tokens"].value == ids.shape[1] - 1
+    assert metrics["nll_per_token"].value == pytest.approx(float(expected) / (ids.shape[1] - 1))

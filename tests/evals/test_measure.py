@@ -10,7 +10,7 @@ import pytest
 from lvf.config.compose import compose
 from lvf.config.schema import RunConfig, SourceConfig, stable_hash
 from lvf.errors import UserError
-from lvf.evals.measure import Subject, benchmarks_dir, measure, task_inputs
+from lvf.evals.measure import Subject, benchmarks_dir, measure, source_documents, task_inputs
 from lvf.records.schema import Axes, read_record, record_path
 from tests.conftest import ROOT
 from tests.evals.conftest import write_jsonl
@@ -170,3 +170,14 @@ def test_programs_are_not_run_without_consent(
     small.evals.execute_code = False
     with pytest.raises(UserError, match="execute_code"):
         measure(_subject(_refuse_to_load, tmp_path), small, texts, tmp_path / "records")
+
+
+def test_lines_of_running_text_are_joined_into_articles(small: RunConfig, tmp_path: Path) -> None:
+    lines = [" = One = \n", " = = Part = = \n", "First line.\n", "Second line.\n",
+             " = Two, and more = \n", "Third = line.\n"]  # fmt: skip
+    write_jsonl(tmp_path / "wiki.jsonl", [{"text": line} for line in lines])
+    small.evals.source_text = SourceConfig(path=str(tmp_path / "wiki.jsonl"))
+    articles = [(("", "".join(lines[:4])), False), (("", "".join(lines[4:])), False)]
+    assert list(source_documents(small)) == articles
+    write_jsonl(tmp_path / "wiki.jsonl", [{"text": "one"}, {"text": "two\nlines"}])
+    assert list(source_documents(small)) == [(("", "one"), True), (("", "two\nlines"), True)]

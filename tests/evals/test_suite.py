@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,9 +14,11 @@ import pytest
 import yaml
 
 from lvf.config.schema import LmEvalTaskConfig, RunConfig
+from lvf.data.prompts import TEMPLATES, encode_examples, prompt_ids
 from lvf.errors import UserError
+from lvf.evals.measure import prompt_of_question
 from lvf.evals.official import local_files, task_names
-from lvf.evals.suite import run_lm_eval
+from lvf.evals.suite import check_task, run_lm_eval
 
 TASKS = ("gsm8k", "arc_challenge", "hellaswag", "winogrande")
 MMLU = "mmlu_social_sciences"  # twelve of the subjects, as a group
@@ -227,3 +230,115 @@ def test_a_task_that_lm_eval_does_not_have_is_a_user_error(
     unknown = LmEvalTaskConfig(task="no_such_task", num_fewshot=0)
     with pytest.raises(UserError, match="no_such_task"):
         run_lm_eval(model, tokenizer, unknown, cfg.evals, None)
+
+
+@pytest.mark.parametrize("name", ["a[1]", "{b}", "c=d", "e *?", "f'g\"h"])
+def test_the_name_of_a_benchmark_folder_changes_no_score(
+    name: str, model: Any, tokenizer: Any, cfg: RunConfig, benchmarks: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in benchmarks.glob("winogrande_*.jsonl"):
+        shutil.copy(file, folder)
+    definition = cfg.evals.lm_eval["winogrande"]
+    metrics, about = run_lm_eval(model, tokenizer, definition, cfg.evals, folder)
+    assert (metrics, about) == run_lm_eval(model, tokenizer, definition, cfg.evals, benchmarks)
+
+
+def checked(cfg: RunConfig, task: str, folder: Path, tokenizer: Any, shots: int = 0) -> None:
+    definition = replace(cfg.evals.lm_eval[task], num_fewshot=shots)
+    check_task(definition, cfg.evals, folder, tokenizer, 1024, prompt_of_question(cfg))
+
+
+@pytest.mark.parametrize(
+    ("task", "column"),
+    [
+        ("gsm8k", "question"), ("gsm8k", "answer"), ("arc_challenge", "choices"),
+        ("arc_challenge", "answerKey"), ("hellaswag", "endings"), ("winogrande", "option2"),
+        ("gsm8k_training_prompt", "question"),
+    ],
+)  # fmt: skip
+def test_a_missing_column_is_noticed_without_a_model(
+    task: str, column: str, tokenizer: Any, cfg: RunConfig, benchmarks: Path, tmp_path: Path
+) -> None:
+    checked(cfg, task, benchmarks, tokenizer)
+    for file in benchmarks.glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        kept = ({key: value for key, value in row.items() if key != column} for row in rows)
+        (tmp_path / file.name).write_text("\n".join(map(json.dumps, kept)))
+    with pytest.raises(UserError, match=f"no prompts of .* can be made .*{column}"):
+        checked(cfg, task, tmp_path, tokenizer)
+
+
+def test_more_shots_than_examples_are_refused(
+    tokenizer: Any, cfg: RunConfig, benchmarks: Path
+) -> None:
+    with pytest.raises(UserError, match="25 shots .*as many examples as shots"):
+        checked(cfg, "gsm8k", benchmarks, tokenizer, shots=25)  # of 24
+
+
+def test_prompts_that_do_not_fit_are_refused_before_and_counted_after(
+    model: Any, tokenizer: Any, cfg: RunConfig, benchmarks: Path
+) -> None:
+    definition = replace(cfg.evals.lm_eval["gsm8k"], num_fewshot=20)
+    asked = [(definition, cfg.evals, benchmarks, tokenizer)]
+    with pytest.raises(UserError, match="20 shots do not fit in the 300 tokens"):
+        check_task(*asked[0], 300)
+    longest = model.config.max_position_embeddings
+    evals = replace(cfg.evals, limit=5)
+    model.config.max_position_embeddings = 300
+    try:
+        metrics, _ = run_lm_eval(model, tokenizer, definition, evals, benchmarks)
+    finally:
+        model.config.max_position_embeddings = longest
+    assert metrics["prompts_cut"].value == 5
+    plain, _ = run_lm_eval(model, tokenizer, replace(definition, num_fewshot=0), evals, benchmarks)
+    assert "prompts_cut" not in plain
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_the_training_prompt_of_an_item_is_that_of_the_training(
+    template: str, model: Any, tokenizer: Any, cfg: RunConfig, benchmarks: Path, tmp_path: Path
+) -> None:
+    cfg.data = replace(
+        cfg.data, template=template, text_column=None, prompt_column="q", response_column="a"
+    )
+    side = tmp_path / "side.json.gz"
+    evals = replace(cfg.evals, limit=4)
+    task = cfg.evals.lm_eval["gsm8k_training_prompt"]
+    metrics, _ = run_lm_eval(
+        model, tokenizer, task, evals, benchmarks, side, prompt_of_question(cfg)
+    )
+    with gzip.open(side, "rt") as file:
+        (samples,) = json.load(file)["samples"].values()
+    before, after = TEMPLATES[template]
+    for sample in samples:
+        asked = sample["arguments"][0][0]
+        question, answer = sample["doc"]["question"], sample["doc"]["answer"]
+        assert asked == before.format(prompt=question)
+        pair = (asked, after.format(response=answer))
+        ((ids, in_loss),) = encode_examples(tokenizer, [pair], tokenizer.eos_token_id)
+        num_prompt = int(in_loss.argmax())
+        assert ids[:num_prompt].tolist() == prompt_ids(tokenizer, asked)[:num_prompt]
+    assert {"exact_match,strict-match", "exact_match,flexible-extract"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_share_of_answers_that_the_model_ends_itself(
+    ends: bool, model: Any, tokenizer: Any, cfg: RunConfig, benchmarks: Path
+) -> None:
+    always = tokenizer.eos_token_id if ends else 5
+
+    def forced(_module: Any, _inputs: Any, logits: Any) -> Any:
+        logits = logits * 0
+        logits[..., always] = 1
+        return logits
+
+    hook = model.lm_head.register_forward_hook(forced)
+    try:
+        evals = replace(cfg.evals, limit=4)
+        definition = replace(cfg.evals.lm_eval["gsm8k"], num_fewshot=0)
+        metrics, _ = run_lm_eval(model, tokenizer, definition, evals, benchmarks)
+    finally:
+        hook.remove()
+    assert (metrics["ended_by_eos"].value, metrics["ended_by_eos"].n) == (float(ends), 4)

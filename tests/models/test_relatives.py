@@ -132,3 +132,82 @@ def test_tied_embeddings_and_unknown_modules_are_refused_before_training() -> No
     unknown = compose("method=lora_embeddings", "method.modules_to_save=[wte]").method
     with pytest.raises(UserError, match="no module wte"):
         check_rank(CONFIG, unknown)
+
+
+TIED = LlamaConfig(**CONFIG.to_dict() | {"tie_word_embeddings": True})
+
+
+def test_a_target_that_is_one_matrix_with_the_embedding_is_refused() -> None:
+    for name in ("lora", "dora", "rslora", "pissa", "lora_plus"):
+        method = method_of(name)
+        method.target_modules = ["q_proj", "lm_head"]
+        check_rank(CONFIG, method)
+        with pytest.raises(UserError, match="lm_head, which in this model is one matrix with"):
+            check_rank(TIED, method)
+
+
+@pytest.mark.parametrize("config", [CONFIG, TIED])
+def test_all_linear_is_every_map_but_the_output_layer(config: LlamaConfig) -> None:
+    method = compose("method=lora", "method.rank=4", "method.target_modules=all-linear").method
+    check_rank(config, method)
+    model = add_adapters(LlamaForCausalLM(config), method)
+    adapted = {name.split(".")[-4] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == set(SEVEN)
+    assert num_trainable_parameters(config, method) == LORA
+
+
+PEFT_OPTIONS = {
+    "{layers_to_transform: [1]}": LORA // 2,
+    "{rank_pattern: {q_proj: 2}}": LORA - 2 * 2 * 64,
+    "{alpha_pattern: {q_proj: 32}}": LORA,
+    "{exclude_modules: [q_proj]}": LORA - 2 * 4 * 64,
+    "{init_lora_weights: gaussian}": LORA,
+    "{lora_bias: true}": None,
+}
+
+
+@pytest.mark.parametrize("options", PEFT_OPTIONS)
+def test_any_further_option_of_peft_gives_the_model_that_is_measured(
+    options: str, tmp_path: Path
+) -> None:
+    method = compose(
+        "method=lora", "method.rank=4", "method.dropout=0.0", f"method.peft={options}"
+    ).method
+    config = LlamaConfig(**CONFIG.to_dict() | {"attention_bias": True, "mlp_bias": True})
+    torch.manual_seed(0)
+    plain = LlamaForCausalLM(config)
+    before = logits(plain)
+    check_rank(config, method)
+    model = add_adapters(plain, method)
+    assert torch.equal(logits(model), before)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    expected = PEFT_OPTIONS[options]
+    assert sum(p.numel() for p in trained) == num_trainable_parameters(config, method)
+    assert expected in (None, num_trainable_parameters(config, method))
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    changed = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    torch.manual_seed(0)
+    again = PeftModel.from_pretrained(LlamaForCausalLM(config), str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(again.merge_and_unload()), changed, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(changed, before, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("{r: 4}", "set method.rank instead"),
+        ("{bias: all}", "would not be the trained one"),
+        ("{init_lora_weights: olora}", "not one of True, gaussian"),
+        ("{init_lora_weights: false}", "not one of True, gaussian"),
+        ("{ranks: 4}", "PEFT does not take it.*ranks"),
+    ],
+)
+def test_an_option_that_peft_lacks_or_that_changes_the_base_is_refused(
+    options: str, words: str
+) -> None:
+    method = compose("method=lora", "method.rank=4", f"method.peft={options}").method
+    with pytest.raises(UserError, match=words):
+        check_rank(CONFIG, method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lvf.config.compose import exit_on_user_error, to_schema
+from lvf.config.compose import exit_on_user_error, to_schema, with_home
+from lvf.config.kinds import LocalPath
 from lvf.config.schema import CONF_DIR
 from lvf.errors import UserError
 
@@ -27,9 +29,9 @@ CELL_SECONDS = 600
 class FiguresConfig:
     """What to draw from, and where the figures go."""
 
-    records: str = "results/embedded/records.tar.zst"
-    out: str = "runs/figures"
-    notebooks: str = "notebooks"
+    records: LocalPath = "results/embedded/records.tar.zst"
+    out: LocalPath = "runs/figures"
+    notebooks: LocalPath = "notebooks"
 
 
 ConfigStore.instance().store(name="figures_schema", node=FiguresConfig)
@@ -73,10 +75,15 @@ def _execute(path: Path, book: NotebookNode, bar: tqdm) -> None:
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="figures", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    """Run the command line."""
+def _main(composed: DictConfig) -> None:
     with exit_on_user_error():
         figures(to_schema(composed, FiguresConfig))
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
+    _main()
 
 
 if __name__ == "__main__":
