@@ -1,5 +1,6 @@
 """The user's own line, from a fresh folder to records, and started again."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,20 @@ def test_every_experiment_goes_from_corpus_to_records(
     assert record.axes.cooled_down and record.axes.duration == float(duration)
     if experiment.endswith("cpt"):
         assert record.training["tokens"] == 8192  # exact: rows are full
+
+
+def test_a_run_of_a_multirun_that_is_refused_lets_the_others_run(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "lvf.train", "-m", "+experiment=math_ift", "method=lora"]
+    ranks = "method.rank=100000,4"  # the first is refused
+    done = subprocess.run(
+        [*line, *QUICK, ranks, "runtime.measure=false"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "method.rank=100000 exceeds" in done.stderr and "1 of the runs failed" in done.stderr
+    files = tmp_path.glob("runs/embedded-*/status.json")
+    states = [json.loads(path.read_text())["state"] for path in files]
+    assert states == ["trained"]

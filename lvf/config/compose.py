@@ -121,20 +121,42 @@ Result = TypeVar("Result")
 
 
 def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
-    """Turn a function of a run into a Hydra command that reports user errors without traceback."""
+    """Turn a function of a run into a Hydra command that reports user errors without traceback.
+
+    In a multirun whose runs follow each other in this process, an error of one lets the others run;
+    the command ends with status 2 after the last.
+    """
+    failed: list[str] = []
 
     @hydra.main(config_path=str(CONF_DIR), config_name="train", version_base="1.3")
     @functools.wraps(work)
     def main(composed: DictConfig) -> None:
         keep_from_terminal()
         with exit_on_user_error():
-            work(to_run_config(composed))
+            try:
+                work(to_run_config(composed))
+            except UserError as error:
+                if not _others_follow():
+                    raise
+                failed.append(str(error))
+                print(f"error: {error}", file=sys.stderr)
 
     def command() -> None:
         sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
         main()
+        if failed:
+            print(f"error: {len(failed)} of the runs failed; see above", file=sys.stderr)
+            sys.exit(2)
 
     return command
+
+
+def _others_follow() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN and hydra.launcher["_target_"].endswith("BasicLauncher")
 
 
 class exit_on_user_error:  # noqa: N801, a context manager that reads as a sentence

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra.utils
+
+# It keeps the error of an optional import, and with it every frame that led to its first import.
+# Composer's Trainer would import it, and with its frame the model would stay in memory.
+import paramiko  # noqa: F401
 from omegaconf import OmegaConf
 
 from lvf.config.schema import IGNORED_LABEL, RunConfig

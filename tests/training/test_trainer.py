@@ -1,5 +1,6 @@
 """Real trainings of the packaged base for a few batches: losses, rates, exports, resumption."""
 
+import gc
 import hashlib
 import json
 import math
@@ -29,6 +30,7 @@ from lvf.runs.run_folder import (
     run_folder,
 )
 from lvf.training.build_model import make_model
+from lvf.training.packed_model import PackedModel
 from tests.conftest import needs_compiler
 from tests.training.conftest import add_logger, metrics, trained
 
@@ -290,3 +292,13 @@ def test_a_run_loads_no_model_of_transformers_but_its_own() -> None:
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert {name.split(".")[2] for name in loaded} == {"auto", "bloom", "llama"}  # bloom is PEFT's
+
+
+def test_the_models_of_earlier_runs_of_a_process_do_not_stay_in_memory(composed: Any) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(one, PackedModel) for one in gc.get_objects())
+
+    before = alive()
+    trained(composed("method=full"))
+    assert alive() == before
