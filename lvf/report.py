@@ -67,6 +67,7 @@ def report(cfg: ReportConfig) -> None:
     from lvf.records.quality import quality_notes
     from lvf.records.store import RecordWarning, export
     from lvf.reporting.report import Report
+    from lvf.reporting.select.scope import scope_text
     from lvf.reporting.select.settings import groups
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
 
@@ -103,7 +104,9 @@ def report(cfg: ReportConfig) -> None:
         written += write_tables(printed, out / "tables")
     written += [out / "summary.csv", out / "summary.md"]
     pd.concat(tables).to_csv(written[-2], index=False)
-    written[-1].write_text("# Learning and forgetting\n\n" + "\n".join(sections))
+    written[-1].write_text(
+        f"# Learning and forgetting\n\n{scope_text(selection.models)}\n\n" + "\n".join(sections)
+    )
     if cfg.page:
         from lvf.reporting.page.write import write_page
 

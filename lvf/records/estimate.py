@@ -33,6 +33,11 @@ class Estimate:
             return 0.5 if self.value == 0 else float(self.value < 0)
         return float(stdtr(min(self.dof, 1e9), -self.value / self.stderr))
 
+    def p_two_sided(self) -> float | None:
+        """Two-sided p of "the truth is zero"; None without a standard error."""
+        above = Estimate(abs(self.value), self.stderr, self.dof).p_above()
+        return None if above is None else 2 * above
+
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
     """Mean of `ours - theirs`, each (num_items,), with the standard error of paired items.

@@ -74,10 +74,11 @@ from metrics
 """What is no whole record of today is left out."""
 
 PAPER_ITEMS = {
-    "humaneval": (164 * 50,), "gsm8k": (1319,), "mmlu": (14042,), "forgetting": (10042, 1172, 1267),
+    "humaneval": (164,), "gsm8k": (1319,), "mmlu": (14042,), "forgetting": (10042, 1172, 1267),
 }  # fmt: skip
-"""Answers behind a published score: HumanEval's generations (section 3.2), else test items."""
-PAPER_NOISE = {"stderr": "binomial, from the published value and the number of answers"}
+"""Independent items behind a published score: HumanEval's problems, as the 50 answers to each are
+alike (section 3.2), else test items."""
+PAPER_NOISE = {"stderr": "binomial, from the published value and the number of items"}
 
 
 class RecordWarning(UserWarning):
@@ -141,10 +142,10 @@ def items(path: str, metric: str) -> np.ndarray | None:
 def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
     """The paper's published numbers in the columns of `load`, with source `paper`.
 
-    The paper has one run a condition and no errors; `stderr` is the binomial noise of the answers.
-    HumanEval's is thus that of 50 generations for the given 164 problems; the forgetting average's
-    takes its three parts to be as accurate as their mean; MT-bench has none. No seed noise is
-    known. The one base model stands beside every data set.
+    The paper has one run a condition and no errors; `stderr` is the binomial noise of the items.
+    HumanEval's is that of 164 problems, the most it can be; the forgetting average's takes its
+    three parts to be as accurate as their mean; MT-bench has none. No seed noise is known. The one
+    base model stands beside every data set.
     """
     published = pd.read_csv(path)
     base = published[published.method == "base"].drop(columns=["dataset", "regime", "domain"])

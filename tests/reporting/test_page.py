@@ -191,11 +191,11 @@ def test_tables_without_measurements_are_on_the_page_in_the_papers_order(page: P
 
 def test_verdicts_are_filtered_and_tell_what_they_rest_on(page: Page) -> None:
     every = page.locator("table.claims tbody tr:visible").count()
-    page.click("[data-filter=contradicted]")
+    page.click("[data-filter=holds]")
     shown = page.locator("table.claims tbody tr:visible")
     assert 0 < shown.count() < every
-    shown.first.locator("[data-verdict]:has(.contradicted)").first.click()
-    assert "contradicted" in page.inner_text("#details p")
+    shown.first.locator("[data-verdict]:has(.holds)").first.click()
+    assert "holds" in page.inner_text("#details p")
     page.locator("#details details summary").first.click()
     assert page.locator("#details details[open]").count() == 1
 

@@ -54,7 +54,7 @@ def test_the_command_writes_tables_and_figures_and_says_where(
         "learning-embedded-math_ift.png", "models.csv", "summary.csv", "summary.md",
     ]  # fmt: skip
     assert all(f"report/{name}" in done.stdout for name in written)
-    assert "forgets less (source NLL): LoRA r=8" in done.stdout
+    assert "forgets less (source NLL): cannot be told from seed noise" in done.stdout
     table = pd.read_csv(tmp_path / "report" / "summary.csv")
     assert list(table.label) == ["base", "LoRA r=8", "full"]
     assert list(table.target) == [0.1, 0.5, 0.8]
@@ -65,16 +65,16 @@ def test_the_command_writes_tables_and_figures_and_says_where(
 def test_the_claims_alone_are_judged_printed_and_written(records: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "claims", f"records={records}", "out=report", "export=true")
     assert done.returncode == 0, done.stderr
-    assert "LoRA learns less than" in done.stdout and "undecided" in done.stdout
+    assert "LoRA learns" in done.stdout and "too few" in done.stdout
     written = sorted(path.name for path in (tmp_path / "report").iterdir())
     assert written == ["claims.csv", "claims.md", "models.csv", "models.parquet", "scores.csv",
                        "scores.parquet"]  # fmt: skip
     table = pd.read_csv(tmp_path / "report" / "claims.csv").set_index("name")
     one = table.loc["lora_learns_less"]
-    assert one.effect == pytest.approx(0.3) and one.low < 0.3 < one.high
-    assert one.verdict == "supported" and len(one.records.split()) == 4
+    assert one.effect == pytest.approx(0.3) and pd.isna(one.low)
+    assert one.verdict == "too few seeds" and len(one.records.split()) == 4
     text = (tmp_path / "report" / "claims.md").read_text()
-    assert "| title a | LoRA learns less than full finetuning | supported | +0.300 |" in text
+    assert "| title a\\* | LoRA learns less than full finetuning | too few seeds | +0.300 |" in text
 
 
 def test_diverged_and_failed_runs_are_told_and_left_out(
@@ -157,7 +157,7 @@ def test_benchmarks_alone_are_judged_and_the_report_says_that_it_needs_more(
         report(ReportConfig(records=records, out=str(out)))
     report(ReportConfig(records=records, out=str(out), claims=True))
     told = pd.read_csv(out / "claims.csv").set_index("number").verdict
-    assert sorted(told.index[told == "supported"]) == ["14a", "14b"]
+    assert sorted(told.index[told == "holds"]) == ["14a", "14b"]
 
 
 def test_the_published_numbers_need_no_records(

@@ -5,14 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm, ttest_1samp
+from scipy.stats import norm, ttest_1samp, ttest_ind
 
 from lvf.records.estimate import (
     Estimate,
     mean_of,
     paired_difference,
 )
-from lvf.reporting.stats.seeds import holm, over_seeds
+from lvf.reporting.stats.pooling import holm, random_effects
 
 
 def test_a_paired_difference_has_the_standard_error_of_the_mean_of_differences() -> None:
@@ -34,13 +34,6 @@ def test_the_paired_variance_is_that_of_all_resamples_up_to_bessels_factor() -> 
 def test_items_of_different_number_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="shapes"):
         paired_difference(np.zeros(3), np.zeros(4))
-
-
-def test_one_seed_has_no_spread_and_three_have_that_of_their_mean() -> None:
-    assert over_seeds([0.5]).stderr is None
-    found = over_seeds([1.0, 2.0, 6.0])
-    assert (found.value, found.dof) == (3.0, 2)
-    assert found.stderr == pytest.approx(math.sqrt((4 + 1 + 9) / 2 / 3))
 
 
 def test_the_mean_of_parts_adds_their_variances() -> None:
@@ -78,3 +71,32 @@ def test_the_one_sided_p_is_that_of_scipys_t_test() -> None:
     assert Estimate(1.0, 1.0).p_above() == pytest.approx(norm.sf(1.0), rel=1e-6)
     assert Estimate(1.0).p_above() is None
     assert (Estimate(1.0, 0.0).p_above(), Estimate(0.0, 0.0).p_above()) == (0.0, 0.5)
+
+
+def test_holm_counts_the_tests_that_were_planned_and_not_made() -> None:
+    assert holm([0.01, 0.04], total=5) == pytest.approx([0.05, 0.16])
+
+
+def test_a_random_effects_mean_without_noise_is_the_t_test_of_the_conditions() -> None:
+    sample = np.array([0.3, -0.1, 0.8, 0.4, 0.2])
+    expected = ttest_1samp(sample, 0)
+    pooled = random_effects([Estimate(x, 1e-6) for x in sample], Estimate(sample.mean(), 1e-7))
+    assert pooled.mean.p_two_sided() == pytest.approx(expected.pvalue, rel=1e-6)
+    interval = expected.confidence_interval()
+    assert pooled.mean.interval() == pytest.approx((interval.low, interval.high))
+    assert pooled.spread == pytest.approx(sample.std(ddof=1), rel=1e-6) and pooled.p_spread < 1e-9
+
+
+def test_noise_alone_leaves_no_spread_between_conditions() -> None:
+    ours = [Estimate(0.10, 0.05, 8), Estimate(0.11, 0.05, 8)]
+    mean = Estimate(0.105, 0.05 / math.sqrt(2), 16)
+    pooled = random_effects(ours, mean)
+    assert (pooled.mean, pooled.spread) == (mean, 0.0) and pooled.p_spread > 0.5
+
+
+def test_the_spread_of_two_conditions_is_tested_by_welchs_t_test() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=5), rng.normal(1, 3, size=7)
+    parts = [Estimate(x.mean(), x.std(ddof=1) / len(x) ** 0.5, len(x) - 1) for x in (ours, theirs)]
+    found = random_effects(parts, Estimate(0.0, 1.0)).p_spread
+    assert found == pytest.approx(ttest_ind(ours, theirs, equal_var=False).pvalue)

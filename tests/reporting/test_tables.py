@@ -66,7 +66,8 @@ def test_a_cell_with_an_unmeasured_seed_has_no_mean(write: Write) -> None:
 def test_markdown_has_every_cell_and_difference(three_seeds: Path) -> None:
     text = summary_markdown(only_group(three_seeds), "title")
     head, _, *rows = markdown_rows(text)
-    assert head[:6] == ["method", "rate", "epochs", "seeds", "gsm8k (target) ↑", "Δ"]
+    target = "generated maths problems (GSM8K format) strict match (target) ↑"
+    assert head[:6] == ["method", "rate", "epochs", "seeds", target, "Δ"]
     assert rows == [
         ["base", "–", "–", "1", "0.100 ±.010", "–", "0.500 ±.010", "–"],
         ["LoRA r=8", "5e-3", "8", "3", "0.500 ±.116", "+0.400 ±.116", "0.750 ±.010",

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lvf.config.schema import stable_hash
 from lvf.records.schema import Axes, Metric, Record
@@ -16,7 +18,7 @@ from lvf.reporting.select.selection import selected
 from .conftest import METRICS
 
 SHARP, BLUNT = 0.001, 0.5
-"""Standard errors of every score: enough answers, and too few."""
+"""Standard error of every score, and deviation of the seeds: little noise, and too much."""
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LENGTHS = {"ift": (1.0, 2.0, 8.0), "cpt": (1e5, 2e5, 4e5)}
 METHODS = ("full", "r2", "r8", "r32")
@@ -58,9 +60,20 @@ def put(
     stderr: float = SHARP,
     training: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    num_seeds: int = 3,
 ) -> None:
-    """Write one record a task: a score of this error, or whole metrics."""
+    """Write one record a task and seed: a score of this error, or whole metrics.
+
+    The seeds deviate by -stderr, 0 and stderr, in an order that differs between settings.
+    """
     run_id = f"{axes.domain}-{axes.regime}-{stable_hash(vars(axes))}"
+    if axes.method != "base" and num_seeds > 1:
+        order = np.random.default_rng(int(run_id[-8:], 16)).permutation(num_seeds)
+        for seed, away in enumerate(np.linspace(-stderr, stderr, num_seeds)[order]):
+            moved = {task: _moved(score, float(away)) for task, score in scores.items()}
+            own = replace(axes, seed=seed)
+            put(folder, own, moved, stderr, training, settings, num_seeds=1)
+        return
     for task, score in scores.items():
         metrics = score
         if not isinstance(score, dict):
@@ -72,6 +85,18 @@ def put(
         path = folder / run_id / f"end--{task}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(record)))
+
+
+def _moved(score: float | dict[str, Metric], away: float) -> float | dict[str, Metric]:
+    """A score, or whole metrics with their items, moved by some distance."""
+    if not isinstance(score, dict):
+        return score + away
+    return {
+        name: replace(
+            one, value=one.value + away, items=one.items and [x + away for x in one.items]
+        )
+        for name, one in score.items()
+    }
 
 
 def where(domain: str, regime: str, method: str, duration: float, **changes: Any) -> Axes:
@@ -96,9 +121,14 @@ def target_task(domain: str) -> str:
 
 
 def scores(domain: str, target: float, loss: float) -> dict[str, Any]:
-    """Target score, the three forgetting tasks, and source NLL that rises with the loss."""
+    """Target score and NLL, the three forgetting tasks, and source NLL that rises with the loss."""
     kept = dict.fromkeys(("hellaswag", "arc_challenge", "winogrande"), 0.9 - loss)
-    return {target_task(domain): target, **kept, "nll_source": 0.5 + 10 * loss}
+    return {
+        target_task(domain): target,
+        **kept,
+        "nll_source": 0.5 + 10 * loss,
+        "nll_target": 1.5 - target,
+    }
 
 
 def grid(

@@ -55,9 +55,8 @@ def weight_decay_deteriorates(evidence: Evidence) -> Iterator[Comparison]:
     needs="LoRA on attention only and on all maps",
 )  # fmt: skip
 def all_maps_beat_attention(evidence: Evidence) -> Iterator[Comparison]:
-    """All maps minus attention at equal rank, mean over common durations."""
-    for name, rows in _by_rank(evidence):
-        every, some = common(rows[rows.modules == "all"], rows[rows.modules == "attention"])
+    """All maps minus attention at equal rank and rate, mean over common durations."""
+    for name, every, some in _at_one_rate(evidence, "attention"):
         yield from evidence.estimate(name, "target", (1, every), (-1, some))
 
 
@@ -66,9 +65,8 @@ def all_maps_beat_attention(evidence: Evidence) -> Iterator[Comparison]:
     needs="LoRA on the MLP only and on all maps",
 )  # fmt: skip
 def mlp_nearly_equals_all_maps(evidence: Evidence) -> Iterator[Comparison]:
-    """The MLP's gain over the base minus 0.9 times that of all maps, at equal rank."""
-    for name, rows in _by_rank(evidence):
-        every, some = common(rows[rows.modules == "all"], rows[rows.modules == "mlp"])
+    """The MLP's gain over the base minus 0.9 times that of all maps, at equal rank and rate."""
+    for name, every, some in _at_one_rate(evidence, "mlp"):
         terms = (1, some), (-ENOUGH, every), (ENOUGH - 1, evidence.base(every))
         yield from evidence.estimate(name, "target", *terms)
 
@@ -132,12 +130,20 @@ def _regularised(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.Dat
         yield f"{domain} {regime}, {label}", full, other
 
 
-def _by_rank(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Name and models of each rank's LoRA with alpha = 2r, whatever maps it adapts."""
-    rows = _lora(evidence)
-    rows = rows[rows.alpha == 2 * rows["rank"]]
+def _at_one_rate(
+    evidence: Evidence, modules: str
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, and LoRA with alpha = 2r on all maps and on some, where both have one learning rate.
+
+    The rate is that chosen for the maps named; nothing of a rank that all maps were not trained at.
+    """
+    rows = evidence.finished
+    rows = rows[rows.is_usual & (rows.family == "lora") & (rows.alpha == 2 * rows["rank"])]
     for (domain, regime, rank), same in rows.groupby(["domain", "regime", "rank"]):
-        yield f"{domain} {regime}, r={rank}", same
+        some = same[(same.modules == modules) & same.is_chosen]
+        every = same[(same.modules == "all") & same.lr_peak.isin(some.lr_peak)]
+        every, some = common(every, some)
+        yield f"{domain} {regime}, r={rank}", every, some
 
 
 def _lora(evidence: Evidence) -> pd.DataFrame:

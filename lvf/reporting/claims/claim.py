@@ -26,8 +26,12 @@ class Claim:
     """Unit of the effect, which is positive where it is as the paper says."""
     needs: str
     """Records without which nothing can be said."""
+    primary: bool
+    """Whether it is one of the five that were named beforehand."""
+    bound_to: str
+    """What the claim says depends on, so that generated data cannot decide it; empty: nothing."""
     comparisons: Comparisons
-    """Everything that must hold."""
+    """What must be positive, all of it on one scale within a part."""
 
 
 def claim(
@@ -38,6 +42,8 @@ def claim(
     needs: str,
     unit: str = "score",
     measures: tuple[str, ...] = ("target",),
+    primary: bool = False,
+    bound_to: str = "",
 ) -> Callable[[Comparisons], Claim]:
     """Make a claim of the function that yields its comparisons; its docstring is the test."""
 
@@ -45,7 +51,7 @@ def claim(
         return Claim(
             number=number, name=comparisons.__name__, section=section, statement=statement,
             test=" ".join((comparisons.__doc__ or "").split()), measures=measures, unit=unit,
-            needs=needs, comparisons=comparisons,
+            needs=needs, comparisons=comparisons, primary=primary, bound_to=bound_to,
         )  # fmt: skip
 
     return made

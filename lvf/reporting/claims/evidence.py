@@ -2,81 +2,70 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
 from lvf.records.estimate import Estimate
 from lvf.reporting.select.compare import with_score
+from lvf.reporting.select.scope import is_generated
 from lvf.reporting.select.selection import evidence_set_name, main_methods
-from lvf.reporting.stats.contrast import combined, contrast, evenly
-from lvf.reporting.stats.matched import Matched
+from lvf.reporting.stats.contrast import Contrast, combined, evenly, linear
 
 DOMAINS = ("code", "math")
 """Those of the paper's main grid, on which its claims are."""
+CEILING = 0.95
+"""Accuracy above which methods are not compared: there is too little left to differ in."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number that must be positive for a claim to hold."""
+    """A number that is positive where the claim holds."""
 
     name: str
-    value: float | None
-    low: float | None
-    high: float | None
-    """Ends of the 95 % interval."""
-    p_for: float | None
-    """One-sided p of "not as claimed"; None where no error is known."""
-    p_against: float | None
-    """One-sided p of "not the opposite"."""
+    condition: str
+    """Domain and regime, or several of them: the conditions between which a claim may differ."""
+    part: str
+    """A claim of several parts holds where each of them does."""
+    contrast: Contrast | None
+    """None where the records cannot give the number; `note` says why."""
+    estimate: Estimate | None
     records: tuple[str, ...]
+    seeds: int
+    """Fewest runs of a compared setting that differ in their seed alone."""
     note: str = ""
-    seeds: int = 1
-    """Most runs that differ in their seed alone; with a single run, the noise is that of items."""
 
     def text(self) -> str:
-        """Name, value and interval in one line."""
-        if self.value is None:
+        """Name, value and 95 % interval in one line."""
+        if self.estimate is None:
             return f"{self.name}: {self.note}"
-        interval = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
-        return f"{self.name} {self.value:+.3f}{interval}"
+        ends = self.estimate.interval()
+        interval = "" if ends is None else f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
+        return f"{self.name} {self.estimate.value:+.3f}{interval}"
 
 
-def comparison(name: str, result: Estimate | Matched, rows: pd.DataFrame) -> Comparison:
-    """From an estimate; a bootstrap interval gives its p by the normal approximation."""
-    if isinstance(result, Matched):
-        interval: tuple[float, float] | None = (result.low, result.high)
-        result = result.estimate()
-    else:
-        interval = result.interval()
-    low, high = interval or (None, None)
-    p_for = result.p_above()
-    p_against = Estimate(-result.value, result.stderr, result.dof).p_above()
-    records, seeds = _names(rows), _seeds(rows)
-    return Comparison(name, result.value, low, high, p_for, p_against, records, seeds=seeds)
+def compared(name: str, contrast: Contrast, rows: pd.DataFrame, part: str = "") -> Comparison:
+    """A comparison of some rows by a contrast of them."""
+    condition = _condition(rows)
+    estimate = contrast.estimate
+    return Comparison(name, condition, part, contrast, estimate, _names(rows), _seeds(rows))
 
 
-def resampled_comparison(
-    name: str, value: float, draws: np.ndarray, rows: pd.DataFrame
-) -> Comparison:
-    """From bootstrap draws: percentiles, and p from the shares on either side of zero."""
-    low, high = (float(x) for x in np.percentile(draws, [2.5, 97.5]))
-    p_for, p_against = (
-        float(1 + np.sum(side)) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)
-    )
-    records, seeds = _names(rows), _seeds(rows)
-    return Comparison(name, value, low, high, p_for, p_against, records, seeds=seeds)
-
-
-def unknown_comparison(name: str, rows: pd.DataFrame, reason: str) -> Comparison:
+def not_compared(name: str, rows: pd.DataFrame, reason: str, part: str = "") -> Comparison:
     """A comparison that has records, which cannot settle it."""
-    return Comparison(name, None, None, None, None, None, _names(rows), reason)
+    return Comparison(
+        name, _condition(rows), part, None, None, _names(rows), _seeds(rows), note=reason
+    )
+
+
+def _condition(rows: pd.DataFrame) -> str:
+    return ", ".join(sorted(set(rows.domain + " " + rows.regime)))
 
 
 def _seeds(rows: pd.DataFrame) -> int:
-    return int(rows.setting[rows.method != "base"].value_counts().max())
+    return int(rows.setting[rows.method != "base"].value_counts().min())
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:
@@ -97,11 +86,21 @@ class Evidence:
     retention."""
 
     @property
+    def is_published(self) -> bool:
+        """Whether these are the paper's numbers, of single runs."""
+        return self.evidence_set == "published"
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether all trained models are of generated data."""
+        return is_generated(self.scores)
+
+    @functools.cached_property
     def chosen(self) -> pd.DataFrame:
         """The finished models at their variants' chosen learning rates."""
         return self.finished[self.finished.is_chosen]
 
-    @property
+    @functools.cached_property
     def main(self) -> pd.DataFrame:
         """Of those, the main methods."""
         return main_methods(self.chosen)
@@ -158,15 +157,30 @@ class Evidence:
                 yield domain, its_regime
 
     def estimate(
-        self, name: str, measure: str, *terms: tuple[float, pd.DataFrame]
+        self, name: str, measure: str, *terms: tuple[float, pd.DataFrame], part: str = ""
     ) -> Iterator[Comparison]:
         """The comparison "sum of factor times mean of rows"; nothing where a term is missing."""
         if any(rows.empty for _, rows in terms):
             return
         weights = combined(*((factor, evenly(rows)) for factor, rows in terms))
-        result = contrast(self.models, measure, weights)
+        result = linear(self.models, measure, weights)
+        every = pd.concat([rows for _, rows in terms])
         if result is not None:
-            yield comparison(name, result, pd.concat([rows for _, rows in terms]))
+            ceiling = _ceiling(measure, [rows for _, rows in terms])
+            if ceiling:
+                yield not_compared(name, every, ceiling, part)
+            else:
+                yield compared(name, result, every, part)
+
+
+def _ceiling(measure: str, sides: list[pd.DataFrame]) -> str:
+    """Why accuracies at their ceiling are not compared; empty where they are not there."""
+    if measure not in ("target", "retention") and not measure.startswith("pass@"):
+        return ""
+    means = [rows[measure].mean() for rows in sides if (rows.method != "base").any()]
+    if min(means) < CEILING:
+        return ""
+    return f"ceiling: all means are above {CEILING:g} ({', '.join(f'{x:.3f}' for x in means)})"
 
 
 def evidence_sets(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:

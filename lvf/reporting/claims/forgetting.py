@@ -5,18 +5,18 @@ from collections.abc import Iterator
 import pandas as pd
 
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Comparison, Evidence, comparison, unknown_comparison
+from lvf.reporting.claims.evidence import Comparison, Evidence, compared, not_compared
 from lvf.reporting.claims.learning import full_minus_lora, ranks_in_order, same_methods
 from lvf.reporting.select.compare import common, slope_weights
-from lvf.reporting.stats.contrast import combined, contrast
-from lvf.reporting.stats.matched import Matched, Undecided, matched_learning
+from lvf.reporting.stats.contrast import combined, linear, negative
+from lvf.reporting.stats.frontier import Incomparable, matched_learning
 
 BOTH = ("target", "retention")
 
 
 @claim(
     "title b", "title", "LoRA forgets less than full finetuning",
-    needs="LoRA and full finetuning with retention", measures=("retention",),
+    needs="LoRA and full finetuning with retention", measures=("retention",), primary=True,
 )  # fmt: skip
 def lora_forgets_less(evidence: Evidence) -> Iterator[Comparison]:
     """Each rank's retention minus full's, mean over durations."""
@@ -38,6 +38,7 @@ def lora_keeps_source_loss(evidence: Evidence) -> Iterator[Comparison]:
 @claim(
     "5a", "4.2", "Instruction finetuning forgets more than continued pre-training",
     needs="both regimes of one domain", measures=("retention",),
+    bound_to="which texts a regime trains on",
 )  # fmt: skip
 def ift_forgets_more_than_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """CPT minus IFT, at the longest duration of each, mean over the methods that both have."""
@@ -48,6 +49,7 @@ def ift_forgets_more_than_cpt(evidence: Evidence) -> Iterator[Comparison]:
 @claim(
     "5b", "4.2", "Code forgets more than maths",
     needs="both domains of one regime", measures=("retention",),
+    bound_to="which texts a domain trains on",
 )  # fmt: skip
 def code_forgets_more_than_math(evidence: Evidence) -> Iterator[Comparison]:
     """Maths minus code, at the longest duration of each, mean over the methods that both have."""
@@ -66,9 +68,9 @@ def forgetting_grows_with_duration(evidence: Evidence) -> Iterator[Comparison]:
         several = [rows for rows in methods if rows.duration.nunique() > 1]
         if several:
             weights = combined(*((-1 / len(several), slope_weights(rows)) for rows in several))
-            slope = contrast(evidence.models, "retention", weights)
+            slope = linear(evidence.models, "retention", weights)
             if slope is not None:
-                yield comparison(f"{domain} {regime}", slope, pd.concat(several))
+                yield compared(f"{domain} {regime}", slope, pd.concat(several))
 
 
 @claim(
@@ -83,12 +85,33 @@ def rank_orders_forgetting(evidence: Evidence) -> Iterator[Comparison]:
 @claim(
     "5e", "4.2", "Continued pre-training on maths forgets least",
     needs="continued pre-training on maths and another condition", measures=("retention",),
+    bound_to="which texts a condition trains on",
 )  # fmt: skip
 def math_cpt_forgets_least(evidence: Evidence) -> Iterator[Comparison]:
     """Maths CPT minus each other condition, at the longest durations, mean over methods."""
     for other in evidence.conditions():
         if other != ("math", "cpt") and ("math", "cpt") in evidence.conditions():
             yield from _condition_gap(evidence, " ".join(other), ("math", "cpt"), other)
+
+
+@claim(
+    "6", "4.3", "At equal learning LoRA forgets less than full finetuning, by score and by loss",
+    needs="LoRA and full finetuning at levels that meet", measures=BOTH, primary=True,
+)  # fmt: skip
+def lora_trades_better(evidence: Evidence) -> Iterator[Comparison]:
+    """Each rank's frontier minus full's: retention at equal target score, and at equal loss on
+    held-out target text. Both must hold."""
+    for domain, regime in evidence.conditions():
+        for rank in evidence.ranks(domain, regime):
+            full, lora = evidence.sides(domain, regime, rank)
+            rows = pd.concat([full, lora])
+            for learning, part in (("target", "equal score"), ("nll_target", "equal loss")):
+                name = f"{domain} {regime}, LoRA r={rank}, {part}"
+                gap = matched_learning(evidence.models, lora, full, learning, "retention")
+                if not isinstance(gap, Incomparable):
+                    yield compared(name, gap, rows, part)
+                elif rows[learning].notna().any():
+                    yield not_compared(name, rows, gap.reason, part)
 
 
 @claim(
@@ -134,9 +157,9 @@ def full_breaks_away_in_math_cpt(evidence: Evidence) -> Iterator[Comparison]:
         }
         late = (1, halves["full", "late"]), (-1, halves["lora", "late"])
         before = (-1, halves["full", "early"]), (1, halves["lora", "early"])
-        yield from evidence.estimate(f"later, LoRA r={rank}", "target", *late)
+        yield from evidence.estimate(f"later, LoRA r={rank}", "target", *late, part="later")
         yield from evidence.estimate(
-            f"later minus earlier, LoRA r={rank}", "target", *late, *before
+            f"later minus earlier, LoRA r={rank}", "target", *late, *before, part="growth"
         )
 
 
@@ -157,19 +180,18 @@ def _frontier_gap(evidence: Evidence, domain: str, regime: str, sign: int) -> It
     for rank in evidence.ranks(domain, regime)[-1:]:
         full, lora = evidence.sides(domain, regime, rank)
         rows = pd.concat([full, lora])
-        gap = matched_learning(full, lora, "target", "retention")
+        gap = matched_learning(evidence.models, full, lora, "target", "retention")
         name = f"{domain} {regime}, LoRA r={rank}"
-        if isinstance(gap, Undecided):
+        reason = ""
+        if isinstance(gap, Incomparable):
             reason = gap.reason
-            gap = matched_learning(full, lora, "retention", "target")
+            gap = matched_learning(evidence.models, full, lora, "retention", "target")
             name += ", learning at equal forgetting"
-        if isinstance(gap, Undecided):
-            yield unknown_comparison(
-                f"{domain} {regime}, LoRA r={rank}", rows, f"{reason}; {gap.reason}"
-            )
+        if isinstance(gap, Incomparable):
+            name = f"{domain} {regime}, LoRA r={rank}"
+            yield not_compared(name, rows, f"{reason}; nor of forgetting")
         else:
-            ends = sorted((sign * gap.low, sign * gap.high))
-            yield comparison(name, Matched(sign * gap.value, ends[0], ends[1], gap.levels), rows)
+            yield compared(name, gap if sign > 0 else negative(gap), rows)
 
 
 CLAIMS = (
@@ -180,6 +202,7 @@ CLAIMS = (
     forgetting_grows_with_duration,
     rank_orders_forgetting,
     math_cpt_forgets_least,
+    lora_trades_better,
     lora_trades_better_on_code,
     full_trades_better_on_math_ift,
     full_breaks_away_in_math_cpt,

@@ -6,13 +6,9 @@ import numpy as np
 import pandas as pd
 
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import (
-    Comparison,
-    Evidence,
-    resampled_comparison,
-    unknown_comparison,
-)
-from lvf.reporting.stats.best_learning_rate import NUM_LEARNING_RATES, best_learning_rate
+from lvf.reporting.claims.evidence import Comparison, Evidence, compared, not_compared
+from lvf.reporting.stats.best_learning_rate import NUM_LEARNING_RATES, best_learning_rates
+from lvf.reporting.stats.contrast import Contrast, negative
 
 RANGE = (1e-5, 5e-4)
 """Rates that the paper recommends to sweep for LoRA."""
@@ -27,15 +23,13 @@ def lora_wants_ten_times_the_rate(evidence: Evidence) -> Iterator[Comparison]:
     """Half a decade minus the distance of log10(best LoRA rate / best full rate) from 1; a best
     rate is the vertex of the parabola through the lowest validation loss and its neighbours."""
     for name, full, lora in learning_rate_grids(evidence):
-        of_lora, of_full = best_learning_rate(lora), best_learning_rate(full)
         rows = pd.concat([full, lora])
-        if isinstance(of_lora, str) or isinstance(of_full, str):
-            reason = of_lora if isinstance(of_lora, str) else str(of_full)
-            yield unknown_comparison(name, rows, reason)
+        ratio = best_learning_rates(evidence.models, (lora, full), (1, -1))
+        if isinstance(ratio, str):
+            yield not_compared(name, rows, ratio)
             continue
-        ratio, draws = of_lora.value - of_full.value, of_lora.draws - of_full.draws
-        name += f", {10**ratio:.1f} times"
-        yield resampled_comparison(name, 0.5 - abs(ratio - 1), 0.5 - np.abs(draws - 1), rows)
+        name += f", {10**ratio.value:.1f} times"
+        yield compared(name, _inside(ratio, (0.5, 1.5)), rows)
 
 
 @claim(
@@ -50,7 +44,7 @@ def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Comparison]:
         known = [models for models in around if models is not None]
         if len(known) < 2:
             reason = "the best learning rate is at the end of the grid"
-            yield unknown_comparison(name, pd.concat([full, lora]), reason)
+            yield not_compared(name, pd.concat([full, lora]), reason)
             continue
         (full_best, full_next), (lora_best, lora_next) = known
         terms = (1, lora_best), (-1, lora_next), (-1, full_best), (1, full_next)
@@ -61,17 +55,18 @@ def lora_is_more_sensitive_to_rate(evidence: Evidence) -> Iterator[Comparison]:
     "rule d", "4.7", "LoRA's best rate lies between 1e-5 and 5e-4",
     needs="three rates or more of LoRA and of full finetuning, with validation loss",
     measures=("nll_validation",), unit="decades inside the range",
+    bound_to="the size of the model and the optimiser",
 )  # fmt: skip
 def lora_rate_in_the_papers_range(evidence: Evidence) -> Iterator[Comparison]:
     """Distance of log10 of LoRA's best rate from the nearer end of the range, inside positive."""
     for name, _, lora in learning_rate_grids(evidence):
-        best = best_learning_rate(lora)
+        best = best_learning_rates(evidence.models, (lora,), (1,))
         if isinstance(best, str):
-            yield unknown_comparison(name, lora, best)
+            yield not_compared(name, lora, best)
             continue
         name += f", best {10**best.value:.1e}"
-        inside = [_inside(np.atleast_1d(x)) for x in (best.value, best.draws)]
-        yield resampled_comparison(name, float(inside[0][0]), inside[1], lora)
+        low, high = np.log10(RANGE)
+        yield compared(name, _inside(best, (float(low), float(high))), lora)
 
 
 @claim(
@@ -111,10 +106,11 @@ def _best_and_neighbours(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     return rows[rows.lr_peak == best], rows[rows.lr_peak.isin(beside)]
 
 
-def _inside(log_rates: np.ndarray) -> np.ndarray:
-    """Decades from the nearer end of the recommended range."""
-    low, high = np.log10(RANGE)
-    return np.minimum(log_rates - low, high - log_rates)
+def _inside(number: Contrast, ends: tuple[float, float]) -> Contrast:
+    """Distance of a number from the nearer end of a range, positive inside."""
+    low, high = number.value - ends[0], ends[1] - number.value
+    nearer = number if low < high else negative(number)
+    return Contrast(min(low, high), nearer.terms)
 
 
 CLAIMS = (

@@ -2,21 +2,14 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
 from lvf.reporting.claims.ablations import alpha_pairs
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import (
-    Comparison,
-    Evidence,
-    resampled_comparison,
-    unknown_comparison,
-)
+from lvf.reporting.claims.evidence import Comparison, Evidence, compared
 from lvf.reporting.claims.learning import closes_gap
-from lvf.reporting.select.compare import longest
-from lvf.reporting.stats.best_learning_rate import NUM_DRAWS
-from lvf.reporting.stats.bootstrap import resampled_settings, setting_means, setting_positions
+from lvf.reporting.select.compare import common, longest, slope_weights, with_score
+from lvf.reporting.stats.contrast import combined, linear
 
 BOTH = ("target", "retention")
 
@@ -30,11 +23,13 @@ def lora_for_ift_not_cpt(evidence: Evidence) -> Iterator[Comparison]:
     CPT: it has less than 90 %."""
     for domain, regime in evidence.conditions():
         for rank in evidence.ranks(domain, regime)[-1:]:
-            yield from closes_gap(evidence, domain, regime, rank, 1 if regime == "ift" else -1)
+            sign = 1 if regime == "ift" else -1
+            yield from closes_gap(evidence, domain, regime, rank, sign, f"{regime} gain")
             if regime == "ift":
                 full, lora = longest(*evidence.sides(domain, regime, rank))
                 name = f"{domain} {regime}, LoRA r={rank}, forgetting"
-                yield from evidence.estimate(name, "retention", (1, lora), (-1, full))
+                terms = (1, lora), (-1, full)
+                yield from evidence.estimate(name, "retention", *terms, part="ift forgetting")
 
 
 @claim(
@@ -45,9 +40,9 @@ def code_needs_the_highest_rank(evidence: Evidence) -> Iterator[Comparison]:
     """The highest rank has 90 % of full finetuning's gain, every lower rank has less."""
     ranks = evidence.ranks("code", "ift")
     if len(ranks) > 1:
-        yield from closes_gap(evidence, "code", "ift", ranks[-1])
+        yield from closes_gap(evidence, "code", "ift", ranks[-1], 1, "highest rank")
         for rank in ranks[:-1]:
-            yield from closes_gap(evidence, "code", "ift", rank, -1)
+            yield from closes_gap(evidence, "code", "ift", rank, -1, "lower ranks")
 
 
 @claim(
@@ -61,32 +56,22 @@ def alpha_of_twice_the_rank(evidence: Evidence) -> Iterator[Comparison]:
 
 
 @claim(
-    "rule f", "App. C", "LoRA needs more epochs than full finetuning to be at its best",
-    needs="several lengths of instruction finetuning", unit="doublings of epochs",
+    "rule f", "App. C", "LoRA needs more epochs of Tülu-v2-mix than full finetuning",
+    needs="LoRA and full finetuning on Tülu-v2-mix at several lengths, with MT-bench",
+    measures=(), unit="points per doubling",
 )  # fmt: skip
 def lora_needs_more_epochs(evidence: Evidence) -> Iterator[Comparison]:
-    """log2 of the epochs of the highest rank's best target score over those of full's best."""
-    for domain, regime in evidence.conditions("ift"):
-        for rank in evidence.ranks(domain, regime)[-1:]:
-            sides = evidence.sides(domain, regime, rank)
-            peaks = [_best_duration(rows) for rows in sides if rows.duration.nunique() > 1]
-            if len(peaks) == 2:
-                (full, full_draws), (lora, lora_draws) = peaks
-                rows = pd.concat(sides)
-                if full_draws is None or lora_draws is None:
-                    yield unknown_comparison(f"{domain}, LoRA r={rank}", rows, "no error is known")
-                    continue
-                name = f"{domain}, LoRA r={rank}, best at {2**lora:g} against {2**full:g}"
-                yield resampled_comparison(name, lora - full, lora_draws - full_draws, rows)
-
-
-def _best_duration(rows: pd.DataFrame) -> tuple[float, np.ndarray | None]:
-    """log2 of the duration of the highest target score, and its bootstrap draws."""
-    first = [cell[0] for cell in setting_positions(rows)]
-    lengths = np.log2(rows.duration.to_numpy()[first])
-    draws = resampled_settings(rows, ["target"], NUM_DRAWS)
-    best = float(lengths[setting_means(rows, "target").argmax()])
-    return best, None if draws is None else lengths[draws[0].argmax(axis=0)]
+    """Slope of the MT-bench score over log2(epochs), each rank's minus full's."""
+    models = with_score(evidence.models, evidence.scores, "mt_bench", "mt_bench", "score")
+    rows = models[(models.domain == "chat") & models.is_chosen & models.mt_bench.notna()]
+    rows = rows[(rows.role == "main") & rows.dataset.str.contains("tulu")]
+    for rank in sorted(rows["rank"].dropna().unique()):
+        full, lora = common(rows[rows.method == "full"], rows[rows["rank"] == rank])
+        if full.duration.nunique() > 1:
+            weights = combined((1, slope_weights(lora)), (-1, slope_weights(full)))
+            slope = linear(models, "mt_bench", weights)
+            if slope is not None:
+                yield compared(f"LoRA r={rank}", slope, pd.concat([full, lora]))
 
 
 CLAIMS = (

@@ -1,18 +1,16 @@
 """The paper's claims on samples, weights and cost (its sections 4.1, 4.5, 4.6 and App. F, I)."""
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from lvf.records.checkpoints import in_few_blocks
-from lvf.records.estimate import Estimate
 from lvf.records.store import items
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Comparison, Evidence, comparison
+from lvf.reporting.claims.evidence import Comparison, Evidence, compared, not_compared
 from lvf.reporting.select.compare import (
     circumstances,
     common,
@@ -21,13 +19,14 @@ from lvf.reporting.select.compare import (
     slope_weights,
 )
 from lvf.reporting.select.variant import with_variants
-from lvf.reporting.stats.contrast import contrast, evenly
-from lvf.reporting.stats.seeds import over_seeds
+from lvf.reporting.stats.contrast import linear, linearised, setting_labels
 
 ATTENTION_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MAPS = ("gate_proj", "up_proj", "down_proj")
 MULTIPLE = 10
 """How many times a LoRA rank the rank of a full update is said to be, at least."""
+GPUS = ("NVIDIA", "Tesla", "AMD Instinct")
+"""How the names of GPUs begin."""
 PASS_AT = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 EQUAL_FROM = 64
 """k from which the paper's section 4.1 calls full finetuning and the highest rank equal."""
@@ -35,21 +34,26 @@ EQUAL_FROM = 64
 
 @claim(
     "8", "4.5", "Samples vary more after LoRA than after full finetuning, and most before either",
-    needs="diversity of HumanEval samples of base, LoRA and full finetuning",
-    measures=(), unit="unique of 50",
+    needs="diversity of code samples of LoRA and full finetuning beside the base's",
+    measures=(), unit="share of the base's",
 )  # fmt: skip
 def lora_keeps_more_variety(evidence: Evidence) -> Iterator[Comparison]:
-    """Unique samples a problem, passing and failing: base minus LoRA, and LoRA minus full."""
+    """Unique samples a problem, passing and failing, over the base's at equal numbers of samples:
+    1 minus LoRA's, and LoRA's minus full's."""
     evidence = replace(evidence, scores=of_one_sampling(evidence.scores))
-    for verdict in ("unique_passing", "unique_failing"):
-        scored = evidence.scored(verdict, "diversity", verdict)
+    for verdict in ("passing", "failing"):
+        metric = f"unique_{verdict}.over_base"
+        scored = evidence.scored(metric, "diversity", metric)
         for domain, regime in scored.conditions():
             for rank in scored.ranks(domain, regime):
                 full, lora = longest(*scored.sides(domain, regime, rank))
-                base = scored.base(lora).dropna(subset=[verdict])
-                name = f"{domain} {regime}, LoRA r={rank}, {verdict.replace('_', ' ')}"
-                yield from scored.estimate(f"{name}, base", verdict, (1, base), (-1, lora))
-                yield from scored.estimate(f"{name}, full", verdict, (1, lora), (-1, full))
+                name = f"{domain} {regime}, LoRA r={rank}, {verdict}"
+                below = linear(scored.models, metric, -_even(lora))
+                if below is not None:
+                    below = replace(below, value=1 + below.value)
+                    yield compared(f"{name}, base", below, lora, f"base, {verdict}")
+                terms = (1, lora), (-1, full)
+                yield from scored.estimate(f"{name}, full", metric, *terms, part=f"full, {verdict}")
 
 
 @claim(
@@ -79,13 +83,13 @@ def full_ahead_at_every_k(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def updates_have_high_rank(evidence: Evidence) -> Iterator[Comparison]:
     """Rank for 90 % of variance, mean over matrices, minus ten times the lowest LoRA rank."""
-    for name, full in _analysed(evidence, "rank90"):
+    for name, scored, full in _analysed(evidence, "mean", np.ravel):
         rank = evidence.main["rank"].min()
         first = full[full.duration == full.duration.min()]
-        mean = contrast(full, "rank90", evenly(first))
+        mean = linear(scored.models, "mean", _even(first))
         if mean is not None and not pd.isna(rank):
-            above = Estimate(mean.value - MULTIPLE * float(rank), mean.stderr, mean.dof)
-            yield comparison(f"{name}, {mean.value:.0f} against r={rank}", above, first)
+            above = replace(mean, value=mean.value - MULTIPLE * float(rank))
+            yield compared(f"{name}, {mean.value:.0f} against r={rank}", above, first)
 
 
 @claim(
@@ -95,11 +99,11 @@ def updates_have_high_rank(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def update_rank_grows(evidence: Evidence) -> Iterator[Comparison]:
     """Slope of the rank for 90 % of variance over log2(tokens), mean over matrices."""
-    for name, full in _analysed(evidence, "rank90"):
+    for name, scored, full in _analysed(evidence, "mean", np.ravel):
         if full.duration.nunique() > 1:
-            slope = contrast(full, "rank90", slope_weights(full))
+            slope = linear(scored.models, "mean", slope_weights(full))
             if slope is not None:
-                yield comparison(name, slope, full)
+                yield compared(name, slope, full)
 
 
 @claim(
@@ -107,11 +111,11 @@ def update_rank_grows(evidence: Evidence) -> Iterator[Comparison]:
     needs="weight analysis of full finetuning by module", measures=(), unit="singular values",
 )  # fmt: skip
 def mlp_updates_have_higher_rank(evidence: Evidence) -> Iterator[Comparison]:
-    """Mean of gate, up and down minus mean of q, k, v and o, layer by layer, longest duration."""
-    for name, model in _longest_analysed(evidence):
-        mlp, attention = (_by_layer(model, maps) for maps in (MLP_MAPS, ATTENTION_MAPS))
-        gaps = mlp.mean(axis=0) - attention.mean(axis=0)
-        yield comparison(name, over_seeds(list(gaps)), model)
+    """Mean of gate, up and down minus mean of q, k, v and o, longest duration; a number a run."""
+    num_attention = len(ATTENTION_MAPS)
+    yield from _gaps_within_runs(
+        evidence, lambda ranks: ranks[num_attention:].mean() - ranks[:num_attention].mean()
+    )
 
 
 @claim(
@@ -119,47 +123,36 @@ def mlp_updates_have_higher_rank(evidence: Evidence) -> Iterator[Comparison]:
     needs="weight analysis of full finetuning by module", measures=(), unit="singular values",
 )  # fmt: skip
 def outer_layers_have_lower_rank(evidence: Evidence) -> Iterator[Comparison]:
-    """Mean of the layers between minus mean of first and last, module by module."""
-    for name, model in _longest_analysed(evidence):
-        ranks = _by_layer(model, ATTENTION_MAPS + MLP_MAPS)
-        if ranks.shape[1] > 2:
-            gaps = ranks[:, 1:-1].mean(axis=1) - ranks[:, [0, -1]].mean(axis=1)
-            yield comparison(name, over_seeds(list(gaps)), model)
+    """Mean of the layers between minus mean of first and last, longest duration; a number a run."""
+    yield from _gaps_within_runs(
+        evidence, lambda ranks: ranks[:, 1:-1].mean() - ranks[:, [0, -1]].mean()
+    )
 
 
 @claim(
     "14a", "App. I", "LoRA trains more slowly than full finetuning at equal batch (the paper: by "
     "15 %)",
-    needs="several seeds of LoRA and full finetuning with their training time, or of "
-    "sweep=throughput", measures=(), unit="share of full's tokens a second",
+    needs="several seeds of sweep=throughput on a GPU", measures=(),
+    unit="share of full's tokens a second",
 )  # fmt: skip
 def lora_trains_more_slowly(evidence: Evidence) -> Iterator[Comparison]:
-    """1 minus LoRA's tokens a second over full's (delta method over seeds).
-
-    Of benchmarks on one device at each batch; where there are none, of trained models at the
-    longest duration, whose machine may have had other work.
-    """
-    benchmarked = list(_benchmarked(evidence, "tokens_per_second"))
-    yield from benchmarked
-    for domain, regime in evidence.conditions() if not benchmarked else ():
-        for rank in evidence.ranks(domain, regime):
-            full, lora = longest(*evidence.sides(domain, regime, rank))
-            speeds = [rows.tokens / rows.train_seconds for rows in (full, lora)]
-            if any(speed.empty or speed.isna().any() for speed in speeds):
-                continue
-            of_full, of_lora = (over_seeds(list(speed)) for speed in speeds)
-            name = f"{domain} {regime}, LoRA r={rank}"
-            yield comparison(name, _one_minus_ratio(of_lora, of_full), pd.concat([full, lora]))
+    """1 minus LoRA's tokens a second over full's, of benchmarks on one device at each batch."""
+    yield from _benchmarked(evidence, "tokens_per_second")
 
 
 @claim(
     "14b", "App. I", "LoRA needs less peak memory than full finetuning at equal batch (the paper: "
     "by 40 % at small batches, by 15 % at large ones)",
-    needs="several seeds of sweep=throughput", measures=(), unit="share of full's peak memory",
+    needs="several seeds of sweep=throughput on a GPU", measures=(),
+    unit="share of full's peak memory",
 )  # fmt: skip
 def lora_needs_less_memory(evidence: Evidence) -> Iterator[Comparison]:
-    """1 minus LoRA's peak memory over full's (delta method over seeds) at each batch."""
+    """1 minus LoRA's peak memory over full's at each batch, on a GPU."""
     yield from _benchmarked(evidence, "peak_memory_gb")
+
+
+def _even(rows: pd.DataFrame) -> pd.Series:
+    return pd.Series(1 / max(len(rows), 1), rows.index)
 
 
 def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Comparison]:
@@ -168,29 +161,39 @@ def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Comparison]:
     rows = scores[(scores.task == "throughput") & (scores.metric == metric)]
     if rows.empty:
         return
-    batches = [json.loads(text)["global_batch_size"] for text in rows.settings]
-    rows = in_few_blocks(rows).assign(batch=batches, circumstances=circumstances(rows))
-    rows = with_variants(rows)
-    rows = rows[rows.role == "main"]
+    settings = [json.loads(text) for text in rows.settings]
+    rows = rows.assign(
+        batch=[tree["global_batch_size"] for tree in settings],
+        on_gpu=[str(tree.get("device", "")).startswith(GPUS) for tree in settings],
+    )
+    rows = with_variants(in_few_blocks(rows).assign(circumstances=circumstances(rows)))
+    noise = {"value_se": 0.0, "value_n": 1.0, "value_path": None, "value_metric": metric}
+    rows = rows[rows.role == "main"].assign(is_chosen=True, **noise)
     same = ["domain", "regime", "dataset", "batch", "circumstances"]
+    rows = rows.assign(
+        series=rows.groupby([*same, "label"]).ngroup(),
+        condition=rows.groupby(same).ngroup(),
+        setting=rows.groupby([*same, "label"]).ngroup(),
+    )
     for (domain, regime, _, batch, _), group in rows.groupby(same):
         full = group[group.method == "full"]
         for rank, lora in group[group.method == "lora"].groupby("rank"):
             if min(len(full), len(lora)) > 1:
-                of_full, of_lora = (over_seeds(list(side.value)) for side in (full, lora))
                 both = pd.concat([full, lora])
-                both = both.assign(setting=both.label)
+                settings_of = [*setting_labels(full), *setting_labels(lora)]
+                less = linearised(rows, settings_of, ["value"], _one_minus_ratio)
                 name = f"benchmark, {domain} {regime}, {batch} rows, LoRA r={rank}"
-                yield comparison(name, _one_minus_ratio(of_lora, of_full), both)
+                if both.on_gpu.all():
+                    yield compared(name, less, both)
+                else:
+                    yield not_compared(
+                        name, both, "a CPU's speed and memory say nothing of a GPU's"
+                    )
 
 
-def _one_minus_ratio(above: Estimate, below: Estimate) -> Estimate:
-    """1 - above / below of independent estimates; its degrees of freedom are the smaller."""
-    ratio = above.value / below.value
-    if above.stderr is None or below.stderr is None:
-        return Estimate(1 - ratio)
-    stderr = ratio * math.hypot(above.stderr / above.value, below.stderr / below.value)
-    return Estimate(1 - ratio, stderr, min(above.dof, below.dof))
+def _one_minus_ratio(means: np.ndarray) -> float:
+    """1 - second / first of (2, 1) means."""
+    return 1 - float(means[1, 0] / means[0, 0])
 
 
 def _pass_at_k(evidence: Evidence, ks: Sequence[int]) -> Iterator[Comparison]:
@@ -206,25 +209,44 @@ def _pass_at_k(evidence: Evidence, ks: Sequence[int]) -> Iterator[Comparison]:
             yield from scored.estimate(f"LoRA r={rank}, k={k}", metric, (1, full), (-1, lora))
 
 
-def _analysed(evidence: Evidence, metric: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Full finetuning in CPT with a metric of its weights."""
-    scored = evidence.scored(metric, "weights", metric)
+def _analysed(
+    evidence: Evidence, name: str, number: Callable[[np.ndarray], np.ndarray | float]
+) -> Iterator[tuple[str, Evidence, pd.DataFrame]]:
+    """Condition, evidence and models of full finetuning in CPT with a number of their weights.
+
+    A run gives a single number: its matrices and layers are no sample of anything.
+
+    Args:
+        evidence: where to look.
+        name: of the new measure.
+        number: of the rank for 90 % of variance, (num_maps, num_layers) in the order
+            `ATTENTION_MAPS`, `MLP_MAPS`; its mean counts.
+    """
+    scores = evidence.scores
+    rows = scores[(scores.task == "weights") & (scores.metric == "rank90.q_proj")]
+    values = [float(np.mean(number(_by_layer(str(path))))) for path in rows.path]
+    own = rows.assign(metric=name, value=values, stderr=0.0, n=1, has_items=False)
+    scored = replace(evidence, scores=own).scored(name, "weights", name)
     for domain, regime in scored.conditions("cpt"):
         full = scored.full(domain, regime)
         if len(full):
-            yield domain, full
+            yield f"{domain} {regime}", scored, full
 
 
-def _longest_analysed(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame]]:
-    """One seed of full finetuning at the longest duration."""
-    for name, full in _analysed(evidence, "rank90.q_proj"):
-        yield name, full[full.duration == full.duration.max()].head(1)
+def _gaps_within_runs(
+    evidence: Evidence, number: Callable[[np.ndarray], float]
+) -> Iterator[Comparison]:
+    """A number of each run of full finetuning at the longest duration, mean over seeds."""
+    for name, scored, full in _analysed(evidence, "gap", number):
+        last = full[full.duration == full.duration.max()]
+        gap = linear(scored.models, "gap", _even(last))
+        if gap is not None:
+            yield compared(name, gap, last)
 
 
-def _by_layer(model: pd.DataFrame, maps: Sequence[str]) -> np.ndarray:
+def _by_layer(path: str) -> np.ndarray:
     """Rank for 90 % of variance of one model, (num_maps, num_layers)."""
-    path = str(model["rank90.q_proj_path"].iloc[0])
-    by_map = [items(path, f"rank90.{name}") for name in maps]
+    by_map = [items(path, f"rank90.{name}") for name in ATTENTION_MAPS + MLP_MAPS]
     return np.array([ranks for ranks in by_map if ranks is not None])
 
 

@@ -171,4 +171,4 @@ def _panel(
         axes.set_title(f"{what}, {duration_text(rows.duration.iloc[0], True)} epochs")
     for series, line in rows.groupby(by, sort=False):
         style.points(axes, line, x, y, str(series), looks[str(series)])
-    axes.set_ylabel(style.measure_text(y, str(rows.domain.iloc[0])))
+    axes.set_ylabel(style.measure_text(y, rows))

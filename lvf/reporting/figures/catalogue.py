@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lvf.config.schema import CONF_DIR, PACKAGE
 from lvf.records.store import load, load_paper
+from lvf.reporting.claims.judge import Verdict, judge
 from lvf.reporting.figures import (
     ablations,
     cost,
@@ -21,6 +22,7 @@ from lvf.reporting.figures import (
     tradeoff,
     weights,
 )
+from lvf.reporting.figures.forest import forest, no_claims
 from lvf.reporting.select.selection import selected
 from lvf.reporting.select.settings import groups
 
@@ -39,6 +41,9 @@ class Data:
     scores: pd.DataFrame
     """`lvf.records.store.load`, likewise."""
 
+    judged: tuple[Verdict, ...] | None = None
+    """Verdicts of these, where they are known already."""
+
     @classmethod
     def read(cls, records: Path | None = None) -> "Data":
         """Read records, and the paper's published numbers beside them.
@@ -50,6 +55,11 @@ class Data:
         folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
         scores = pd.concat([load(folder), load_paper()], ignore_index=True)
         return cls(selected(scores), scores)
+
+    @functools.cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On every claim, by every evidence set."""
+        return tuple(judge(self.models, self.scores)) if self.judged is None else self.judged
 
     @functools.cached_property
     def weights(self) -> pd.DataFrame:
@@ -80,7 +90,7 @@ class Entry:
     title: str
     draw: Draw
     by: str = "scale"
-    """`scale` or `group`: it is drawn once for each; or `once`."""
+    """`scale`, `group` or `claim`: it is drawn once for each; or `once`."""
 
 
 def _of_models(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
@@ -136,6 +146,7 @@ FIGURES_OF_THE_PAPER = [
 ]  # fmt: skip
 """In the order of the paper."""
 FIGURES_BEYOND = [
+    Entry("claim", "claims", "Claims", lambda _, title: no_claims(title), by="claim"),
     Entry(
         "frontier", "tradeoff", "Learning and forgetting over rates",
         _of_models(tradeoff.frontier), by="group",
@@ -161,6 +172,13 @@ def drawn(name: str, data: Data) -> dict[str, Figure]:
     entry = CATALOGUE[name]
     if entry.by == "once":
         return {name: entry.draw(data, entry.title)}
+    if entry.by == "claim":
+        forests = {
+            f"{name}-{one.evidence_set}-{one.number}".replace(" ", "_"): forest(one)
+            for one in data.verdicts
+            if one.effect is not None
+        }
+        return forests or {name: entry.draw(data, entry.title)}
     figures = {
         f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({part})")
         for part, its_data in data.parts(entry.by)

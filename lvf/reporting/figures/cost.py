@@ -40,7 +40,7 @@ def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
     if not shown:
         for axes, text in zip(places, COSTS.values(), strict=True):
             style.say_missing(axes, text)
-    for index, (name, domain, rows) in enumerate(shown):
+    for index, (name, _, rows) in enumerate(shown):
         for axes, cost in zip(places[2 * index :], COSTS, strict=False):
             axes.set_title(name)
             for label, line in rows.groupby("label", sort=False):
@@ -48,7 +48,7 @@ def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
                 style.points(axes, line, cost, "target", *series, linestyle="")
             axes.set_xscale("log")
             axes.set_xlabel(COSTS[cost])
-            axes.set_ylabel(style.target_text(domain))
+            axes.set_ylabel(style.measure_text("target", rows))
     return style.finish(figure, title, looks)
 
 

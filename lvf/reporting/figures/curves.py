@@ -64,8 +64,8 @@ def over_durations(models: pd.DataFrame, measure: str, title: str) -> Figure:
         title: heading.
     """
     shown = [
-        Panel(name, group, measure, style.measure_text(measure, domain))
-        for name, domain, group in conditions(models)
+        Panel(name, group, measure, style.measure_text(measure, group))
+        for name, _, group in conditions(models)
     ]
     return _drawn(shown, 2, title)
 
@@ -75,7 +75,7 @@ def retention_by_task(models: pd.DataFrame, title: str) -> Figure:
     """The parts of retention, a row a benchmark (v1 Figs S4 and S5)."""
     by_condition = list(conditions(models))
     shown = [
-        Panel(name, group, task, style.MEASURE_TEXTS[task])
+        Panel(name, group, task, style.measure_text(task, group))
         for task in names().retention
         for name, _, group in by_condition
     ]
@@ -96,7 +96,7 @@ def tulu(models: pd.DataFrame, scores: pd.DataFrame, tasks: Sequence[str], title
     mixed = mixed.assign(run_duration=mixed.duration.max())  # App. C: one run, measured on its way
     shown = []
     for task in tasks:
-        group, measure, text = mixed, task, style.MEASURE_TEXTS.get(task, "")
+        group, measure, text = mixed, task, style.measure_text(task, mixed)
         if task in TULU_SCORES:
             metric, text = TULU_SCORES[task]
             group, measure = with_score(mixed, scores, "target", task, metric), "target"
@@ -108,9 +108,8 @@ def tulu(models: pd.DataFrame, scores: pd.DataFrame, tasks: Sequence[str], title
 def all_measures(group: pd.DataFrame, title: str) -> Figure:
     """Learning and retention of a group of models against duration, a panel a measure."""
     group = without_ablations(group)
-    domain = str(group.domain.iloc[0])
     shown = [x for x in ("target", "retention", "nll_source") if group[x].notna().any()]
-    panels = [Panel("", group, x, style.measure_text(x, domain)) for x in shown or ["target"]]
+    panels = [Panel("", group, x, style.measure_text(x, group)) for x in shown or ["target"]]
     return _drawn(panels, len(panels), title)
 
 

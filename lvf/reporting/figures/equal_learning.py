@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,15 +12,8 @@ from matplotlib.lines import Line2D
 
 from lvf.reporting.figures import style
 from lvf.reporting.select.settings import groups
-from lvf.reporting.stats.bootstrap import setting_means
-from lvf.reporting.stats.hypervolume import hypervolume
-from lvf.reporting.stats.matched import (
-    MORE_IS_BETTER,
-    Matched,
-    frontier,
-    gap_at_equal_learning,
-    matched_learning,
-)
+from lvf.reporting.stats.contrast import Contrast
+from lvf.reporting.stats.frontier import hypervolume, matched_learning
 
 MATCHED = (
     ("target", "target score", "retention"),
@@ -34,9 +28,10 @@ RETENTION_TEXTS = {"retention": "source-task accuracy", "nll_source": "exp(− s
 def at_equal_learning(models: pd.DataFrame, title: str) -> Figure:
     """Gap in forgetting between full finetuning and each other method at equal learning.
 
-    A row a pair of methods and pair of measures, with its 95 % bootstrap interval
-    (`stats.matched.matched_learning`). Hollow where no error is known and so no interval
-    can be had; in words where the two never learned equally much.
+    A row a pair of methods and pair of measures, with its 95 % interval
+    (`stats.frontier.matched_learning`); right of zero the method forgets less than full finetuning.
+    Hollow where no seed variance is known and so no interval can be had; in words where the two
+    never learned equally much.
     """
     return _forest(list(_gaps(models)), title, zero=True)
 
@@ -45,18 +40,20 @@ def at_equal_learning(models: pd.DataFrame, title: str) -> Figure:
 def hypervolumes(models: pd.DataFrame, title: str) -> Figure:
     """Share of the learning-forgetting plane that each method's rates and durations dominate.
 
-    A row a method with its 95 % bootstrap interval (`stats.hypervolume`); hollow where no
-    error is known.
+    Beyond what the base could do already. A row a method with its 95 % interval
+    (`stats.frontier.hypervolume`); hollow where no seed variance is known.
     """
     rows = []
     for name, group in groups(models):
         finished = group[group.cooled_down & (group.method != "base")]
+        base_score = group.target[group.method == "base"].mean()
         for label, method in finished.sort_values(["rank", "label"]).groupby("label", sort=False):
             for measure in ("retention", "nll_source"):
-                covered = hypervolume(method, measure)
-                if covered is not None:
-                    kind = f"hypervolume: target score × {RETENTION_TEXTS[measure]}"
-                    rows.append(_Row(f"{name}: {label}", kind, covered.value, covered.span))
+                covered = hypervolume(group, method, measure, base_score)
+                if covered is not None and not np.isnan(base_score):
+                    kind = f"hypervolume: target score above the base × {RETENTION_TEXTS[measure]}"
+                    ends = covered.estimate.interval()
+                    rows.append(_Row(f"{name}: {label}", kind, covered.value, ends))
     return _forest(rows, title)
 
 
@@ -126,21 +123,10 @@ def _gaps(models: pd.DataFrame) -> Iterator[_Row]:
                 if any(rows[x].isna().all() for rows in sides for x in (learning, measure)):
                     continue
                 row_name = f"{name}: {label}, equal {level}"
-                kind = f"full minus LoRA: {style.MEASURE_TEXTS[measure]}".replace("\n", " ")
-                gap = matched_learning(full, other, learning, measure)
-                if isinstance(gap, Matched):
-                    yield _Row(row_name, kind, gap.value, (gap.low, gap.high))
+                text = style.measure_line(measure, group)
+                kind = f"forgets less than full finetuning by: {text}"
+                gap = matched_learning(group, other, full, learning, measure)
+                if isinstance(gap, Contrast):
+                    yield _Row(row_name, kind, gap.value, gap.estimate.interval())
                 else:
-                    point = _point(full, other, learning, measure)
-                    yield _Row(row_name, kind, point, None, gap.reason)
-
-
-def _point(full: pd.DataFrame, other: pd.DataFrame, learning: str, measure: str) -> float | None:
-    """The gap without its interval; None where the two share no level of learning."""
-    signs = MORE_IS_BETTER[learning], MORE_IS_BETTER[measure]
-    first, second = (
-        frontier(signs[0] * setting_means(rows, learning), signs[1] * setting_means(rows, measure))
-        for rows in (side.dropna(subset=[learning, measure]) for side in (full, other))
-    )
-    gap = gap_at_equal_learning(first, second)
-    return None if gap is None else signs[1] * gap[0]
+                    yield _Row(row_name, kind, None, None, gap.reason)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from lvf.records.store import items
 from lvf.reporting.figures import style
 from lvf.reporting.select.compare import of_drawn_models, of_one_sampling
+from lvf.reporting.select.scope import benchmark_name, is_generated
 from lvf.reporting.select.variant import with_variants
 
 EPOCHS = 4.0
@@ -41,7 +42,7 @@ def pass_at_k(models: pd.DataFrame, scores: pd.DataFrame, title: str) -> Figure:
         for label, line in rows.groupby("label", sort=False):
             style.points(axes, line, "k", "value", str(label), looks[str(label)])
         style.log2_axis(axes, list(rows.k), str)
-        axes.set(xlabel="k", ylabel="HumanEval pass@k")
+        axes.set(xlabel="k", ylabel=f"pass@k, {benchmark_name('humaneval', is_generated(scores))}")
         sampling = json.loads(str(rows.settings.iloc[0]))
         samples, temperature = sampling["samples"], sampling["temperature"]
         axes.set_title(f"{samples} samples at temperature {temperature:g}")

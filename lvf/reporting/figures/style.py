@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lvf.records.checkpoints import names
+from lvf.reporting.select.scope import benchmark_name, is_generated, retention_name, target_name
 from lvf.reporting.select.settings import duration_text, learning_rate_text
 
 RANK_COLOURS = LinearSegmentedColormap.from_list("ranks", ["plum", "slateblue", "navy"])
@@ -32,10 +33,6 @@ STYLE: Any = {
     "legend.frameon": False, "figure.dpi": 160, "pdf.fonttype": 42, "svg.hashsalt": "lvf",
 }  # fmt: skip
 MEASURE_TEXTS = {
-    "retention": "⅓ (HellaSwag + ARC-challenge\n+ WinoGrande)",
-    "hellaswag": "HellaSwag accuracy",
-    "arc_challenge": "ARC-challenge accuracy",
-    "winogrande": "WinoGrande accuracy",
     "nll_source": "held-out source NLL, nats per token",
     "nll_target": "held-out target NLL, nats per token",
     "nll_validation": "validation NLL, nats per token",
@@ -233,14 +230,17 @@ def duration_axis(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_xlabel("training tokens" if unit == "tokens" else unit)
 
 
-def target_text(domain: str) -> str:
-    """The benchmark that measures learning in a domain, and its metric."""
-    task, metric = names().target.get(domain, ("target", "score"))
-    task = {"gsm8k": "GSM8K", "humaneval": "HumanEval"}.get(task, task)
-    metric = {"exact_match,strict-match": "strict match"}.get(metric, metric)
-    return f"{task} {metric.split(',')[0]}"
+def measure_text(measure: str, rows: pd.DataFrame) -> str:
+    """The axis label of a measure of some models."""
+    if measure == "target":
+        return target_name(rows).replace(" (", "\n(") if len(rows) else "target score"
+    if measure == "retention":
+        return retention_name(rows)
+    if measure in names().retention:
+        return f"{benchmark_name(measure, is_generated(rows))} accuracy"
+    return MEASURE_TEXTS.get(measure, measure)
 
 
-def measure_text(measure: str, domain: str) -> str:
-    """The y-axis label of a measure."""
-    return MEASURE_TEXTS.get(measure) or target_text(domain)
+def measure_line(measure: str, rows: pd.DataFrame) -> str:
+    """The same in a single line."""
+    return measure_text(measure, rows).replace("\n", " ")

@@ -38,14 +38,14 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
     everything = {name: settings(group) for name, _, group in shown}
     rows = {name: its_rows[its_rows.is_drawn] for name, its_rows in everything.items()}
     looks = style.looks(pd.concat(rows.values()))
-    for axes, (name, domain, _) in zip(places, shown, strict=True):
+    for axes, (name, _, _) in zip(places, shown, strict=True):
         axes.set_title(name)
         if (_plottable(rows[name], "retention").method == "base").all():
             style.say_missing(axes, f"{name.split(':')[0]}\nwith both measures")
             continue
         _panel(axes, rows[name], "retention", looks)
-        axes.set_xlabel(style.MEASURE_TEXTS["retention"].replace("\n", " "), fontsize=8)
-        axes.set_ylabel(style.target_text(domain))
+        axes.set_xlabel(style.measure_line("retention", rows[name]), fontsize=8)
+        axes.set_ylabel(style.measure_text("target", rows[name]))
     sizes = _size_legend([4.5, 9.0], ["shortest", "longest"])
     left_out = pd.concat(
         not_scored(its_rows.dropna(subset="retention"), "target")
@@ -78,9 +78,9 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
     looks = style.looks(everything)
     for axes, name in zip(places, shown, strict=True):
         _panel(axes, rows, name, looks)
-        text = style.MEASURE_TEXTS[name].replace("\n", " ")
+        text = style.measure_line(name, group)
         axes.set_xlabel(f"{text}\n(forgets less →)")
-    places[0].set_ylabel(f"{style.target_text(str(group.domain.iloc[0]))}  (learns more →)")
+    places[0].set_ylabel(f"{style.measure_text('target', group)}\n(learns more →)")
     sizes = _sizes(rows)
     unit = str(group.duration_unit.dropna().iloc[0])
     texts = [f"{duration_text(duration, True)} {unit}" for duration in sizes]

@@ -1,15 +1,14 @@
 """What the page shows, as plain rows: claims, results, and the marks of its plot."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from lvf.reporting.claims.judge import CONTRADICTED, SUPPORTED, Verdict
-from lvf.reporting.claims.table import by_evidence_set
+from lvf.reporting.claims.judge import FAILS, HOLDS, MIXED, Verdict
+from lvf.reporting.claims.table import by_evidence_set, counts_text
 from lvf.reporting.figures import style
 from lvf.reporting.page.provenance import Provenance
 from lvf.reporting.report import Report
@@ -23,7 +22,7 @@ HEADINGS = {
     "nll_source": "source NLL ↓", "nll_validation": "validation NLL ↓",
     "kl_base": "KL from base",
 }  # fmt: skip
-MARKS = {SUPPORTED: "✓", CONTRADICTED: "✗"}
+MARKS = {HOLDS: "✓", FAILS: "✗", MIXED: "±"}
 SHAPES = {"s": "square", "o": "circle", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
 
 
@@ -39,9 +38,10 @@ def claims_table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
             "index": index, "verdict": verdict.verdict, "mark": MARKS.get(verdict.verdict, "?"),
             "effect": None if verdict.effect is None else signed(verdict.effect),
             "interval": None if low is None else f"[{signed(low)}, {signed(high)}]",
-            "unit": verdict.unit,
+            "unit": verdict.unit, "decision": verdict.verdict.replace(" ", "-"),
+            "agree": f"{verdict.agree} of {verdict.compared} agree" if verdict.compared else "",
         }  # fmt: skip
-    counts = {name: Counter(verdict.verdict for verdict in of_set) for name, of_set in sets}
+    counts = {name: counts_text(of_set) for name, of_set in sets}
     return {"sets": names, "rows": list(rows.values()), "counts": counts}
 
 
@@ -63,7 +63,7 @@ def _own_first(models: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _result_table(name: str, group: pd.DataFrame, provenance: Provenance) -> dict[str, Any]:
     rows = settings(group)
     shown = [measure for measure in SHOWN if rows[measure].notna().any()]
-    target = f"{style.target_text(str(group.domain.iloc[0]))} ↑"
+    target = f"{style.measure_line('target', group)} ↑"
     return {
         "name": name,
         "unit": str(group.duration_unit.dropna().iloc[0]),
@@ -136,8 +136,8 @@ def plot_rows(models: pd.DataFrame, provenance: Provenance) -> list[dict[str, An
             marks.append(_mark(row, measures, by_rate) | {"records": records})
         plots.append({
             "group": name,
-            "y": style.target_text(str(group.domain.iloc[0])),
-            "measures": [(x, style.MEASURE_TEXTS[x].replace("\n", " ")) for x in measures],
+            "y": style.measure_line("target", group),
+            "measures": [(x, style.measure_line(x, group)) for x in measures],
             "series": [
                 {"label": label, "colour": to_hex(look[0]), "shape": SHAPES.get(look[1], "cross")}
                 for label, look in looks.items()

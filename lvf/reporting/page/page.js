@@ -79,7 +79,7 @@ function showVerdict(verdict) {
   show(`${verdict.number}. ${verdict.statement}`,
     element("p", `${verdict.evidence_set}: ${decision}. ${verdict.reason}`),
     element("p", verdict.test),
-    ...(verdict.comparisons.length ? [element("h4", "Comparisons, all of which must hold"), element("ul", undefined, verdict.comparisons.map((text) => element("li", text)))] : []),
+    ...(verdict.comparisons.length ? [element("h4", "Comparisons"), element("ul", undefined, verdict.comparisons.map((text) => element("li", text)))] : []),
     ...(models.length ? [element("h4", `${models.length} models`), ...models] : []));
 }
 

@@ -11,22 +11,26 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from lvf.reporting.claims.table import STYLES
 from lvf.reporting.figures.catalogue import CATALOGUE, Data, drawn
 from lvf.reporting.figures.style import STYLE
 from lvf.reporting.page.content import claims_table, leaderboards, plot_rows, result_tables
 from lvf.reporting.page.paper import paper_tables
 from lvf.reporting.page.provenance import Provenance
 from lvf.reporting.report import Report
+from lvf.reporting.select.scope import scope_text
 
 
 def write_page(report: Report, out: Path) -> Path:
     """Write `out` (an .html file): claims, tables, the interactive plot, figures, provenance."""
     models, scores = report.models, report.scores
-    data = Data(models, scores)
+    data = Data(models, scores, tuple(report.verdicts))
     provenance = Provenance(scores)
     content = {
         "claims": claims_table(report.verdicts),
         "left_out": report.selection.left_out,
+        "scope": scope_text(models),
+        "decisions": list(STYLES),
         "tables": result_tables(models, provenance),
         "boards": leaderboards(report, provenance),
         "paper_tables": paper_tables(report, provenance),

@@ -54,6 +54,8 @@ class Selection:
 
     - `variant`: a number that models of one variant in one experiment have in common;
     - `setting`: a number that models have in common which differ in their seed alone;
+    - `series`: one that models have in common which differ in seed and length alone;
+    - `condition`: one that models of the same base, data and regime have in common;
     - `is_chosen`: whether the model has its variant's chosen learning rate (also the base model);
     - `is_drawn`: the same, and all models of variants that have no chosen rate."""
     left_out: tuple[LeftOut, ...] = ()
@@ -77,6 +79,8 @@ def select(measured: pd.DataFrame, scores: pd.DataFrame) -> Selection:
     rows = rows.assign(
         variant=rows.groupby([*UNIT, *VARIANT], dropna=False).ngroup(),
         setting=rows.groupby([*GROUP, *SETTING], dropna=False).ngroup(),
+        series=rows.groupby([*UNIT, *VARIANT, "lr_peak"], dropna=False).ngroup(),
+        condition=rows.groupby(GROUP, dropna=False).ngroup(),
     )
     is_chosen = pd.Series(rows.method == "base", dtype=bool)
     left_out = [

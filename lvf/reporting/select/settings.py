@@ -10,7 +10,16 @@ from lvf.reporting.select.variant import VARIANT
 
 SETTING = ["source", "label", *VARIANT, "lr_peak", "run_duration", "duration", "cooled_down"]
 """Models of one group that agree in these differ in their seed alone."""
-MARKED = ["variant", "is_chosen", "is_drawn", "is_usual", "role", "domain", "duration_unit"]
+MARKED = [
+    "variant",
+    "is_chosen",
+    "is_drawn",
+    "is_usual",
+    "role",
+    "domain",
+    "dataset",
+    "duration_unit",
+]
 """Further columns that all models of a setting have in common."""
 ENDS = ("", "_se", "_low", "_high")
 

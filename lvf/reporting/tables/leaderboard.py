@@ -1,5 +1,6 @@
 """Methods ranked by what they forget at equal learning, as far as the records can tell."""
 
+import math
 from collections.abc import Hashable
 from itertools import combinations
 from typing import Any
@@ -8,8 +9,9 @@ import pandas as pd
 from rich.table import Table
 
 from lvf.records.estimate import Estimate
-from lvf.reporting.stats.matched import MORE_IS_BETTER, Matched, matched_learning
-from lvf.reporting.stats.seeds import holm
+from lvf.reporting.stats.contrast import Contrast
+from lvf.reporting.stats.frontier import matched_learning
+from lvf.reporting.stats.pooling import holm
 from lvf.reporting.tables.text import p_text, signed
 
 LEVEL = 0.05
@@ -22,8 +24,8 @@ def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
     """A row for each variant of a group of comparable models, best possible rank first.
 
     Every two methods are compared by `matched_learning` at equal target score, in held-out source
-    NLL where all have it, else in retention; p values come from the bootstrap's
-    interval by the normal approximation, corrected by Holm over the pairs. A method's rank lies
+    NLL where all have it, else in retention; p values are corrected by Holm over the pairs; without
+    a seed variance there are none. A method's rank lies
     between `best` (1 + methods that are significantly better) and `worst` (all methods less those
     that are significantly worse). `gap` is to full finetuning (the method minus full);
     `models` are the index labels of the models of both.
@@ -39,15 +41,16 @@ def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
     labels = {variant: str(its.label.iloc[0]) for variant, its in methods.items()}
     pairs = {}
     for first, second in combinations(methods, 2):
-        gap = matched_learning(methods[first], methods[second], "target", measure)
-        if isinstance(gap, Matched):
-            pairs[first, second] = gap
-    adjusted = dict(zip(pairs, holm([_p(gap) for gap in pairs.values()]), strict=True))
+        gap = matched_learning(group, methods[first], methods[second], "target", measure)
+        if isinstance(gap, Contrast):
+            pairs[first, second] = gap.estimate
+    known = {pair: p for pair, gap in pairs.items() if (p := gap.p_two_sided()) is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     above: dict[Hashable, set[Hashable]] = {variant: set() for variant in methods}
-    for (first, second), gap in pairs.items():
-        if adjusted[first, second] < LEVEL:
-            first_better = gap.value * MORE_IS_BETTER[measure] > 0
-            winner, loser = (first, second) if first_better else (second, first)
+    for (first, second), p in adjusted.items():
+        if p < LEVEL:
+            is_first = pairs[first, second].value > 0
+            winner, loser = (first, second) if is_first else (second, first)
             above[loser].add(winner)
     plain = rows[(rows.method == "full") & (rows.role == "main")]
     full = list(plain.sort_values("source").variant.unique())  # our own before the paper's
@@ -69,30 +72,25 @@ def leaderboard_table(board: pd.DataFrame) -> Table:
     """The leaderboard for the terminal."""
     name, measure = board.group.iloc[0], board.measure.iloc[0]
     table = Table(title=f"{name}: {measure} at equal learning", title_justify="left")
-    for heading in ("rank", "method", "minus full", "95 % interval", "p"):
+    for heading in ("rank", "method", "forgets less than full by", "95 % interval", "p"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in board.to_dict("records"):
         ends = dict.fromkeys([row["best"], row["worst"]])
-        known = not pd.isna(row["gap"])
+        known = not pd.isna(row["low"])
         interval = f"{signed(row['low'])} to {signed(row['high'])}" if known else "–"
         rank = "–".join(map(str, ends))
         table.add_row(rank, row["method"], signed(row["gap"]), interval, p_text(row["p"]))
     return table
 
 
-def _p(gap: Matched) -> float:
-    """Two-sided p of no gap."""
-    estimate = gap.estimate()
-    return 2 * (Estimate(abs(estimate.value), estimate.stderr).p_above() or 0.0)
-
-
 def _against(
-    variant: Hashable, full: Hashable, pairs: dict[Any, Matched], adjusted: dict[Any, float]
+    variant: Hashable, full: Hashable, pairs: dict[Any, Estimate], adjusted: dict[Any, float]
 ) -> dict[str, float]:
-    """Gap, interval and p of a variant minus full finetuning; empty where it is not known."""
+    """Gap, interval and p of a variant against full finetuning; empty where it is not known."""
     for sign, pair in ((1, (variant, full)), (-1, (full, variant))):
         if pair in pairs:
             gap = pairs[pair]
-            low, high = sorted((sign * gap.low, sign * gap.high))
-            return {"gap": sign * gap.value, "low": low, "high": high, "p": adjusted[pair]}
+            known = {"gap": sign * gap.value, "p": adjusted.get(pair, math.nan)}
+            ends = sorted(sign * end for end in gap.interval() or ())
+            return known | dict(zip(("low", "high"), ends, strict=False))
     return {}

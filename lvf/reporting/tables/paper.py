@@ -7,10 +7,9 @@ import pandas as pd
 
 from lvf.planning.memory import TABLES as MEMORY_TABLES
 from lvf.planning.memory import table_rows
-from lvf.records.estimate import Estimate
 from lvf.reporting.select.compare import with_score
 from lvf.reporting.select.variant import Variant
-from lvf.reporting.stats.contrast import combined, contrast, evenly
+from lvf.reporting.stats.contrast import Contrast, combined, evenly, linear
 
 KINDS = ("paper", "measured", "difference")
 
@@ -77,7 +76,8 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
         & (models.role == "main") & (models.cooled_down | is_hot)
     ]  # fmt: skip
     if spec.score is not None:
-        rows = with_score(rows, scores, spec.measure, *spec.score)
+        models = with_score(models, scores, spec.measure, *spec.score)
+        rows = models.loc[models.index.intersection(rows.index)]
     rows = rows[rows[spec.measure].notna()]
     cells = []
     setting = ["scale", "model", "dataset", "method", "rank", "duration"]
@@ -87,7 +87,8 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
             "table": spec.number, "evidence_set": scale if scale == model else f"{scale} {model}",
             "method": Variant.of_columns(first).name,
             "duration": duration, "unit": first.duration_unit,
-            "models": list(same.index), "order": first.rank, **_numbers(same, spec.measure),
+            "models": list(same.index), "order": first.rank,
+            **_numbers(models, same, spec.measure),
         })  # fmt: skip
     columns = ["table", "evidence_set", "method", "duration", "unit", "seeds"]
     numbers = [kind + end for kind in KINDS for end in ("", "_low", "_high")]
@@ -116,8 +117,11 @@ def dataset_table(models: pd.DataFrame) -> pd.DataFrame:
     return DATASETS.merge(largest, how="left", on=["domain", "regime"])
 
 
-def _numbers(rows: pd.DataFrame, measure: str) -> dict[str, float]:
-    """Value and interval of the paper's number, of the measured, and of the difference."""
+def _numbers(models: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[str, float]:
+    """Value and interval of the paper's number, of the measured, and of the difference.
+
+    No interval where no seed variance is known; the paper's single runs take the measured one.
+    """
     paper, measured = (rows[(rows.source == "paper") == which] for which in (True, False))
     sides = {"paper": ((1.0, paper),), "measured": ((1.0, measured),),
              "difference": ((1.0, measured), (-1.0, paper))}  # fmt: skip
@@ -125,12 +129,12 @@ def _numbers(rows: pd.DataFrame, measure: str) -> dict[str, float]:
     for kind, terms in sides.items():
         if all(len(side) for _, side in terms):
             weights = combined(*((sign, evenly(side)) for sign, side in terms))
-            row |= _with_interval(kind, contrast(rows, measure, weights))
+            row |= _with_interval(kind, linear(models, measure, weights))
     return row
 
 
-def _with_interval(name: str, estimate: Estimate | None) -> dict[str, float]:
-    if estimate is None:
+def _with_interval(name: str, contrast: Contrast | None) -> dict[str, float]:
+    if contrast is None:
         return {}
-    low, high = estimate.interval() or (math.nan, math.nan)
-    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}
+    low, high = contrast.estimate.interval() or (math.nan, math.nan)
+    return {name: contrast.value, f"{name}_low": low, f"{name}_high": high}

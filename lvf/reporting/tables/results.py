@@ -11,6 +11,12 @@ from rich.text import Text
 
 from lvf.records.checkpoints import measures, names
 from lvf.records.store import load
+from lvf.reporting.select.scope import (
+    benchmark_name,
+    is_generated,
+    scope_text,
+    target_name,
+)
 from lvf.reporting.select.selection import selected
 from lvf.reporting.select.settings import duration_text, learning_rate_text, settings
 from lvf.reporting.tables.text import markdown, number
@@ -19,7 +25,6 @@ HEADINGS = {
     "target": "target ↑", "retention": "source tasks\n(retention) ↑", "nll_target": "target\nNLL ↓",
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
     "kl_base": "KL from\nbase",
-    "hellaswag": "HellaSwag ↑", "arc_challenge": "ARC-C ↑", "winogrande": "WinoGrande ↑",
 }  # fmt: skip
 TABLE_WIDTH = 170
 """Columns that the widest table takes, with the parts of retention."""
@@ -68,7 +73,7 @@ def summary_markdown(group: pd.DataFrame, title: str) -> str:
         changes = [_change(row, name) for row in _dicts(rows)]
         table.insert(len(table.columns), "Δ", changes, allow_duplicates=True)
     notes = [f"{note}  " for note in _notes(rows)]
-    return "\n".join([f"## {title}", "", markdown(table), "", *notes, ""])
+    return "\n".join([f"## {title}", "", scope_text(group), "", markdown(table), "", *notes, ""])
 
 
 def summary_numbers(group: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -127,9 +132,15 @@ def _measures_of(rows: pd.DataFrame, parts: bool) -> list[str]:
 
 
 def _heading(name: str, group: pd.DataFrame) -> str:
-    if name != "target":
-        return HEADINGS.get(name, name)
-    return f"{names().target[str(group.domain.iloc[0])][0]}\n(target) ↑"
+    if name == "target":
+        return f"{_broken(target_name(group))}\n(target) ↑"
+    if name in names().retention:
+        return f"{_broken(benchmark_name(name, is_generated(group)))} ↑"
+    return HEADINGS.get(name, name)
+
+
+def _broken(text: str) -> str:
+    return text.replace(" (", "\n(")
 
 
 def _axes(rows: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
