@@ -53,9 +53,9 @@ def scope_text(models: pd.DataFrame) -> str:
     trained = models[models.method != "base"]
     lines = []
     for (source, model), rows in trained.groupby(["source", "model"], sort=True):
-        size = _num_parameters(rows) or PUBLISHED_PARAMETERS.get(str(model))
-        large = f" of {size / 1e9:.1f} B parameters" if (size or 0) > 1e9 else ""
-        large = large or (f" of {size / 1e6:.1f} M parameters" if size else "")
+        size = _num_parameters(rows) or PUBLISHED_PARAMETERS.get(str(model)) or 0
+        unit, name = (1e9, "B") if size > 1e9 else (1e6, "M")
+        large = f" of {size / unit:.1f} {name} parameters" if size else ""
         seeds = (
             rows.groupby("setting").size() if "setting" in rows else rows.groupby("label").size()
         )
