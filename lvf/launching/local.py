@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lvf.errors import UserError
 from lvf.launching.order import in_order
 from lvf.launching.status import ENDED_WITH
 from lvf.runs.sweep import SweepRun
@@ -19,8 +23,49 @@ if TYPE_CHECKING:
 
 
 def default_workers() -> int:
-    """One run where there is a GPU, else one a core: small models gain little from threads."""
-    return 1 if shutil.which("nvidia-smi") else os.cpu_count() or 1
+    """One run a GPU, else one for each core that this process may use.
+
+    Small models gain little from threads.
+    """
+    return len(visible_gpus()) or len(os.sched_getaffinity(0))
+
+
+def visible_gpus() -> list[str]:
+    """Names by which CUDA_VISIBLE_DEVICES chooses the GPUs that this process may use."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in chosen.split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(
+        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
+    )
+    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
+    return [str(index) for index, line in enumerate(lines) if line.startswith("GPU")]
+
+
+class GpuPool:
+    """GPUs that runs of this machine take for themselves; of none, each run takes none."""
+
+    def __init__(self, gpus: list[str], workers: int) -> None:
+        # More workers than GPUs share them evenly.
+        self._free = gpus * max(1, -(-workers // len(gpus))) if gpus else []
+        self._any = bool(gpus)
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, count: int) -> Iterator[list[str]]:
+        """Wait for `count` different GPUs, and give them back afterwards."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._any or len(set(self._free)) >= count)
+            taken = list(dict.fromkeys(self._free))[:count] if self._any else []
+            for gpu in taken:
+                self._free.remove(gpu)
+        try:
+            yield taken
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()
 
 
 def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
@@ -29,11 +74,20 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     Trunks start first, a branch when its trunk is done; without it, it has failed.
 
     Raises:
-        UserError: the trunk of a branch is missing; raised before anything starts.
+        UserError: the trunk of a branch is missing, or a run wants more GPUs than there are; raised
+            before anything starts.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     ready, waiting = in_order(cells, set())
+    gpus = visible_gpus()
+    wanted = max((cell.cfg.runtime.nproc_per_node for cell in cells), default=1)
+    if gpus and wanted > len(gpus):
+        raise UserError(
+            f"runtime.nproc_per_node={wanted}, but this machine has {len(gpus)} GPUs: set it to at "
+            "most that"
+        )
+    pool_of_gpus = GpuPool(gpus, workers)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     failed: list[SweepRun] = []
     with Progress(*columns, TimeElapsedColumn(), refresh_per_second=2) as progress:
@@ -42,7 +96,7 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
         with ThreadPoolExecutor(workers) as pool:
 
             def start(cell: SweepRun) -> Future[bool]:
-                return pool.submit(_run_cell, cell, workers, progress)
+                return pool.submit(_run_cell, cell, workers, pool_of_gpus, progress)
 
             running = {start(cell): cell for cell in ready}
             while running:
@@ -59,13 +113,19 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     return failed
 
 
-def _run_cell(cell: SweepRun, workers: int, progress: Progress) -> bool:
-    threads = max(1, (os.cpu_count() or 1) // workers)
+def _run_cell(cell: SweepRun, workers: int, gpus: GpuPool, progress: Progress) -> bool:
+    with gpus.take(cell.cfg.runtime.nproc_per_node) as taken:
+        return _run_on(cell, workers, taken, progress)
+
+
+def _run_on(cell: SweepRun, workers: int, gpus: list[str], progress: Progress) -> bool:
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
     environment = {
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else torch starts compilers that no run uses
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
+        **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}),
     }
     command = [sys.executable, "-m", "lvf.train", *cell.overrides]
     cell.log.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,83 @@
+"""Runs of one machine share its GPUs and cores without standing in each other's way."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lvf.launching.local import GpuPool, default_workers, visible_gpus
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The program's place on a machine that has it; what it prints is up to the test."""
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return program
+
+
+def prints(program: Path, script: str) -> None:
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+def test_there_is_a_worker_for_each_gpu_that_the_driver_lists(nvidia_smi: Path) -> None:
+    prints(nvidia_smi, "echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA H200'")
+    assert visible_gpus() == ["0", "1"]
+    assert default_workers() == 2
+
+
+def test_gpus_that_the_user_has_chosen_are_the_only_ones(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prints(nvidia_smi, "echo 'GPU 0: NVIDIA H200'; echo 'GPU 1: NVIDIA H200'")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8f1c")
+    assert visible_gpus() == ["5", "GPU-8f1c"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
+def test_a_program_without_a_driver_means_no_gpu_but_the_cores_of_this_process(
+    nvidia_smi: Path,
+) -> None:
+    prints(nvidia_smi, "echo 'GPU access blocked'; exit 9")
+    assert visible_gpus() == []
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert default_workers() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(("workers", "wanted"), [(4, 1), (4, 2), (8, 1)])
+def test_no_gpu_has_more_runs_than_its_share(workers: int, wanted: int) -> None:
+    gpus = ["0", "1", "2", "3"]
+    pool, lock = GpuPool(gpus, workers), threading.Lock()
+    busy, most = dict.fromkeys(gpus, 0), dict.fromkeys(gpus, 0)
+    together = threading.Barrier(workers // wanted)  # as many runs as fit are at work at once
+
+    def run(_number: int) -> None:
+        with pool.take(wanted) as taken:
+            assert len(set(taken)) == wanted
+            with lock:
+                for gpu in taken:
+                    busy[gpu] += 1
+                    most[gpu] = max(most[gpu], busy[gpu])
+            together.wait(timeout=60)
+            with lock:
+                for gpu in taken:
+                    busy[gpu] -= 1
+
+    with ThreadPoolExecutor(workers) as threads:
+        list(threads.map(run, range(3 * workers // wanted)))
+    assert set(most.values()) == {workers // len(gpus)}
+    assert set(busy.values()) == {0}
+
+
+def test_without_gpus_nobody_waits() -> None:
+    with GpuPool([], 2).take(2) as first, GpuPool([], 2).take(1) as second:
+        assert first == second == []
