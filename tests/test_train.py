@@ -84,3 +84,13 @@ def test_a_run_of_a_multirun_that_is_refused_lets_the_others_run(tmp_path: Path)
     files = tmp_path.glob("runs/embedded-*/status.json")
     states = [json.loads(path.read_text())["state"] for path in files]
     assert states == ["trained"]
+
+
+def test_a_start_by_torchrun_names_the_setting_that_replaces_it(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    line = ["--nproc-per-node=2", "-m", "lvf.train", "+experiment=math_ift", "method=lora"]
+    done = subprocess.run(
+        [*torchrun, *line, *QUICK], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "without torchrun, with runtime.nproc_per_node=2" in done.stderr

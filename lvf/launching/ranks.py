@@ -19,17 +19,24 @@ NODE_SCRIPT = shipped("launchers/node.sh")
 
 
 def check_allocation(cfg: RunConfig) -> None:
-    """Refuse a run of several nodes where Slurm has not given them.
+    """Refuse a run of several nodes where Slurm has not given them, and a start by torchrun.
 
     Raises:
-        UserError: names the command that asks for them.
+        UserError: names the command or the settings that are right here.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", "8")
+        raise UserError(
+            "lvf starts the processes of a run itself: start it once, without torchrun, with "
+            f"runtime.nproc_per_node={ranks}"
+        )
     given = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
     if cfg.runtime.nodes > given:
         raise UserError(
             f"runtime.nodes={cfg.runtime.nodes}, but this is {given}: start the run in a Slurm "
             f"allocation, with sbatch --nodes={cfg.runtime.nodes} {JOB_SCRIPT} "
-            "python -m lvf.train ..."
+            "python -m lvf.train ...; or, on this machine alone, set runtime.nodes=1 and "
+            "runtime.nproc_per_node to its GPUs"
         )
 
 
