@@ -85,6 +85,8 @@ def tiny_model(model_type: str, **more: Any) -> Any:
         sizes = {name: value for name, value in SIZES.items() if name in known}
         if "head_dim" in known and "qk_rope_head_dim" not in known:
             sizes["head_dim"] = 16
+        if "kv_lora_rank" in known:  # each head has keys of its own
+            sizes["num_key_value_heads"] = sizes["num_attention_heads"]
         for name in ("sliding_window", "attention_chunk_size"):
             if getattr(default, name, None):
                 sizes[name] = LOCAL_TOKENS
