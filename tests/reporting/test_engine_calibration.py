@@ -1,6 +1,5 @@
 """The whole engine in simulated worlds of the main grid's design: three seeds, 500 items."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
