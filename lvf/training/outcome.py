@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLLECTIVE_TIMEOUT_SECONDS = 1800.0
 """How long ranks wait for one that exports; Composer's 300 is short for 27 GB on a slow disk."""
-NEWS_SECONDS = 1.0
+NEWS_SECONDS = 4.0
 """Within which a rank hears of another's end, where that is why its collective has failed."""
 Result = TypeVar("Result")
 
