@@ -36,14 +36,13 @@ def benchmark(cfg: RunConfig) -> Path:
     from lvf.benchmarking.figures import table
     from lvf.benchmarking.throughput import benchmark_path, time_steps
     from lvf.launching.ranks import check_allocation, train_on_ranks
-    from lvf.models.load import load_model_config
-    from lvf.models.lora import check_rank
     from lvf.records.schema import read_record
     from lvf.reporting.tables.results import console
     from lvf.runs.run_folder import open_run_folder
+    from lvf.training.build_model import check_model
 
     check_allocation(cfg)
-    check_rank(load_model_config(cfg.model), cfg.method)
+    check_model(cfg)
     path = benchmark_path(cfg)
     if path.exists():
         print(f"measured already; to measure again delete {path}")

@@ -28,22 +28,15 @@ def run(cfg: RunConfig) -> None:
     from lvf.evals.subjects import check_measurable, measure_run
     from lvf.launching.ranks import check_allocation, train_on_ranks
     from lvf.launching.slurm_queue import start_evaluation
-    from lvf.models.load import load_model_config
-    from lvf.models.lora import check_rank
-    from lvf.models.packed import Layout
-    from lvf.models.weights import check_weights
     from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
-    from lvf.training.build_model import check_architecture
+    from lvf.training.build_model import check_model
     from lvf.training.trainer import check_optimizer, check_same_shards, start_of, train
 
     folder = run_folder(cfg)
     with folder.recording_refusal():
         check_allocation(cfg)
-        check_weights(cfg.model)
-        check_rank(load_model_config(cfg.model), cfg.method)
+        check_model(cfg)
         check_optimizer(cfg)
-        if check_architecture(cfg) is Layout.ROWS:
-            print("this architecture cannot be packed: each document is a row of its own, padded")
         start_of(cfg, folder)  # a branch without its trunk is told before the data are made
         prepared = prepare(cfg)
         for line in left_out(prepared):

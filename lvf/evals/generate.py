@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from lvf.data.prompts import prompt_ids
 from lvf.evals.completion import Key, Request, Sampling, StopWatch, completion_text, seed_of
 from lvf.evals.plain_rows import PlainRows, slots_are_right
-from lvf.evals.slots import SlotCache, read_prompts
+from lvf.evals.slots import SlotCache
 from lvf.models.special_tokens import end_ids
 
 PROMPTS_AT_ONCE = 8
@@ -60,11 +59,8 @@ class _Batch:
         self.watch = StopWatch(tokenizer, sampling.stop_strings)
         num_rows = min(request.batch_rows, len(request.wanted))
         self.rows: list[Row | None] = [None] * num_rows
-        self.cache: Any = PlainRows(model, num_rows, sampling.max_length_tokens)
-        self.read_prompts: Any = self.cache.read
-        if slots_are_right(model):
-            self.cache = SlotCache(model, num_rows, sampling.max_length_tokens)
-            self.read_prompts = partial(read_prompts, model)
+        kind: Any = SlotCache if slots_are_right(model) else PlainRows
+        self.cache = kind(model, num_rows, sampling.max_length_tokens)
         self.logits = torch.zeros(
             num_rows, model.config.vocab_size, dtype=model.dtype, device=model.device
         )
@@ -110,7 +106,7 @@ class _Batch:
         if name not in self.read:
             names = [self.unread.popleft() for _ in range(min(PROMPTS_AT_ONCE, len(self.unread)))]
             shared = [self.num_samples[one] >= SHARED_FROM for one in names]
-            prompts = self.read_prompts([self.ids[one] for one in names], shared)
+            prompts = self.cache.read([self.ids[one] for one in names], shared)
             self.read.update(zip(names, prompts, strict=True))
         return self.read[name]
 

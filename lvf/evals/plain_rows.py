@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lvf.evals.slots import SlotCache, read_prompts
+from lvf.evals.slots import SlotCache
 from lvf.models.probe import sharp_base
 
 if TYPE_CHECKING:
@@ -79,14 +79,16 @@ def slots_are_right(model: PreTrainedModel) -> bool:
 
     It does where attention goes through transformers' interface; not for recurrent layers, say.
     """
-    with torch.random.fork_rng(), torch.device(model.device):
+    own_code = type(model).__module__.split(".")[0] != "transformers"  # it runs already
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.device(model.device):
         torch.manual_seed(0)
         try:
-            small = sharp_base(model.config, trust_remote_code=True).eval()
+            small = sharp_base(model.config, trust_remote_code=own_code).eval()
             capacity = len(PROBED_PROMPTS[1]) + PROBED_STEPS + 1
             plain = PlainRows(small, 3, capacity)
             slots = SlotCache(small, 3, capacity)
-            shared, own = read_prompts(small, PROBED_PROMPTS, [True, False])
+            shared, own = slots.read(PROBED_PROMPTS, [True, False])
             both = plain.read(PROBED_PROMPTS, [])
             plain.place(both[0], [0, 2])
             plain.place(both[1], [1])
@@ -100,6 +102,8 @@ def slots_are_right(model: PreTrainedModel) -> bool:
                     return False
                 tokens = wanted.argmax(-1) if step % 2 else wanted.topk(2).indices[:, 1]
                 wanted, got = plain.step(tokens), slots.step(tokens)
+        except torch.OutOfMemoryError:
+            raise
         except Exception:  # noqa: BLE001 - code of any architecture
             return False
     return True

@@ -36,36 +36,6 @@ class Prompt:
         return self.keys[0].shape[1]
 
 
-@torch.no_grad()
-def read_prompts(
-    model: PreTrainedModel, prompts: Sequence[list[int]], shared: Sequence[bool]
-) -> list[Prompt]:
-    """Read some prompts in one pass."""
-    longest = max(len(ids) for ids in prompts)
-    padding = [longest - len(ids) for ids in prompts]
-    ids = torch.tensor([[0] * pad + row for pad, row in zip(padding, prompts, strict=True)])
-    attended = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
-    cache = DynamicCache()
-    logits = model(
-        input_ids=ids.to(model.device),
-        attention_mask=attended.to(model.device),
-        position_ids=(attended.cumsum(1) - 1).clamp(min=0).to(model.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    layers: Any = cache.layers
-    return [
-        Prompt(
-            keys=[layer.keys[row, :, pad:] for layer in layers],
-            values=[layer.values[row, :, pad:] for layer in layers],
-            logits=logits[row],
-            shared=shared[row],
-        )
-        for row, pad in enumerate(padding)
-    ]
-
-
 class SlotCache(Cache):
     """Fixed rows; each holds the keys and values of one sample, from its first column on.
 
@@ -84,6 +54,33 @@ class SlotCache(Cache):
         self.groups: list[tuple[Prompt, torch.Tensor]] = []  # of a step: a prompt and its rows
         self._columns = (torch.empty(0), torch.empty(0))  # of a step: each row, and its column
         self._width = 0
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[list[int]], shared: Sequence[bool]) -> list[Prompt]:
+        """Read some prompts in one pass; `shared` says of each whether its samples share it."""
+        longest = max(len(ids) for ids in prompts)
+        padding = [longest - len(ids) for ids in prompts]
+        ids = torch.tensor([[0] * pad + row for pad, row in zip(padding, prompts, strict=True)])
+        attended = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
+        cache = DynamicCache()
+        logits = self.model(
+            input_ids=ids.to(self.model.device),
+            attention_mask=attended.to(self.model.device),
+            position_ids=(attended.cumsum(1) - 1).clamp(min=0).to(self.model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        layers: Any = cache.layers
+        return [
+            Prompt(
+                keys=[layer.keys[row, :, pad:] for layer in layers],
+                values=[layer.values[row, :, pad:] for layer in layers],
+                logits=logits[row],
+                shared=shared[row],
+            )
+            for row, pad in enumerate(padding)
+        ]
 
     def place(self, prompt: Prompt, rows: list[int]) -> None:
         """Begin these rows with a prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -48,16 +49,17 @@ class GpuPool:
 
     def __init__(self, gpus: list[str], workers: int) -> None:
         # More workers than GPUs share them evenly.
-        self._free = gpus * max(1, -(-workers // len(gpus))) if gpus else []
-        self._any = bool(gpus)
+        self._free = gpus * max(1, math.ceil(workers / max(1, len(gpus))))
+        self._most = len(gpus)
         self._changed = threading.Condition()
 
     @contextmanager
     def take(self, count: int) -> Iterator[list[str]]:
-        """Wait for `count` different GPUs, and give them back afterwards."""
+        """Wait for `count` different GPUs, or all that there are, and give them back afterwards."""
+        count = min(count, self._most)
         with self._changed:
-            self._changed.wait_for(lambda: not self._any or len(set(self._free)) >= count)
-            taken = list(dict.fromkeys(self._free))[:count] if self._any else []
+            self._changed.wait_for(lambda: len(set(self._free)) >= count)
+            taken = list(dict.fromkeys(self._free))[:count]
             for gpu in taken:
                 self._free.remove(gpu)
         try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lvf.config.schema import IGNORED_LABEL, MethodConfig, ModelConfig
+from lvf.config.schema import IGNORED_LABEL, MethodConfig
 from lvf.errors import UserError
 from lvf.models.packed import Layout
 from lvf.models.token_loss import mean_loss
@@ -45,7 +45,7 @@ Adapt = Callable[[Any, MethodConfig, Layout], Any]
 
 def choose_layout(
     config: PretrainedConfig,
-    model: ModelConfig,
+    trust_remote_code: bool,
     method: MethodConfig,
     adapt: Adapt,
     in_bf16: bool,
@@ -65,11 +65,13 @@ def choose_layout(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(0)
         try:
-            base = sharp_base(config, model.trust_remote_code)
+            base = sharp_base(config, trust_remote_code)
             documents = [torch.randint(4, base.config.vocab_size, (length,)) for length in LENGTHS]
             causal = _is_causal(base, documents[1])
-            reference = _with_random_adapters(copy.deepcopy(base), method)
+            reference = base if method.kind == "full" else _with_adapters(base, method)
             wanted = _outcome(reference, [_batch([one]) for one in documents], _plain_loss)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             raise UserError(
                 f"model.path: lvf cannot train the architecture {name} with method={method.name}: "
@@ -89,6 +91,8 @@ def choose_layout(
                     tried.load_state_dict(reference.state_dict())
                     batches = [_only(together, place) for place in range(len(documents))]
                     got = _outcome(tried, batches, partial(mean_loss, layout=layout))
+                except torch.OutOfMemoryError:
+                    raise
                 except Exception as error:  # noqa: BLE001 - code of any architecture
                     failures.append(f"{layout.value}: {_first_line(error)}")
                     continue
@@ -158,13 +162,11 @@ def sharp_base(config: PretrainedConfig, trust_remote_code: bool) -> Any:
     return base.train()
 
 
-def _with_random_adapters(base: Any, method: MethodConfig) -> Any:
-    """The base with PEFT's own forward, and adapters that do something."""
-    if method.kind == "full":
-        return base
+def _with_adapters(base: Any, method: MethodConfig) -> Any:
+    """A copy of the base with PEFT's own forward, and adapters that do something."""
     from lvf.models.lora import add_adapters
 
-    model = add_adapters(base, method)
+    model = add_adapters(copy.deepcopy(base), method)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and not parameter.any():
@@ -205,15 +207,19 @@ def _plain_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def _outcome(
     model: Any, batches: list[dict[str, Tensor]], loss: Callable[[Any, dict[str, Tensor]], Tensor]
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """Loss of each batch, and the gradients of their sum by parameter."""
+    """Loss of each batch, and the gradients of their sum by parameter, on the CPU."""
     model.train().zero_grad()
     losses = []
     for batch in batches:
         value = loss(model, batch)
         value.backward()
         losses.append(float(value))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in trained.items()}
+    gradients = {
+        name: (torch.zeros_like(p) if p.grad is None else p.grad).cpu()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    model.zero_grad()
     return losses, gradients
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from lvf.config.schema import MethodConfig, RunConfig
 from lvf.models.fused_lora import use_fused_lora
 from lvf.models.load import load_base, load_model_config, load_tokenizer, random_model
-from lvf.models.lora import add_adapters, hold_base_in_bf16
+from lvf.models.lora import add_adapters, check_rank, hold_base_in_bf16
 from lvf.models.memory_efficient import use_memory_efficient_layers
 from lvf.models.packed import NAME, Layout
 from lvf.models.probe import choose_layout, few_layers
 from lvf.models.token_loss import give_loss_in_chunks
+from lvf.models.weights import check_weights
 
 if TYPE_CHECKING:
     from lvf.training.packed_model import PackedModel
@@ -40,6 +41,19 @@ def make_model(cfg: RunConfig) -> PackedModel:
     return packed
 
 
+def check_model(cfg: RunConfig) -> None:
+    """Refuse a model that cannot be trained as the run says, before its data are prepared.
+
+    Raises:
+        UserError: its files are not whole, a target cannot have the rank, or lvf cannot train its
+            architecture rightly.
+    """
+    check_weights(cfg.model)
+    check_rank(load_model_config(cfg.model), cfg.method)
+    if check_architecture(cfg) is Layout.ROWS:
+        print("this architecture cannot be packed: each document is a row of its own, padded")
+
+
 def check_architecture(cfg: RunConfig) -> Layout:
     """How documents are handed to the run's model.
 
@@ -50,8 +64,8 @@ def check_architecture(cfg: RunConfig) -> Layout:
     def adapted(base: Any, method: MethodConfig, layout: Layout) -> Any:
         return adapt(base, method, layout, cfg)
 
-    config = load_model_config(cfg.model)
-    return choose_layout(config, cfg.model, cfg.method, adapted, in_bf16(cfg))
+    config, trust = load_model_config(cfg.model), cfg.model.trust_remote_code
+    return choose_layout(config, trust, cfg.method, adapted, in_bf16(cfg))
 
 
 def adapt(base: Any, method: MethodConfig, layout: Layout, cfg: RunConfig) -> Any:
