@@ -41,16 +41,23 @@ def check_weights(model: ModelConfig) -> None:
     kwargs: dict[str, Any] = {"revision": model.revision, "device_map": "meta"}
     kwargs |= {"dtype": torch.float32, "trust_remote_code": model.trust_remote_code}
     kwargs |= {"use_safetensors": needs_safetensors() or None, "output_loading_info": True}
+    kwargs["ignore_mismatched_sizes"] = True  # named below, all of them
     try:
         _, loaded = from_pretrained(transformers.AutoModelForCausalLM, path, **kwargs)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        reason = next((line.strip() for line in lines if "size mismatch" in line), lines[0])
+        reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"model.path={path}: its weights cannot be loaded: {type(error).__name__}: {reason} "
-            "Either config.json is another model's, or a file is broken or is a git-lfs pointer "
-            "(a text file of three lines; `git lfs pull` fetches what it stands for)."
+            f"model.path={path}: its weights cannot be loaded: {type(error).__name__}: {reason}. "
+            "A file is broken, or is a git-lfs pointer (a text file of three lines; `git lfs pull` "
+            "fetches what it stands for)."
         ) from error
+    # Version 4 of transformers gives names, version 5 names with both shapes.
+    entries = loaded["mismatched_keys"]
+    if other := sorted(entry if isinstance(entry, str) else entry[0] for entry in entries):
+        raise UserError(
+            f"model.path={path}: {len(other)} weights have other shapes than config.json says: "
+            f"{_some(other)}. Bring config.json and weights of one model together."
+        )
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(
             f"model.path={path} lacks {len(missing)} of the model's weights, which would be drawn "

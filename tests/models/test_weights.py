@@ -67,7 +67,9 @@ def test_a_weight_that_the_model_does_not_have_is_reported(
 
 def test_other_shapes_than_in_the_configuration_are_refused(folder: Path) -> None:
     edit(folder, intermediate_size=96)
-    assert "cannot be loaded" in refusal(folder)
+    layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    assert f"{3 * layers} weights have other shapes" in refusal(folder)
+    assert "model.layers.0.mlp.down_proj.weight" in refusal(folder)
 
 
 def test_a_pointer_of_git_lfs_is_refused(folder: Path) -> None:
