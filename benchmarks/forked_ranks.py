@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch.distributed import TCPStore
 
 LIMIT_SECONDS = 300.0
@@ -94,6 +95,8 @@ def _live(rank: int, world_size: int, port: int, log: Path, work: Callable[[], N
     output = os.open(log, os.O_WRONLY | os.O_CREAT)
     sys.stdout, sys.stderr = (os.fdopen(os.dup2(output, to), "w", buffering=1) for to in (1, 2))
     faulthandler.enable(sys.stderr)
+    # A fork's first use of torch's thread pool replaces the parent's; two threads at once break it.
+    torch.set_num_threads(torch.get_num_threads())
     if world_size > 1:
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0}
         sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port}

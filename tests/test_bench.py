@@ -266,9 +266,9 @@ def test_a_shape_decides_the_name_of_a_random_model_only(tmp_path: Path) -> None
     [
         (["bench.data=none"], "bench.data='none' is not one of real, synthetic"),
         (["bench.data=real", "bench.padding=0.5"], "set bench.data=synthetic"),
-        (["bench.padding=1"], "bench.padding=1.0 not in [0, 1)"),
+        (["bench.padding=1"], "bench.padding=1.0 must be at least 0 and below 1"),
         (["bench.documents_per_row=13"], "holds at most 12"),
-        (["bench.steps=0"], "bench.steps=0 must be above 0"),
+        (["bench.steps=0"], "bench.steps=0 must be at least 1"),
     ],
 )
 def test_an_impossible_benchmark_is_refused_before_any_work(
