@@ -17,9 +17,13 @@ TOP_K = 10
 EPSILON = 0.5
 EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Cosines below which a vector is an intruder: the one that is reported, and the sweep."""
+ROUNDING_SHARE = 0.05
+"""Largest share of an update's summed square from rounding at which its ranks are recorded. At 5 %
+the rank for 90 % of variance is one for 90 to 95 % of the update itself."""
+RANKS = ("rank90", "effective_rank")
+"""Measures in which many small singular values weigh, as rounding gives them."""
 MEASURES = (
-    "rank90",
-    "effective_rank",
+    *RANKS,
     "stable_rank",
     "frobenius_norm",
     "spectral_norm",
@@ -33,7 +37,9 @@ def matrices(record: Path) -> pd.DataFrame:
 
     Columns: `name`, `layer` (-1 outside of the blocks), `module`, `out_features`, `in_features`;
     of the update (tuned minus base) `rank90`, `effective_rank`, `stable_rank`, `frobenius_norm`,
-    `spectral_norm`, and `relative_norm`, which is frobenius_norm over the base's; `intruders@0.5`
+    `spectral_norm`, and `relative_norm`, which is frobenius_norm over the base's;
+    `rounding_share`, the part of the update's summed square that comes from the data type of the
+    stored weights (older tables lack it); `intruders@0.5`
     and `largest_cosines`, for each of the tuned matrix's first left singular vectors the largest
     |cosine| with one of the base's; the spectra `singular_values` (of the update),
     `base_singular_values` and `tuned_singular_values`, falling, rounded to float32.
@@ -67,13 +73,19 @@ def summaries(table: pd.DataFrame) -> dict[str, Metric]:
     """Means of every measure: over the blocks, and as `<measure>.<module>` over each module type.
 
     Items are the matrices in the order of the table. `intruders@<epsilon>` is swept over blocks.
+    Ranks are left out where rounding makes more than `ROUNDING_SHARE` of a matrix's update.
     """
     blocks = table[table.layer >= 0]
-    found = {name: _mean(blocks[name]) for name in MEASURES}
+    found = {name: _mean(blocks[name]) for name in _credible(blocks)}
     found |= {f"intruders@{epsilon}": _mean(intruders(blocks, epsilon)) for epsilon in EPSILONS}
     for module, rows in table.groupby("module", sort=False):
-        found |= {f"{name}.{module}": _mean(rows[name]) for name in MEASURES}
+        found |= {f"{name}.{module}": _mean(rows[name]) for name in _credible(rows)}
     return found
+
+
+def _credible(table: pd.DataFrame) -> list[str]:
+    rounded = (table.rounding_share > ROUNDING_SHARE).any()
+    return [name for name in MEASURES if not (rounded and name in RANKS)]
 
 
 def _mean(column: pd.Series) -> Metric:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lvf.analysis.changes import Change, Tuned, pieces
 from lvf.analysis.intruders import Decomposition, decompose, largest_cosines
 from lvf.analysis.spectra import VARIANCE, factor_singular_values, measures, singular_values
-from lvf.analysis.table import TOP_K, matrix_table, summaries, write_table
+from lvf.analysis.table import ROUNDING_SHARE, TOP_K, matrix_table, summaries, write_table
 from lvf.analysis.tensors import Weights, place
 from lvf.config.schema import stable_hash
 from lvf.evals.measure import Subject, record_of
@@ -87,6 +87,7 @@ def analyse_matrix(name: str, change: Change, base: Decomposition) -> dict[str, 
         sigma = factor_singular_values(*change.factors)
     tuned = decompose(change.tuned_pieces(), TOP_K)
     found = measures(sigma)
+    energy = found["frobenius_norm"] ** 2
     where = place(name)
     return {
         "name": name,
@@ -96,6 +97,7 @@ def analyse_matrix(name: str, change: Change, base: Decomposition) -> dict[str, 
         "in_features": change.base.shape[1],
         **found,
         "relative_norm": found["frobenius_norm"] / float(base.sigma.norm()),
+        "rounding_share": change.rounding_energy() / energy if energy else 0.0,
         "largest_cosines": largest_cosines(change, base, tuned).tolist(),
         "singular_values": sigma.tolist(),
         "base_singular_values": base.sigma.tolist(),
@@ -109,6 +111,12 @@ def _conclude(subject: Subject, model: Tuned, records: Path) -> None:
     rows = [json.loads(_matrix_file(subject, name).read_text()) for name in model.names]
     table = matrix_table(rows)
     write_table(path, table)
+    if unsure := int((table.rounding_share > ROUNDING_SHARE).sum()):
+        print(
+            f"{subject.run_id}: {unsure} of {len(table)} updates are so small that the data type "
+            f"of the stored weights has rounded off over {ROUNDING_SHARE:.0%} of them. Their ranks "
+            "are those of rounding: no mean of ranks is recorded. Give weights saved in float32."
+        )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     settings = INPUTS | {"table": path.with_suffix(".parquet").name, "device": device}
     write_record(path, record_of(subject, "weights", summaries(table), settings))

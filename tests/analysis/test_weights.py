@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lvf.analysis.changes import Change, pieces
+from lvf.analysis.intruders import decompose
 from lvf.analysis.subjects import base_weights, models
-from lvf.analysis.table import TOP_K, intruders, matrices
-from lvf.analysis.weights import analyse_weights
+from lvf.analysis.table import TOP_K, intruders, matrices, matrix_table, summaries
+from lvf.analysis.weights import analyse_matrix, analyse_weights
 from lvf.config.compose import compose
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
@@ -166,8 +168,8 @@ def test_the_embeddings_have_their_own_summary_and_take_no_part_in_the_blocks(
 ) -> None:
     path = analyse(base_dir, full_dir, tmp_path)
     record, table = read_record(path), matrices(path)
-    assert record.metrics["rank90"].n == 2 * len(TARGETS) == len(table) - 2
-    assert record.metrics["rank90.lm_head"].n == 1
+    assert record.metrics["stable_rank"].n == 2 * len(TARGETS) == len(table) - 2
+    assert record.metrics["stable_rank.lm_head"].n == 1
 
 
 def test_a_restart_does_only_the_matrices_that_are_missing(
@@ -227,3 +229,24 @@ def test_a_run_without_exports_says_how_to_train_it(tmp_path: Path) -> None:
     cfg = compose("+experiment=math_ift", f"paths.runs={tmp_path}")
     with pytest.raises(UserError, match="no exported model.*lvf.train"):
         models(cfg)
+
+
+@pytest.mark.parametrize("norm", [1e-3, 1e-1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_ranks_that_rounding_made_are_not_recorded(norm: float, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    base = torch.randn(256, 512, generator=draw).bfloat16()
+    update = torch.randn(256, 16, generator=draw) @ torch.randn(16, 512, generator=draw)
+    update *= norm * base.float().norm() / update.norm()
+    exact = base.float() + update
+    stored = exact.to(dtype)
+    change = Change(base, tuned=stored)
+    row = analyse_matrix("model.layers.0.mlp.up_proj.weight", change, decompose(pieces(base)))
+    lost = (stored.double() - exact.double()).square().sum() / row["frobenius_norm"] ** 2
+    if norm > 1e-3 or dtype == torch.float32:
+        assert row["rounding_share"] == pytest.approx(float(lost), rel=0.02, abs=1e-9)
+    else:  # below half a step of most weights: these keep nothing of their update
+        assert row["rounding_share"] > lost > 0.9
+    recorded = summaries(matrix_table([row])).keys()
+    assert ("rank90" in recorded) == ("rank90.up_proj" in recorded) == (row["rank90"] <= 16)
+    assert "relative_norm" in recorded
