@@ -9,7 +9,7 @@ RECORDS ?= results/embedded/records.tar.zst
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo grid figures report test test-fast test-slurm test-older test-pythons test-python
-.PHONY: check base lock clean
+.PHONY: check docs base lock clean
 help:
 	@echo "make demo     LoRA against full finetuning, offline, in minutes on two cores"
 	@echo "make grid     a sweep: SWEEP=main SCALE=embedded|small|paper, LAUNCHER=none (list), local or slurm"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-older  the fast tests on the packages that pip installs; make test-pythons  the demo"
 	@echo "              and the fast tests on each Python from 3.10 to 3.13 that is installed"
 	@echo "make test-slurm  the tests that need a Slurm, on two nodes that it sets up here (as root)"
+	@echo "make docs     docs/ as a site in runs/site"
 	@echo "make lock     today's releases into requirements.lock and requirements-dev.lock"
 	@echo "make base     pre-train the packaged base model of the embedded scale again"
 
@@ -89,6 +90,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Material for MkDocs is kept until May 2027; its successor Zensical reads the same mkdocs.yml.
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 base: $(VENV)/installed
 	$(BIN)/python -m lvf.embedded.pretrain

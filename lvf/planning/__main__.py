@@ -1,4 +1,4 @@
-"""`python -m lvf.planning memory` prints the paper's memory tables, `docs` and `scaling` a page."""
+"""`python -m lvf.planning memory` prints the paper's memory tables, the others a page of docs/."""
 
 import sys
 
@@ -10,7 +10,7 @@ def main() -> None:
     """Command line.
 
     Raises:
-        UserError: none of the three.
+        UserError: none of these words.
     """
     if sys.argv[1:] == ["memory"]:
         from lvf.planning.memory import main as print_memory
@@ -24,8 +24,12 @@ def main() -> None:
         from lvf.planning.scaling_page import page as scaling_page
 
         print(scaling_page(), end="")
+    elif sys.argv[1:] == ["settings"]:
+        from lvf.planning.settings_page import page as settings_page
+
+        print(settings_page(), end="")
     else:
-        raise UserError("python -m lvf.planning memory | docs | scaling")
+        raise UserError("python -m lvf.planning memory | docs | scaling | settings")
 
 
 with exit_on_user_error():

@@ -1,7 +1,6 @@
 """Every file composes, every value has its type, impossible combinations are refused."""
 
 import re
-import shlex
 import subprocess
 import sys
 from itertools import product
@@ -100,24 +99,6 @@ def test_every_method_composes_with_every_scale_under_a_name_of_its_own(scale: s
     # the paper's ranks are named, so `lora` is the same run as a named rank but for r = 8
     assert len(set(names.values())) == len(METHODS) - (scale != "embedded")
     assert sorted(METHOD_TABLE) == METHODS
-
-
-def readme_runs() -> list[str]:
-    """Settings of every `lvf.train` command in the README's blocks, as text."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines if "lvf.train" in line]
-    settings = [words[words.index("lvf.train") + 1 :] for words in commands]
-    return [" ".join(word for word in words if word != "-m") for words in settings]
-
-
-@pytest.mark.parametrize("settings", readme_runs())
-def test_the_commands_of_the_readme_compose(settings: str) -> None:
-    axes = [
-        [f"{key}={value}" for value in values.split(",")]
-        for key, _, values in (word.partition("=") for word in settings.split())
-    ]
-    assert all(compose(*words) for words in product(*axes))
 
 
 @pytest.mark.parametrize("axis", ["+experiment", "method", "packing", "scale", "logger"])
