@@ -4,8 +4,10 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm, ttest_1samp, ttest_ind
+from statsmodels.formula.api import mixedlm
 
 from lvf.records.estimate import (
     Estimate,
@@ -13,6 +15,7 @@ from lvf.records.estimate import (
     paired_difference,
 )
 from lvf.reporting.stats.pooling import holm, random_effects
+from lvf.reporting.stats.variance import Runs, item_variance, seed_variance, together
 
 
 def test_a_paired_difference_has_the_standard_error_of_the_mean_of_differences() -> None:
@@ -100,3 +103,27 @@ def test_the_spread_of_two_conditions_is_tested_by_welchs_t_test() -> None:
     parts = [Estimate(x.mean(), x.std(ddof=1) / len(x) ** 0.5, len(x) - 1) for x in (ours, theirs)]
     found = random_effects(parts, Estimate(0.0, 1.0)).p_spread
     assert found == pytest.approx(ttest_ind(ours, theirs, equal_var=False).pvalue)
+
+
+@pytest.mark.parametrize("draw", range(3))
+def test_the_variance_of_a_mean_is_that_of_statsmodels_mixed_model(draw: int) -> None:
+    """Items and seeds crossed; by restricted likelihood, which equals it for balanced data."""
+    num_seeds, num_items = 5, 30
+    random = np.random.default_rng(draw)
+    scores = 0.5 + random.normal(0, 0.3, num_items) + random.normal(0, 0.2, (num_seeds, 1))
+    scores = scores + random.normal(0, 0.1, (num_seeds, num_items))
+    seed, item = np.indices(scores.shape)
+    table = pd.DataFrame({"y": scores.ravel(), "seed": seed.ravel(), "item": item.ravel()})
+    model = mixedlm(
+        "y ~ 1", table, groups=np.zeros(len(table)),
+        vc_formula={"item": "0 + C(item)", "seed": "0 + C(seed)"},
+    )  # fmt: skip
+    fitted = model.fit(reml=True)
+
+    same, weights = np.zeros(num_seeds, dtype=int), np.full(num_seeds, 1 / num_seeds)
+    runs = Runs(same, same, np.arange(num_seeds), same)
+    items, interaction = item_variance(scores, weights, same)
+    seeds, dof = seed_variance(scores.mean(axis=1)[:, None], weights[:, None], runs)
+    total, _ = together(items, interaction, seeds, dof)
+    assert total == pytest.approx(fitted.bse["Intercept"] ** 2, rel=1e-3)
+    assert dof == num_seeds - 1
