@@ -3,7 +3,7 @@
 transformers' RMSNorm keeps two tensors in fp32, and its output once more for each product that
 takes it, since autocast rounds it each time anew; its gated unit keeps a product that two kept
 tensors give. In full finetuning of Llama-2's shape in bf16 a token's layer keeps 58 bytes for each
-of its hidden places, of which these classes leave 38 (LoRA: 49, and 44). Outputs are the same to
+of its hidden places, of which these modules leave 38 (LoRA: 49, and 44). Outputs are the same to
 rounding. torch's own `rms_norm` keeps as much as transformers' and takes longer (torch 2.7).
 
 Sizes: H hidden, F of the gated unit; `...` stands for all axes before.
@@ -12,7 +12,6 @@ Sizes: H hidden, F of the gated unit; `...` stands for all axes before.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -23,30 +22,31 @@ from lvf.models.token_loss import PLAIN_HEADS
 
 
 def use_memory_efficient_layers(model: PreTrainedModel) -> None:
-    """Make the norms and gated units of a causal model lean, in place, with or without adapters.
+    """Replace the norms and gated units of a causal model in place; names of weights stay.
 
-    Architectures outside of `PLAIN_HEADS` stay as they are.
+    To be called before adapters are put on the model. Architectures outside of `PLAIN_HEADS` stay
+    as they are.
     """
     if model.config.model_type not in PLAIN_HEADS:
         return
-    for module in model.modules():
-        kind: Any = type(module)
-        if kind.__name__.endswith("RMSNorm"):
-            module.__class__ = _lean(kind, MemoryEfficientNorm)
-        elif kind.__name__.endswith("MLP") and model.config.hidden_act == "silu":
-            module.__class__ = _lean(kind, MemoryEfficientGatedUnit)
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            kind = type(module).__name__
+            if kind.endswith("RMSNorm"):
+                setattr(parent, name, MemoryEfficientNorm(module))
+            elif kind.endswith("MLP") and model.config.hidden_act == "silu":
+                setattr(parent, name, MemoryEfficientGatedUnit(module))
 
 
-@cache
-def _lean(kind: Any, lean: type) -> Any:
-    return type(f"Lean{kind.__name__}", (lean, kind), {})
-
-
-class MemoryEfficientNorm:
+class MemoryEfficientNorm(nn.Module):
     """RMSNorm of transformers, by `Normalise` where data types allow it."""
 
-    weight: Tensor
-    variance_epsilon: float
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = norm.weight
+        self.variance_epsilon = norm.variance_epsilon
+        self.plain: Any = type(norm)
+        """Its classes differ in when they round."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., H] over its root mean square, times the weight [H].
@@ -58,22 +58,22 @@ class MemoryEfficientNorm:
         if torch.is_autocast_enabled(kind) and dtype == torch.float32:
             dtype = torch.get_autocast_dtype(kind)
         elif dtype != self.weight.dtype:
-            normed: Tensor = super().forward(x)  # type: ignore[misc]
-            return normed
+            return self.plain.forward(self, x)
         return Normalise.apply(x, self.weight, self.variance_epsilon, dtype)
 
 
-class MemoryEfficientGatedUnit:
+class MemoryEfficientGatedUnit(nn.Module):
     """Gated unit of transformers (SwiGLU), by `Gate`."""
 
-    gate_proj: nn.Module
-    up_proj: nn.Module
-    down_proj: nn.Module
+    def __init__(self, unit: Any) -> None:
+        super().__init__()
+        self.gate_proj: nn.Module = unit.gate_proj
+        self.up_proj: nn.Module = unit.up_proj
+        self.down_proj: nn.Module = unit.down_proj
 
     def forward(self, x: Tensor) -> Tensor:
         """down(silu(gate(x)) * up(x)) of x [..., H]."""
-        opened: Tensor = self.down_proj(Gate.apply(self.gate_proj(x), self.up_proj(x)))
-        return opened
+        return self.down_proj(Gate.apply(self.gate_proj(x), self.up_proj(x)))
 
 
 class Normalise(torch.autograd.Function):
