@@ -27,7 +27,12 @@ class LossHead(nn.Linear):
     """An output layer that gives the loss instead of logits while it has `targets`."""
 
     targets: Tensor | None = None
-    chunk_tokens: int
+
+    def __init__(self, head: nn.Linear, chunk_tokens: int) -> None:
+        """Take the weight of a head without bias."""
+        super().__init__(head.in_features, head.out_features, bias=False, device="meta")
+        self.weight = head.weight
+        self.chunk_tokens = chunk_tokens
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [..., V] of x [..., H]; with targets the mean loss of x [1, P, H]."""
@@ -39,7 +44,7 @@ class LossHead(nn.Linear):
 
 
 def give_loss_in_chunks(model: Any, chunk_tokens: int) -> None:
-    """Make the output layer of a causal model, with or without adapters, a `LossHead`.
+    """Replace the output layer of a causal model, with or without adapters, by a `LossHead`.
 
     A head that has a bias or an adapter of its own stays as it is, and so does that of an
     architecture outside of `PLAIN_HEADS`.
@@ -49,10 +54,11 @@ def give_loss_in_chunks(model: Any, chunk_tokens: int) -> None:
     head = model.get_output_embeddings()
     if hasattr(head, "lora_A"):
         return
-    for one in head.modules():  # PEFT keeps a head that is trained whole beside the frozen one
-        if type(one) is nn.Linear and one.bias is None:
-            one.__class__ = LossHead
-            one.chunk_tokens = chunk_tokens  # type: ignore[assignment]
+    heads = set(head.modules())  # PEFT keeps a head that is trained whole beside the frozen one
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in heads and type(child) is nn.Linear and child.bias is None:
+                setattr(parent, name, LossHead(child, chunk_tokens))
 
 
 def mean_loss(model: nn.Module, batch: dict[str, Tensor], layout: Layout) -> Tensor:
