@@ -290,3 +290,27 @@ def test_a_run_loads_no_model_of_transformers_but_its_own() -> None:
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert {name.split(".")[2] for name in loaded} == {"auto", "bloom", "llama"}  # bloom is PEFT's
+
+
+def test_the_models_of_earlier_runs_of_a_process_do_not_stay_in_memory(
+    composed: Any, tmp_path: Path
+) -> None:
+    """In a process of its own, as of a multirun: this one holds what failed tests have seen."""
+    shards = composed().paths.shards
+    code = f"""
+import gc
+from lvf.config.compose import compose
+from lvf.training.packed_model import PackedModel
+from tests.training.conftest import trained
+
+for seed in (0, 1):
+    trained(compose(
+        "+experiment=math_ift", "method=full", "data.max_documents=64", "duration=1",
+        "paths.runs={tmp_path}/runs", "paths.shards={shards}", f"seed={{seed}}",
+    ))
+gc.collect()
+alive = sum(isinstance(thing, PackedModel) for thing in gc.get_objects())
+assert not alive, alive
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
