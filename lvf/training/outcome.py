@@ -87,6 +87,8 @@ def on_rank_zero(work: Callable[[], Result]) -> Result:
 @contextmanager
 def closing(trainer: Trainer) -> Iterator[None]:
     """Close a trainer; Composer's own `close` waits for all ranks, which an error may not do."""
+    from torch.distributed.checkpoint import state_dict
+
     close = trainer.engine.close
     try:
         yield
@@ -98,6 +100,8 @@ def closing(trainer: Trainer) -> Iterator[None]:
         close()
         # Composer would close again at the end of the process, and keeps the model until then.
         atexit.unregister(trainer.engine._close)
+        # torch 2.7 caches the names of each model's parameters, with the model, for ever.
+        getattr(state_dict._get_fqns, "cache_clear", lambda: None)()
 
 
 def _start_together(folder: RunFolder) -> Lifeline:

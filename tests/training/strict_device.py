@@ -108,6 +108,8 @@ class StrictDevice(TorchFunctionMode):
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage:
     with torch._C.DisableTorchFunction():
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # within torch.vmap
+            tensor = torch._C._functorch.get_unwrapped(tensor)
         local = getattr(tensor, "_local_tensor", tensor)  # a DTensor's own part
         return local.untyped_storage()
 
