@@ -91,7 +91,7 @@ class ModelConfig:
     name: str = MISSING
     """Label in records."""
     path: LocalPath = MISSING
-    """Hub id, local folder in Hugging Face format, or `embedded` for the packaged base."""
+    """Hub id, local folder in Hugging Face format, .gguf file, or `embedded`: the packaged base."""
     tokenizer: LocalPath | None = None
     """Hub id or local folder; null takes the model's own."""
     revision: str | None = None
