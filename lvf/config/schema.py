@@ -91,7 +91,7 @@ class ModelConfig:
     name: str = MISSING
     """Label in records."""
     path: LocalPath = MISSING
-    """Hub id, local folder in Hugging Face format, or `embedded` for the packaged base."""
+    """Hub id, local folder in Hugging Face format, .gguf file, or `embedded`: the packaged base."""
     tokenizer: LocalPath | None = None
     """Hub id or local folder; null takes the model's own."""
     revision: str | None = None
@@ -179,7 +179,9 @@ class MethodConfig:
 
     name: str = MISSING
     kind: str = MISSING
-    """`full` or `lora`."""
+    """`full`, or `lora`: adapters."""
+    adapter: str = "lora"
+    """Kind of adapters: `lora`, `oft`, `vera`, `miss`, `shira` or `ia3`."""
     rank: Count | None = None
     alpha: Count | None = None
     """LoRA's scale is alpha / rank; the paper takes alpha = 2 rank."""
@@ -196,11 +198,17 @@ class MethodConfig:
     lr_ratio_b: Positive = 1.0
     """LoRA+: rate of B as a multiple of the run's rate."""
     peft: Any = None
-    """Mapping of further options of PEFT's LoraConfig, such as {layers_to_transform: [0, 1]}."""
+    """Mapping of further options of PEFT's LoraConfig, such as {layers_to_transform: [0, 1]}, or of
+    the configuration of another `adapter`."""
     modules_to_save: list[str] = field(default_factory=list)
     """Modules that are trained whole beside the adapters, such as embed_tokens and lm_head."""
     modules_to_save_lr_ratio: Positive = 1.0
     """Their rate as a multiple of the run's rate."""
+
+    @property
+    def needs_fp32_base(self) -> bool:
+        """Whether adapters change the base's matrices themselves, so that these are not rounded."""
+        return self.dora or self.adapter != "lora"
 
 
 @dataclass(kw_only=True)

@@ -28,6 +28,7 @@ def validate(cfg: RunConfig) -> None:
     """
     _one_of("method.init", cfg.method.init, ("zero", "pissa"))
     _one_of("method.kind", cfg.method.kind, ("full", "lora"))
+    _one_of("method.adapter", cfg.method.adapter, tuple(SETTINGS))
     _one_of("regime.duration_unit", cfg.regime.duration_unit, ("epochs", "tokens"))
     _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
     _one_of("evals.sandbox", cfg.evals.sandbox, ("required", "best"))
@@ -42,6 +43,12 @@ def validate(cfg: RunConfig) -> None:
         raise UserError(f"paths.shards_cache_limit={size!r} is not a size such as 100gb")
     _validate_targets("logger", cfg.logger)
     _validate_method(cfg.method)
+    for key in ("fsdp_base", "compile"):
+        if cfg.method.adapter != "lora" and getattr(cfg.runtime, key):
+            raise UserError(
+                f"runtime.{key}=true goes with LoRA and full finetuning, not with method.adapter="
+                f"{cfg.method.adapter}: leave it out"
+            )
     late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
     if late:
         raise UserError(
@@ -170,8 +177,23 @@ def _validate_bench(cfg: RunConfig) -> None:
         )
 
 
+SETTINGS = {
+    "lora": ("rank", "alpha", "dropout"),
+    "oft": ("dropout",),
+    "vera": ("rank", "dropout"),
+    "miss": ("rank", "dropout"),
+    "shira": ("rank",),
+    "ia3": (),
+}
+"""What each kind of adapters needs beside `target_modules`."""
+OF_ALL = ("adapter", "target_modules", "peft", "modules_to_save", "modules_to_save_lr_ratio")
+"""Settings that each kind of adapters can have."""
+NEEDED_OPTIONS = {"oft": "oft_block_size", "shira": "random_seed", "ia3": "feedforward_modules"}
+"""Options in `method.peft` that decide what is trained."""
+
+
 def _validate_method(method: MethodConfig) -> None:
-    settings = ("rank", "alpha", "dropout", "target_modules")
+    settings = (*SETTINGS[method.adapter], "target_modules")
     plain = MethodConfig()
     given = (one.name for one in fields(method) if one.name not in ("name", "kind"))
     present = [name for name in given if getattr(method, name) != getattr(plain, name)]
@@ -184,11 +206,22 @@ def _validate_method(method: MethodConfig) -> None:
         return
     missing = [f"method.{name}" for name in settings if name not in present]
     if missing:
-        raise UserError(f"method {method.name!r} is LoRA and needs {', '.join(missing)}")
+        raise UserError(
+            f"method {method.name!r} is of method.adapter={method.adapter} and needs "
+            f"{', '.join(missing)}"
+        )
+    odd = [name for name in present if name not in (*settings, *OF_ALL)]
+    if method.adapter != "lora" and odd:
+        raise UserError(
+            f"method.adapter={method.adapter} takes no {', '.join('method.' + o for o in odd)}"
+        )
     if method.peft is not None and not isinstance(method.peft, dict):
         raise UserError(
             f"method.peft={method.peft!r} is no mapping, such as {{layers_to_transform: [0, 1]}}"
         )
+    option = NEEDED_OPTIONS.get(method.adapter)
+    if option and (method.peft or {}).get(option) is None:
+        raise UserError(f"method.adapter={method.adapter} needs method.peft.{option}")
     targets = method.target_modules
     if targets == ALL_LINEAR:
         method.target_modules = [ALL_LINEAR]

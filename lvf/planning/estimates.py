@@ -151,8 +151,9 @@ def checkpoint_bytes(cfg: RunConfig, shape: ShapeConfig) -> float | None:
     if state is None:
         return None
     trained = num_trainable_parameters(shape, cfg.method)
-    # Composer keeps the frozen base, too, where modules are trained whole.
-    weights = num_parameters(shape) + trained if cfg.method.modules_to_save else trained
+    # Composer keeps the frozen base, too, where more than LoRA's tensors is trained beside it.
+    with_base = cfg.method.modules_to_save or cfg.method.adapter != "lora"
+    weights = num_parameters(shape) + trained if with_base else trained
     return 4 * weights + state * trained
 
 

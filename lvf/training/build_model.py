@@ -32,7 +32,7 @@ def make_model(cfg: RunConfig) -> PackedModel:
     model = _rounded(adapt(base, cfg.method, layout, cfg), cfg)
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
-    only_adapters = not cfg.method.modules_to_save
+    only_adapters = cfg.method.adapter == "lora" and not cfg.method.modules_to_save
     # Composer refuses a tokenizer with more tokens than the model; here they never occur.
     fits = len(tokenizer) <= model.config.vocab_size
     packed = PackedModel(model, tokenizer if fits else None, should_save_peft_only=only_adapters)
@@ -91,7 +91,8 @@ def few_layer_model(cfg: RunConfig, layout: Layout, repeats: int) -> Any:
 def _rounded(model: Any, cfg: RunConfig) -> Any:
     from lvf.training.sharding import uses_fsdp  # Composer, which a check need not wait for
 
-    if cfg.method.kind == "lora" and cfg.runtime.bf16_base and in_bf16(cfg):
+    is_lora = cfg.method.kind == "lora" and cfg.method.adapter == "lora"
+    if is_lora and cfg.runtime.bf16_base and in_bf16(cfg):
         hold_base_in_bf16(model, sharded=uses_fsdp(cfg))
     return model
 

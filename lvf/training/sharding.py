@@ -40,7 +40,7 @@ def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
     from lvf.models.layers import decoder_layers
 
     # Master weights, gradients and their sums stay fp32. DoRA takes the norm of its matrices.
-    in_bf16 = cfg.training.precision == "amp_bf16" and not cfg.method.dora
+    in_bf16 = cfg.training.precision == "amp_bf16" and not cfg.method.needs_fp32_base
     within, outside = (
         MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False

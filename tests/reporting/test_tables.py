@@ -63,6 +63,22 @@ def test_a_cell_with_an_unmeasured_seed_has_no_mean(write: Write) -> None:
     assert row.target == pytest.approx(0.4) and math.isnan(row.nll_source)
 
 
+def test_both_matches_of_gsm8k_and_the_share_that_ends_stand_side_by_side(write: Write) -> None:
+    for where, strict, flexible, ended in ((axes("base"), 0.1, 0.3, 0.5), (axes(), 0.4, 0.5, 0.9)):
+        scores = {
+            "exact_match,strict-match": strict,
+            "exact_match,flexible-extract": flexible,
+            "ended_by_eos": ended,
+        }
+        folder = write(where, gsm8k=scores)
+    group = only_group(folder)
+    head, _, base, full = markdown_rows(summary_markdown(group, "title"))
+    assert "strict match" in head[3] and head[5:9:2] == ["flexible match ↑", "ended by itself"]
+    assert base[3::2] == ["0.100 ±.010", "0.300 ±.010", "0.500 ±.010"]
+    assert full[4::2] == ["+0.300 ±.014", "+0.200 ±.014", "+0.400 ±.014"]
+    assert "flexible" in printed(summary(group, "title", parts=False))
+
+
 def test_markdown_has_every_cell_and_difference(three_seeds: Path) -> None:
     text = summary_markdown(only_group(three_seeds), "title")
     head, _, *rows = markdown_rows(text)

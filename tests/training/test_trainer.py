@@ -122,11 +122,12 @@ def test_two_runs_with_one_seed_give_identical_weights_and_another_seed_others(
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("method", ["lora", "vera", "shira"])
 def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
-    composed: Any, tmp_path: Path
+    composed: Any, tmp_path: Path, method: str
 ) -> None:
     braces = f"paths.runs='{tmp_path}/a {{rank}}[1]=%'"  # Composer fills in such names
-    settings = ("method=lora", "runtime.checkpoint_every_batches=2", braces)
+    settings = (f"method={method}", "runtime.checkpoint_every_batches=2", braces)
     whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
     crash = add_logger(composed(*settings), CrashAt, batch=3)
     with pytest.raises(ConnectionError):

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lvf.records.checkpoints import measures, names
+from lvf.records.checkpoints import BESIDE_TARGET, measures, names
 from lvf.records.store import load
 from lvf.reporting.select.scope import (
     benchmark_name,
@@ -22,13 +22,15 @@ from lvf.reporting.select.settings import duration_text, learning_rate_text, set
 from lvf.reporting.tables.text import markdown, number
 
 HEADINGS = {
-    "target": "target ↑", "retention": "source tasks\n(retention) ↑", "nll_target": "target\nNLL ↓",
+    "target": "target ↑", "target_flexible": "flexible\nmatch ↑",
+    "target_ended": "ended\nby itself", "retention": "source tasks\n(retention) ↑",
+    "nll_target": "target\nNLL ↓",
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
     "kl_base": "KL from\nbase",
 }  # fmt: skip
 TABLE_WIDTH = 170
 """Columns that the widest table takes, with the parts of retention."""
-SHOWN = ["target", "nll_target", "retention", "nll_source"]
+SHOWN = ["target", *BESIDE_TARGET.values(), "nll_target", "retention", "nll_source"]
 NOTES = (
     "± is one standard error: of the items, and of the mean over seeds where there are several.",
     "Second line, or column Δ: difference to the base model, paired by item where items are kept.",
@@ -125,8 +127,9 @@ def _measures_of(rows: pd.DataFrame, parts: bool) -> list[str]:
     """The measures that any row has: learning, then retention."""
     wanted = list(SHOWN)
     if parts:
-        wanted[3:3] = names().retention
-        wanted.insert(2, "nll_validation")
+        before = wanted.index("nll_source")
+        wanted[before:before] = names().retention
+        wanted.insert(wanted.index("retention"), "nll_validation")
         wanted.append("kl_base")
     return [name for name in wanted if rows[name].notna().any()]
 
