@@ -13,7 +13,7 @@ MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 MODULE_SETS = {ATTENTION | MLP: "all", ATTENTION: "attention", MLP: "mlp"}
 FAMILY_NAMES = {
     "lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "pissa": "PiSSA", "lora_plus": "LoRA+",
-    "lora_embeddings": "LoRA with embeddings", "oft_b32": "OFT", "vera": "VeRA", "miss": "MiSS",
+    "lora_embeddings": "LoRA with embeddings", "oft_b8": "OFT", "vera": "VeRA", "miss": "MiSS",
     "shira": "SHiRA", "ia3": "(IA)³",
 }  # fmt: skip
 NAMED_FIELDS = {
