@@ -317,8 +317,9 @@ class EvalsConfig:
     """What is measured on each checkpoint. Not part of a run's identity."""
 
     tasks: list[str] = MISSING
-    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source` and `kl_base`
-    (divergence from the base on the target's held-out text)."""
+    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source`, `kl_base`
+    (divergence from the base on the target's held-out text) and `cka_source` (likeness of the last
+    hidden states to the base's on `source_text`; not among the default tasks)."""
     forgetting: list[str] = MISSING
     """Tasks whose mean is the forgetting average (paper section 3.3)."""
     forgetting_metric: str = MISSING

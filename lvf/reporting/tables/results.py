@@ -24,7 +24,7 @@ from lvf.reporting.tables.text import markdown, number
 HEADINGS = {
     "target": "target ↑", "retention": "source tasks\n(retention) ↑", "nll_target": "target\nNLL ↓",
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
-    "kl_base": "KL from\nbase",
+    "kl_base": "KL from\nbase", "cka_source": "CKA with\nbase",
 }  # fmt: skip
 TABLE_WIDTH = 170
 """Columns that the widest table takes, with the parts of retention."""
@@ -36,6 +36,7 @@ NOTES = (
 )
 Row = dict[Any, Any]
 """A row of `lvf.reporting.select.settings.settings`."""
+DRIFT = ["kl_base", "cka_source"]
 
 
 def summary(group: pd.DataFrame, title: str, parts: bool) -> RenderableType:
@@ -127,7 +128,7 @@ def _measures_of(rows: pd.DataFrame, parts: bool) -> list[str]:
     if parts:
         wanted[3:3] = names().retention
         wanted.insert(2, "nll_validation")
-        wanted.append("kl_base")
+        wanted += DRIFT
     return [name for name in wanted if rows[name].notna().any()]
 
 
