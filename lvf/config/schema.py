@@ -446,7 +446,14 @@ class RunConfig:
     """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
     domain, regime and scale=paper follow from it unless they are given."""
     tuned: LocalPath | None = None
-    """Folder or hub id of what `lvf.analyze` takes instead of the run's exports."""
+    """Folder or hub id of what `lvf.analyze` and `lvf.evaluate` take instead of a run's exports."""
+    strength: list[PositiveOrZero] = field(default_factory=list)
+    """`lvf.evaluate` also measures W0 + s (W - W0) for each s: 0 is the base, 1 the checkpoint."""
+    truncate: list[Count] = field(default_factory=list)
+    """Likewise, checkpoints whose update of every matrix is cut to its best approximation of these
+    ranks."""
+    damp: list[Part] = field(default_factory=list)
+    """Likewise, checkpoints whose intruder dimensions are multiplied by these: 0 removes them."""
 
 
 def stable_hash(tree: Any) -> str:

@@ -15,6 +15,7 @@ NOT_HASHED = (
     # How and where a run is done and measured.
     "evals", "logger", "paths", "runtime", "released", "tuned", "bench",
     # What training.lr_peak was computed from, and the ranks and durations that sweeps refer to.
+    "strength", "truncate", "damp",
     "training.lr_by_method", "training.lr_multiplier", "training.lora_lr_ratio", "scale",
     # Contents stand for these (`identity`).
     "model.path", "model.tokenizer", "model.revision", "model.shape", "model.trust_remote_code",
