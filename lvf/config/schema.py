@@ -168,6 +168,14 @@ class DataConfig:
     exclude_overlap: bool = False
     """Whether documents that share 13 words with an evaluation item are left out of the training
     (data/overlap.py). They are listed either way."""
+    replay: Share = 0.0
+    """Share of the rows of every epoch that is source text instead, so that less is forgotten. The
+    number of rows stays; the data set's own rows take turns over the epochs."""
+    source: SourceConfig | None = None
+    """Text like that of the base's pre-training, to be replayed: a row is a document. Null takes
+    the packaged base's own; other bases need it."""
+    source_column: str = "text"
+    """Column of the text in `source`."""
     documents: Count | None = None
     tokens: Positive | None = None
     """Size of `train` as published, for the planner. Not part of a run's identity."""

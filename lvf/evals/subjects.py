@@ -129,6 +129,7 @@ def run_axes(cfg: RunConfig) -> Axes:
         optimizer=cfg.optimizer["_target_"],
         lr_peak=cfg.training.lr_peak,
         seed=cfg.seed,
+        replay=cfg.data.replay or None,
     )
 
 
