@@ -67,8 +67,9 @@ def report(cfg: ReportConfig) -> None:
     from lvf.records.quality import quality_notes
     from lvf.records.store import RecordWarning, export
     from lvf.reporting.report import Report
+    from lvf.reporting.select.altered import is_altered
     from lvf.reporting.select.scope import scope_text
-    from lvf.reporting.select.settings import groups
+    from lvf.reporting.select.settings import altered_settings, groups
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
 
     with warnings.catch_warnings(record=True) as caught:
@@ -79,7 +80,7 @@ def report(cfg: ReportConfig) -> None:
         print(f"note: {note}", file=sys.stderr)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = Report(selection, scores)
+    results = Report(selection, scores[~is_altered(scores)])
     written = _claims(results, out)
     if cfg.export:
         written += [*export(scores, out / "scores"), *export(selection.models, out / "models")]
@@ -88,6 +89,9 @@ def report(cfg: ReportConfig) -> None:
         return
     written.append(out / "models.csv")
     selection.models.to_csv(written[-1], index=False)
+    if len(selection.altered):
+        written.append(out / "altered.csv")
+        altered_settings(selection.altered).drop(columns="models").to_csv(written[-1], index=False)
     if len(quality):
         written.append(out / "data_quality.csv")
         quality.to_csv(written[-1], index=False)
@@ -170,13 +174,21 @@ def _show(
     from lvf.reporting.figures.curves import all_measures
     from lvf.reporting.figures.tradeoff import frontier
     from lvf.reporting.tables import results as tables
+    from lvf.reporting.tables.altered import strength_sentences
     from lvf.reporting.tables.leaderboard import leaderboard_table
 
     title = _title(group)
-    lines = [*sentences(results.verdicts, group), *map(str, results.left_out(group))]
+    altered = results.altered(group)
+    lines = [
+        *sentences(results.verdicts, group),
+        *strength_sentences(group, altered),
+        *map(str, results.left_out(group)),
+    ]
     screen = tables.console()
     heading = f"{name}: {title}"
     screen.print(tables.summary(group, heading, parts=screen.width >= tables.TABLE_WIDTH))
+    if len(altered):
+        screen.print(tables.altered_table(altered, f"{name}: altered after training"))
     print("\n".join(["", *lines, ""]))
     if len(results.boards[name]) > 1:
         screen.print(leaderboard_table(results.boards[name]))
@@ -184,7 +196,7 @@ def _show(
     all_measures(group, title).savefig(paths[0])
     if group.target.notna().any():
         paths.append(out / f"frontier-{name}.png")
-        frontier(group, title).savefig(paths[1])
+        frontier(group, title, altered).savefig(paths[1])
     section = "\n".join([tables.summary_markdown(group, heading), "```", *lines, "```", ""])
     pictures = "\n".join(f"![{path.stem}]({path.name})" for path in paths)
     return f"{section}\n{pictures}\n", tables.summary_numbers(group, name), paths
