@@ -178,35 +178,39 @@ def _item_noise(measure: str, term: Term) -> np.ndarray | None:
     Models are paired by item where they answered as many items by the same metric.
     """
     weights = term.weights[term.weights != 0]
+    rows = term.models.index.get_indexer(weights.index)
+    shares, setting = weights.to_numpy(), term.models["setting"].to_numpy()[rows]
     parts = parts_of(measure)
-    ends = [name + end for name in parts for end in ("_n", "_metric")]
-    paths = [f"{name}_path" for name in parts]
-    columns = dict.fromkeys([f"{measure}_se", *ends, *paths, "setting"])
-    rows = term.models.loc[weights.index, list(columns)]
-    answered = rows[paths].notna().all(axis=1).to_numpy()
-    lone = [rows[~answered]]
+
+    def columns(end: str) -> np.ndarray:
+        return np.array([term.models[name + end].to_numpy()[rows] for name in parts], dtype=object)
+
+    paths, metrics, counts = columns("_path"), columns("_metric"), columns("_n")
+    answered = ~pd.isna(paths).any(axis=0)
+    alike: dict[tuple, list[int]] = {}
+    for place in np.flatnonzero(answered):
+        alike.setdefault((*counts[:, place], *metrics[:, place]), []).append(place)
+    lone = [np.flatnonzero(~answered)]
     total = np.zeros(2)
-    for _, group in rows[answered].groupby(ends, sort=False):
-        scores = [_scores(group, name) for name in parts]
+    for group in map(np.array, alike.values()):
+        scores = [_scores(*pair) for pair in zip(paths[:, group], metrics[:, group], strict=True)]
         if any(one is None for one in scores):
             lone.append(group)
             continue
-        shares, setting = weights[group.index].to_numpy(), group.setting.to_numpy()
-        noise = [item_variance(one, shares, setting) for one in scores if one is not None]
+        noise = [item_variance(x, shares[group], setting[group]) for x in scores if x is not None]
         total += np.sum(noise, axis=0) / len(parts) ** 2
+    errors = term.models[f"{measure}_se"].to_numpy()[rows]
     for group in lone:
-        shares, errors = weights[group.index], group[f"{measure}_se"]
-        if errors.isna().any():
+        if np.isnan(errors[group]).any():
             return None
-        by_setting = shares.groupby(group.setting).sum() * errors.groupby(group.setting).mean()
-        total[0] += float((by_setting**2).sum())
+        of_setting = pd.DataFrame({"w": shares[group], "e": errors[group]}).groupby(setting[group])
+        total[0] += float(((of_setting.w.sum() * of_setting.e.mean()) ** 2).sum())
     return total
 
 
-def _scores(rows: pd.DataFrame, name: str) -> np.ndarray | None:
+def _scores(paths: Sequence[str], metrics: Sequence[str]) -> np.ndarray | None:
     """Items (num_models, num_items) of one measure; None where a model lacks them."""
-    where = zip(rows[f"{name}_path"], rows[f"{name}_metric"], strict=True)
-    scores = [items(path, metric) for path, metric in where]
+    scores = [items(path, metric) for path, metric in zip(paths, metrics, strict=True)]
     known = [one for one in scores if one is not None]
     if len(known) < len(scores) or len({len(one) for one in known}) != 1:
         return None
@@ -215,20 +219,23 @@ def _scores(rows: pd.DataFrame, name: str) -> np.ndarray | None:
 
 def _seed_noise(terms: Mapping[str, Term]) -> tuple[float, float]:
     """Variance over seeds, and its degrees of freedom."""
-    frames = {name: term.models for name, term in terms.items()}
-    weights = pd.DataFrame({name: term.weights for name, term in terms.items()}).fillna(0.0)
-    rows = next(iter(frames.values()))[["method", "is_chosen", *RUN]]
+    frames = [term.models for term in terms.values()]
+    rows = frames[0]
+    shares = np.zeros((len(rows), len(terms)))
+    for column, term in enumerate(terms.values()):
+        shares[rows.index.get_indexer(term.weights.index), column] = term.weights
     trained = (rows.method != "base").to_numpy()
-    used = rows.index.isin(weights.index[(weights != 0).any(axis=1)])
+    used = (shares != 0).any(axis=1)
     if not (trained & used).any():
         return 0.0, math.inf
     known = trained & (rows.is_chosen.to_numpy() | used)
-    values = np.stack([frame[name].to_numpy(dtype=float) for name, frame in frames.items()], -1)
+    values = np.stack(
+        [frame[name].to_numpy(dtype=float) for name, frame in zip(terms, frames, strict=True)], -1
+    )
     whole = ~np.isnan(values).any(axis=-1)
     if not whole[trained & used].all():
         return math.nan, 0.0
     kept = known & whole
-    setting, series, seed, condition = rows[kept].fillna({"seed": -1})[RUN].to_numpy(dtype=int).T
-    shares = weights.reindex(rows.index[kept], fill_value=0.0).to_numpy()
-    variance, dof = seed_variance(values[kept], shares, Runs(setting, series, seed, condition))
+    runs = Runs(*(rows[name].fillna(-1).to_numpy(dtype=int)[kept] for name in RUN))
+    variance, dof = seed_variance(values[kept], shares[kept], runs)
     return float(variance), float(dof)

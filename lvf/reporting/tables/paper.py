@@ -8,7 +8,7 @@ import pandas as pd
 from lvf.planning.memory import TABLES as MEMORY_TABLES
 from lvf.planning.memory import table_rows
 from lvf.reporting.select.compare import with_score
-from lvf.reporting.select.variant import Variant
+from lvf.reporting.select.variant import VARIANT, Variant
 from lvf.reporting.stats.contrast import Contrast, combined, evenly, linear
 
 KINDS = ("paper", "measured", "difference")
@@ -82,12 +82,12 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
     cells = []
     setting = ["scale", "model", "dataset", "method", "rank", "duration"]
     for (scale, model, *_, duration), same in rows.groupby(setting, dropna=False):
-        first = next(same.itertuples())
+        first = same[[*VARIANT, "duration_unit"]].iloc[0]
         cells.append({
             "table": spec.number, "evidence_set": scale if scale == model else f"{scale} {model}",
             "method": Variant.of_columns(first).name,
             "duration": duration, "unit": first.duration_unit,
-            "models": list(same.index), "order": first.rank,
+            "models": list(same.index), "order": first["rank"],
             **_numbers(models, same, spec.measure),
         })  # fmt: skip
     columns = ["table", "evidence_set", "method", "duration", "unit", "seeds"]

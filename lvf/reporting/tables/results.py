@@ -28,8 +28,8 @@ HEADINGS = {
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
     "kl_base": "KL from\nbase",
 }  # fmt: skip
-TABLE_WIDTH = 170
-"""Columns that the widest table takes, with the parts of retention."""
+TABLE_WIDTH = 100
+"""Columns of a table where there is no terminal."""
 SHOWN = ["target", *BESIDE_TARGET.values(), "nll_target", "retention", "nll_source"]
 NOTES = (
     "± is one standard error: of the items, and of the mean over seeds where there are several.",
@@ -40,32 +40,15 @@ Row = dict[Any, Any]
 """A row of `lvf.reporting.select.settings.settings`."""
 
 
-def summary(group: pd.DataFrame, title: str, parts: bool) -> RenderableType:
-    """A row for each (variant, learning rate, duration) of a group of models, means over seeds.
+def summary_markdown(group: pd.DataFrame, title: str) -> str:
+    """A row for each (variant, learning rate, duration), means over seeds, as a Markdown section.
+
+    The parts of retention and each difference to the base have a column.
 
     Args:
         group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
-        title: heading of the table.
-        parts: show the three parts of retention too.
+        title: heading.
     """
-    rows = settings(group)
-    shown = _measures_of(rows, parts)
-    axes = _axes(rows, group)
-    table = Table(title=title, title_justify="left")
-    for heading in axes:
-        table.add_column(
-            str(heading), no_wrap=True, justify="left" if heading == "method" else "right"
-        )
-    for name in shown:
-        table.add_column(_heading(name, group), justify="right", no_wrap=True)
-    last = rows.label != rows.label.shift(-1)
-    for row, texts, ends in zip(_dicts(rows), axes.to_numpy().tolist(), last, strict=True):
-        table.add_row(*texts, *(_stacked(row, name) for name in shown), end_section=bool(ends))
-    return Group(table, *(Text(note, style="dim") for note in _notes(rows)))
-
-
-def summary_markdown(group: pd.DataFrame, title: str) -> str:
-    """The same rows as a Markdown section, with the parts and each difference in its column."""
     rows = settings(group)
     table = _axes(rows, group)
     for name in _measures_of(rows, parts=True):
@@ -114,9 +97,10 @@ def print_run(paths: Iterable[Path]) -> None:
 
 
 def console() -> Console:
-    """Standard output, wide enough that no cell is cut where there is no terminal."""
+    """Standard output, at most 100 columns wide."""
     screen = Console()
-    return screen if screen.is_terminal else Console(width=TABLE_WIDTH)
+    wide = screen.is_terminal and screen.width < TABLE_WIDTH
+    return screen if wide else Console(width=TABLE_WIDTH)
 
 
 def _dicts(rows: pd.DataFrame) -> list[Row]:
