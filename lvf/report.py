@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lvf.reporting.select.selection import Selection
 
 WHERE = "where="
+REGIMES = {"ift": "instruction finetuning", "cpt": "continued pre-training"}
 
 
 @dataclass(kw_only=True)
@@ -202,17 +203,18 @@ def _figures(name: str, group: pd.DataFrame, out: Path) -> list[Path]:
     from lvf.reporting.figures.tradeoff import frontier
 
     paths = [out / f"learning-{name}.png"]
-    all_measures(group, _title(group)).savefig(paths[0])
+    first = group[group.method != "base"].iloc[0]
+    title = f"{first.domain}, {REGIMES.get(str(first.regime), first.regime)}"
+    all_measures(group, title).savefig(paths[0])
     if group.target.notna().any():
         paths.append(out / f"frontier-{name}.png")
-        frontier(group, _title(group)).savefig(paths[1])
+        frontier(group, title).savefig(paths[1])
     return paths
 
 
 def _title(group: pd.DataFrame) -> str:
     trained = group[group.method != "base"].iloc[0]
-    regimes = {"ift": "instruction finetuning", "cpt": "continued pre-training"}
-    regime = regimes.get(str(trained.regime), trained.regime)
+    regime = REGIMES.get(str(trained.regime), trained.regime)
     source = " (published)" if (group.source == "paper").all() else ""
     return f"{trained.domain}, {regime} of {trained.model} on {trained.dataset}{source}"
 

@@ -180,11 +180,19 @@ def drawn(name: str, data: Data) -> dict[str, Figure]:
         }
         return forests or {name: entry.draw(data, entry.title)}
     figures = {
-        f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({part})")
+        f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({_named(part, its_data, entry)})")
         for part, its_data in data.parts(entry.by)
     }
     with_data = {stem: figure for stem, figure in figures.items() if style.has_data(figure)}
     return with_data or {name: entry.draw(data, entry.title)}
+
+
+def _named(part: str, data: Data, entry: Entry) -> str:
+    """A scale as it is called; a group by its domain and regime, without its configuration's id."""
+    if entry.by == "scale":
+        return f"{part} scale"
+    first = data.models[data.models.method != "base"].iloc[0]
+    return f"{first.domain} {style.REGIMES.get(first.regime, first.regime)}, {first.scale} scale"
 
 
 def draw(name: str, data: Data, out: Path | None = None) -> list[Figure]:
