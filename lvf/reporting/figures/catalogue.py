@@ -52,9 +52,10 @@ class Data:
             records: their folder or packed file; by default `LVF_RECORDS`, else the repository's
                 own records.
         """
-        folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
-        scores = pd.concat([load(folder), load_paper()], ignore_index=True)
-        return cls(selected(scores), scores)
+        source = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
+        if source.is_file():
+            return _read_once(source, source.stat().st_mtime_ns)
+        return _read(source)
 
     @functools.cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -75,6 +76,17 @@ class Data:
         for scale in sorted(self.models.scale.unique()):
             here = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
             yield str(scale), Data(*here)
+
+
+def _read(source: Path) -> Data:
+    scores = pd.concat([load(source), load_paper()], ignore_index=True)
+    return Data(selected(scores), scores)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_once(source: Path, modified: int) -> Data:
+    """Of a packed file, once for all notebooks of a kernel."""
+    return _read(source)
 
 
 Draw = Callable[[Data, str], Figure]

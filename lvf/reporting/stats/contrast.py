@@ -16,6 +16,7 @@ from lvf.records.estimate import Estimate
 from lvf.records.store import items
 from lvf.reporting.stats.variance import (
     MIN_DOF,
+    Deviations,
     Runs,
     item_variance,
     seed_variance,
@@ -115,17 +116,26 @@ def linearised(
         measures: of which the function takes the means.
         function: of an array (num_settings, num_measures).
     """
-    means = np.array([models.loc[rows, list(measures)].mean().to_numpy() for rows in settings])
+    scores = models[list(measures)].to_numpy(dtype=float)
+    means = np.array([_mean(scores[models.index.get_indexer(rows)]) for rows in settings])
     slopes = np.zeros_like(means)
     for place in np.ndindex(means.shape):
         step = np.zeros_like(means)
         step[place] = 1e-6 * max(1.0, abs(means[place]))
         slopes[place] = (function(means + step) - function(means - step)) / (2 * step[place])
-    terms = {}
-    for column, measure in enumerate(measures):
-        parts = [pd.Series(slopes[i, column] / len(rows), rows) for i, rows in enumerate(settings)]
-        terms[measure] = Term(models, pd.concat(parts))
+    labels = np.concatenate([rows.to_numpy() for rows in settings])
+    sizes = np.array([len(rows) for rows in settings])
+    weights = np.repeat(slopes / sizes[:, None], sizes, axis=0)
+    terms = {
+        measure: Term(models, pd.Series(weights[:, column], labels))
+        for column, measure in enumerate(measures)
+    }
     return Contrast(float(function(means)), terms)
+
+
+def _mean(scores: np.ndarray) -> np.ndarray:
+    """Mean over seeds of (num_seeds, num_measures), of those that are known."""
+    return np.nanmean(scores, axis=0) if np.isnan(scores).any() else scores.mean(axis=0)
 
 
 def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
@@ -236,6 +246,14 @@ def _seed_noise(terms: Mapping[str, Term]) -> tuple[float, float]:
     if not whole[trained & used].all():
         return math.nan, 0.0
     kept = known & whole
-    runs = Runs(*(rows[name].fillna(-1).to_numpy(dtype=int)[kept] for name in RUN))
-    variance, dof = seed_variance(values[kept], shares[kept], runs)
+    runs = np.stack([rows[name].fillna(-1).to_numpy(dtype=int)[kept] for name in RUN])
+    deviations = _deviations(values[kept].tobytes(), runs.tobytes(), len(terms))
+    variance, dof = seed_variance(deviations, shares[kept])
     return float(variance), float(dof)
+
+
+@functools.lru_cache(maxsize=256)
+def _deviations(values: bytes, runs: bytes, num_measures: int) -> Deviations:
+    """Most contrasts of a measure are of the same runs, which differ in their weights alone."""
+    scores = np.frombuffer(values).reshape(-1, num_measures)
+    return Deviations(scores, Runs(*np.frombuffer(runs, dtype=int).reshape(len(RUN), -1)))
