@@ -108,7 +108,8 @@ def claims(evidence_sets: list[str], families: list[str]) -> dict[str, Any]:
     shape = alt.Shape("verdict:N").title(None).scale(domain=verdicts, range=list(VERDICT_SHAPES))
     opacity = alt.when(highlight).then(alt.value(1)).otherwise(alt.value(FAINT))
     y = alt.Y("place:O").axis(None)
-    x = alt.X("effect:Q").title(None).scale(nice=True)
+    grid = {"condition": {"test": "datum.value === 0", "value": "#888"}, "value": "#88888833"}
+    x = alt.X("effect:Q").title(None).scale(zero=True).axis(gridColor=grid)
     tooltip = [
         alt.Tooltip("label:N", title="claim"), alt.Tooltip("verdict:N"),
         alt.Tooltip("effect_text:N", title="mean"), alt.Tooltip("unit:N"),
@@ -116,7 +117,6 @@ def claims(evidence_sets: list[str], families: list[str]) -> dict[str, Any]:
         alt.Tooltip("p:N", title="corrected p"),
     ]  # fmt: skip
     marks = alt.Chart().encode(y=y, opacity=opacity)
-    zero = alt.Chart().mark_rule(strokeDash=[4, 3], opacity=0.6).encode(x=alt.datum(0))
     bars = marks.mark_rule(strokeWidth=2.5, invalid="show").encode(
         alt.X("low:Q"), x2="high:Q", color=look
     )
@@ -124,9 +124,9 @@ def claims(evidence_sets: list[str], families: list[str]) -> dict[str, Any]:
         x, color=look, shape=shape, tooltip=tooltip, href="href:N"
     )
     texts = marks.mark_text(align="left", dy=-13, limit=alt.expr("panel")).encode(
-        x=alt.value(0), text="label:N", tooltip=tooltip, href="href:N"
+        x=alt.value(6), text="label:N", tooltip=tooltip, href="href:N"
     )
-    layers = alt.layer(zero, bars, points.add_params(highlight), texts, data=_named(CLAIMS))
+    layers = alt.layer(bars, points.add_params(highlight), texts, data=_named(CLAIMS))
     chart = (
         layers.properties(height=alt.Step(38))
         .transform_filter(f"datum.records === {RECORDS}")

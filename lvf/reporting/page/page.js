@@ -33,6 +33,10 @@ function look(narrow) {
 async function draw(name) {
   const place = byId(name);
   if (!place || place.offsetParent === null) return;
+  if (!PLOTS.charts[name]) {
+    place.hidden = true;
+    return;
+  }
   const spec = structuredClone(PLOTS.charts[name]);
   const rows = PLOTS[spec.data.name];
   if (!rows.length) {

@@ -40,15 +40,18 @@ def write_page(report: Report, out: Path) -> Path:
     conditions = list(dict.fromkeys(mark["condition"] for mark in shown))
     means = effects(report.verdicts)
     families = list(dict.fromkeys(mark["family"] for mark in means))
-    plots = {
+    plots: dict[str, Any] = {
         "settings": [_linked(mark, provenance) for mark in shown],
         "claims": means,
         "charts": {
             "tradeoff": charts.tradeoff(sets, methods(models), conditions),
             "forest": charts.claims(list(judged), families),
-            "cost": charts.cost(sets, methods(models), conditions),
         },
     }
+    with_costs = {mark["records"] for mark in shown if "train_flops" in mark}
+    if with_costs:
+        costed = [name for name in sets if name in with_costs]
+        plots["charts"]["cost"] = charts.cost(costed, methods(models), conditions)
     details = {
         "records": provenance.records,
         "models": provenance.models,

@@ -81,7 +81,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> RenderableType:
     """A line a claim that has a number; those that need other records in a line below."""
     sets = by_evidence_set(verdicts)[:SETS]
     alone = len(sets) == 1
-    width = 40 if alone else 36
+    width = 32
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("the paper says", no_wrap=True)
