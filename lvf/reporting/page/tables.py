@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lvf.records.checkpoints import BESIDE_TARGET
 from lvf.reporting.claims.judge import Verdict
 from lvf.reporting.claims.table import interval
 from lvf.reporting.figures import style
@@ -21,8 +22,12 @@ from lvf.reporting.tables.paper_text import printed_tables
 from lvf.reporting.tables.results import Row
 from lvf.reporting.tables.text import interval_text, number, p_text, signed
 
-SHOWN = ("target", "nll_target", "retention", "nll_source", "nll_validation", "kl_base")
+SHOWN = (
+    "target", *BESIDE_TARGET.values(), "nll_target", "retention", "nll_source", "nll_validation",
+    "kl_base",
+)  # fmt: skip
 HEADINGS = {
+    "target_flexible": "flexible match ↑", "target_ended": "ended by itself",
     "retention": "source tasks (retention) ↑", "nll_target": "target NLL ↓",
     "nll_source": "source NLL ↓", "nll_validation": "validation NLL ↓",
     "kl_base": "KL from base",
