@@ -70,6 +70,10 @@ def report(cfg: ReportConfig) -> None:
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
     from lvf.reporting.tables.results import console
 
+    if cfg.page:
+        from lvf.reporting.page.write import start_bundle, write_page
+
+        bundle = start_bundle()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         selection, scores, quality = _selected(cfg)
@@ -96,9 +100,7 @@ def report(cfg: ReportConfig) -> None:
     screen.print(terminal.verdict_lines(results.verdicts))
     _say_written(written)
     if cfg.page:
-        from lvf.reporting.page.write import write_page
-
-        print(f"page: {write_page(results, out / 'index.html')}")
+        print(f"page: {write_page(results, out / 'index.html', bundle)}")
     else:
         print("page: the same command with page=true writes it, with all plots and records")
 

@@ -155,7 +155,7 @@ def costs(name: str, group: pd.DataFrame, provenance: Provenance) -> PageTable:
     measured = [x for x in ("target", "retention", "nll_source") if rows[x].notna().any()]
     table = []
     for row in _dicts(rows):
-        same = full[full.duration == row["duration"]].mean(numeric_only=True)
+        same = full.loc[full.duration == row["duration"], ["device_hours", "train_flops"]].mean()
         tokens, memory = trained.loc[row["models"]].mean()
         hours, flops = row["device_hours"], row["train_flops"]
         numbers = [

@@ -3,6 +3,8 @@
 import base64
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,15 @@ from lvf.reporting.report import Report
 from lvf.reporting.select.settings import settings
 
 
-def write_page(report: Report, out: Path) -> Path:
-    """Write `out` (an .html file): answers, plots, verdicts, tables, and every number's records."""
+def write_page(report: Report, out: Path, bundle: subprocess.Popen[str] | None = None) -> Path:
+    """Write `out` (an .html file): answers, plots, verdicts, tables, and every number's records.
+
+    Args:
+        report: what to show.
+        out: the file.
+        bundle: of `start_bundle`, where it was begun earlier.
+    """
+    bundle = bundle or start_bundle()
     models, scores = report.models, report.scores
     provenance = Provenance(models, scores)
     sets = evidence_sets(models)
@@ -62,7 +71,10 @@ def write_page(report: Report, out: Path) -> Path:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     html = page.get_template("page.html").render(
-        content, plots=_script(_json(plots)), details=_packed(details), vega=_script(_vega())
+        content,
+        plots=_script(_json(plots)),
+        details=_packed(details),
+        vega=_script(_bundled(bundle)),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8")
@@ -98,11 +110,24 @@ def _linked(mark: dict[str, Any], provenance: Provenance) -> dict[str, Any]:
     return mark | {"href": tables.to_records(numbers)}
 
 
-def _vega() -> str:
-    """Vega-Lite and its embedder as one script."""
-    import vl_convert
+def start_bundle() -> subprocess.Popen[str]:
+    """Begin to make one script of Vega-Lite and its embedder, which takes some seconds.
 
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    In a process of its own, so that claims can be judged meanwhile.
+    """
+    program = (
+        "import sys, vl_convert\n"
+        "sys.stdout.write(vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;'))"
+    )
+    line = [sys.executable, "-X", "utf8", "-c", program]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+
+
+def _bundled(started: subprocess.Popen[str]) -> str:
+    script, _ = started.communicate()
+    if started.returncode:
+        raise RuntimeError(f"vl_convert.javascript_bundle ended with {started.returncode}")
+    return script
 
 
 def _json(tree: Any) -> str:

@@ -63,13 +63,15 @@ def settings(models: pd.DataFrame) -> pd.DataFrame:
     columns = [name + end for end in ENDS for name in values]
     frame = models.iloc[[rows[0] for rows in members]][[*SETTING, *MARKED]].reset_index(drop=True)
     frame = frame.assign(
-        seeds=[len(rows) for rows in members], models=[list(models.index[rows]) for rows in members]
+        rank=frame["rank"].astype("Int64"),
+        seeds=[len(rows) for rows in members],
+        models=[list(models.index[rows]) for rows in members],
     )
     table = pd.DataFrame(np.array(numbers).reshape(-1, len(columns)), columns=pd.Index(columns))
-    frame = pd.concat([frame, table], axis=1).astype({"rank": "Int64"})
     order = frame.method.map({"base": 0, "lora": 1, "full": 3}).fillna(2)
-    by = ["order", "rank", "label", "duration", "run_duration", "lr_peak"]
-    return frame.assign(order=order).sort_values(by, ignore_index=True).drop(columns="order")
+    by = ["rank", "label", "duration", "run_duration", "lr_peak"]
+    places = frame[by].assign(order=order).sort_values(["order", *by]).index
+    return pd.concat([frame, table], axis=1).loc[places].reset_index(drop=True)
 
 
 def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:

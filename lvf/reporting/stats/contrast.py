@@ -213,8 +213,12 @@ def _item_noise(measure: str, term: Term) -> np.ndarray | None:
     for group in lone:
         if np.isnan(errors[group]).any():
             return None
-        of_setting = pd.DataFrame({"w": shares[group], "e": errors[group]}).groupby(setting[group])
-        total[0] += float(((of_setting.w.sum() * of_setting.e.mean()) ** 2).sum())
+        each = pd.DataFrame({"w": shares[group], "e": errors[group]}, index=setting[group])
+        if each.index.has_duplicates:
+            by_setting = each.groupby(level=0)
+            each = pd.DataFrame({"w": by_setting.w.sum(), "e": by_setting.e.mean()})
+        each = each.sort_index()
+        total[0] += float(((each.w * each.e) ** 2).sum())
     return total
 
 

@@ -81,6 +81,7 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
     rows = rows[rows[spec.measure].notna()]
     cells = []
     setting = ["scale", "model", "dataset", "method", "rank", "duration"]
+    rows = rows[list(dict.fromkeys([*setting, *VARIANT, "duration_unit", "source", "setting"]))]
     for (scale, model, *_, duration), same in rows.groupby(setting, dropna=False):
         first = same[[*VARIANT, "duration_unit"]].iloc[0]
         cells.append({
