@@ -123,14 +123,17 @@ def _numbers(models: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[str
 
     No interval where no seed variance is known; the paper's single runs take the measured one.
     """
-    paper, measured = (rows[(rows.source == "paper") == which] for which in (True, False))
-    sides = {"paper": ((1.0, paper),), "measured": ((1.0, measured),),
-             "difference": ((1.0, measured), (-1.0, paper))}  # fmt: skip
-    row: dict[str, float] = {"seeds": len(measured)}
-    for kind, terms in sides.items():
-        if all(len(side) for _, side in terms):
-            weights = combined(*((sign, evenly(side)) for sign, side in terms))
-            row |= _with_interval(kind, linear(models, measure, weights))
+    is_paper = (rows.source == "paper").to_numpy()
+    means = {
+        kind: evenly(rows[of_side])
+        for kind, of_side in (("paper", is_paper), ("measured", ~is_paper))
+        if of_side.any()
+    }
+    if len(means) == len(KINDS) - 1:
+        means["difference"] = combined((1.0, means["measured"]), (-1.0, means["paper"]))
+    row: dict[str, float] = {"seeds": int((~is_paper).sum())}
+    for kind, weights in means.items():
+        row |= _with_interval(kind, linear(models, measure, weights))
     return row
 
 
