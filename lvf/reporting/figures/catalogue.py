@@ -57,10 +57,10 @@ class Data:
             records: their folder or packed file; by default `LVF_RECORDS`, else the repository's
                 own records.
         """
-        folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
-        scores = pd.concat([load(folder), load_paper()], ignore_index=True)
-        selection = select(with_variants(models(scores)), scores)
-        return cls(selection.models, scores[~is_altered(scores)], altered=selection.altered)
+        source = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
+        if source.is_file():
+            return _read_once(source, source.stat().st_mtime_ns)
+        return _read(source)
 
     @functools.cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -83,8 +83,20 @@ class Data:
                 yield name, replace(self, models=group, altered=here)
             return
         for scale in sorted(self.models.scale.unique()):
-            here = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
-            yield str(scale), Data(*here)
+            frames = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
+            yield str(scale), Data(*frames)
+
+
+def _read(source: Path) -> Data:
+    scores = pd.concat([load(source), load_paper()], ignore_index=True)
+    selection = select(with_variants(models(scores)), scores)
+    return Data(selection.models, scores[~is_altered(scores)], altered=selection.altered)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_once(source: Path, modified: int) -> Data:
+    """Of a packed file, once for all notebooks of a kernel."""
+    return _read(source)
 
 
 Draw = Callable[[Data, str], Figure]
@@ -190,11 +202,19 @@ def drawn(name: str, data: Data) -> dict[str, Figure]:
         }
         return forests or {name: entry.draw(data, entry.title)}
     figures = {
-        f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({part})")
+        f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({_named(part, its_data, entry)})")
         for part, its_data in data.parts(entry.by)
     }
     with_data = {stem: figure for stem, figure in figures.items() if style.has_data(figure)}
     return with_data or {name: entry.draw(data, entry.title)}
+
+
+def _named(part: str, data: Data, entry: Entry) -> str:
+    """A scale as it is called; a group by its domain and regime, without its configuration's id."""
+    if entry.by == "scale":
+        return f"{part} scale"
+    first = data.models[data.models.method != "base"].iloc[0]
+    return f"{first.domain} {style.REGIMES.get(first.regime, first.regime)}, {first.scale} scale"
 
 
 def draw(name: str, data: Data, out: Path | None = None) -> list[Figure]:

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 from lvf.reporting.figures import style
 from lvf.reporting.figures.curves import conditions
@@ -131,10 +130,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Loo
             markerfacecolor=colour if row.cooled_down else "white", linestyle="", label=row.label,
         )  # fmt: skip
     if name == "nll_source":
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axes.minorticks_off()
+        style.log_axis(axes.xaxis)
         axes.invert_xaxis()
     axes.margins(0.08)
 
@@ -164,19 +160,25 @@ def _draw_altered(
 def _label_rates(
     figure: Figure, axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look]
 ) -> None:
-    """Write each cooled-down point's rate where it covers the least of what stands already."""
+    """Write the rate of each method's longest training where it covers nothing, if anywhere."""
     figure.draw_without_rendering()  # positions are known only after the layout
     complete = _plottable(rows, name)
     spots = axes.transData.transform(complete[[name, "target"]].to_numpy())
     pixels = figure.dpi / 72
+    longest = complete.groupby("variant").duration.max()
     taken = [(x, y, 5 * pixels, 5 * pixels) for x, y in spots]  # half width, half height
     for row, (x, y) in zip(complete.to_dict("records"), spots, strict=True):
         if pd.isna(row["lr_peak"]) or not row["cooled_down"]:
             continue
+        if row["duration"] < longest[row["variant"]]:
+            continue
         text = learning_rate_text(row["lr_peak"])
         size = 0.32 * LABEL_POINTS * len(text) * pixels, 0.6 * LABEL_POINTS * pixels
         boxes = [(x + dx * 1.4 * pixels, y + dy * pixels, *size) for dx, dy in OFFSETS]
-        best = min(range(len(OFFSETS)), key=lambda i: sum(_overlap(boxes[i], t) for t in taken))
+        covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
+        best = int(np.argmin(covered))
+        if covered[best] > 0:
+            continue
         taken.append(boxes[best])
         dx, dy = OFFSETS[best]
         axes.annotate(

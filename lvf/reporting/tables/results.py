@@ -35,8 +35,8 @@ HEADINGS = {
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
     "kl_base": "KL from\nbase", "cka_source": "CKA with\nbase",
 }  # fmt: skip
-TABLE_WIDTH = 170
-"""Columns that the widest table takes, with the parts of retention."""
+TABLE_WIDTH = 100
+"""Columns of a table where there is no terminal."""
 SHOWN = ["target", *BESIDE_TARGET.values(), "nll_target", "retention", "nll_source"]
 DRIFT = ["kl_base", "cka_source"]
 NOTES = (
@@ -48,32 +48,15 @@ Row = dict[Any, Any]
 """A row of `lvf.reporting.select.settings.settings`."""
 
 
-def summary(group: pd.DataFrame, title: str, parts: bool) -> RenderableType:
-    """A row for each (variant, learning rate, duration) of a group of models, means over seeds.
+def summary_markdown(group: pd.DataFrame, title: str) -> str:
+    """A row for each (variant, learning rate, duration), means over seeds, as a Markdown section.
+
+    The parts of retention and each difference to the base have a column.
 
     Args:
         group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
-        title: heading of the table.
-        parts: show the three parts of retention too.
+        title: heading.
     """
-    rows = settings(group)
-    shown = _measures_of(rows, parts)
-    axes = _axes(rows, group)
-    table = Table(title=title, title_justify="left")
-    for heading in axes:
-        table.add_column(
-            str(heading), no_wrap=True, justify="left" if heading == "method" else "right"
-        )
-    for name in shown:
-        table.add_column(_heading(name, group), justify="right", no_wrap=True)
-    last = rows.label != rows.label.shift(-1)
-    for row, texts, ends in zip(_dicts(rows), axes.to_numpy().tolist(), last, strict=True):
-        table.add_row(*texts, *(_stacked(row, name) for name in shown), end_section=bool(ends))
-    return Group(table, *(Text(note, style="dim") for note in _notes(rows)))
-
-
-def summary_markdown(group: pd.DataFrame, title: str) -> str:
-    """The same rows as a Markdown section, with the parts and each difference in its column."""
     rows = settings(group)
     table = _axes(rows, group)
     for name in _measures_of(rows, parts=True):
@@ -141,18 +124,23 @@ def altered_table(altered: pd.DataFrame, title: str) -> Table:
         table.add_column(heading, no_wrap=True)
     for name in shown:
         table.add_column(_heading(name, altered), justify="right", no_wrap=True)
+    row: Any
     for row in rows.itertuples():
-        length = "–" if pd.isna(row.duration) else duration_text(row.duration, row.cooled_down)
-        texts = [row.label, learning_rate_text(row.lr_peak), length, alteration_text(row)]
-        scores = [_stacked(row._asdict(), name) for name in shown]
+        cells = row._asdict()
+        untrained = pd.isna(cells["duration"])
+        length = "–" if untrained else duration_text(cells["duration"], cells["cooled_down"])
+        rate = learning_rate_text(cells["lr_peak"])
+        texts = [cells["label"], rate, length, alteration_text(row)]
+        scores = [_stacked(cells, name) for name in shown]
         table.add_row(*map(str, texts), *scores)
     return table
 
 
 def console() -> Console:
-    """Standard output, wide enough that no cell is cut where there is no terminal."""
+    """Standard output, at most 100 columns wide."""
     screen = Console()
-    return screen if screen.is_terminal else Console(width=TABLE_WIDTH)
+    wide = screen.is_terminal and screen.width < TABLE_WIDTH
+    return screen if wide else Console(width=TABLE_WIDTH)
 
 
 def _dicts(rows: pd.DataFrame) -> list[Row]:
