@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -38,10 +39,13 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
     """A row a main method: its chosen rate, and its scores after its longest training."""
     table = Table(box=box.SIMPLE, title="main methods, longest training", title_justify="left")
     for heading in ("", "method", "rate", "length", "seeds", *MEASURES.values()):
-        table.add_column(heading, justify="left" if heading in ("", "method") else "right")
+        justify: Any = "left" if heading in ("", "method") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     own_first = sorted(groups(models), key=lambda named: (named[1].source == "paper").all())
     left = 0
-    for name, group in own_first:
+    for _, group in own_first:
+        first = group[group.method != "base"].iloc[0]
+        name = f"{first.scale} {first.domain} {str(first.regime).upper()}"
         rows = settings(group)
         rows = rows[(rows.method == "base") | ((rows.role == "main") & rows.is_drawn)]
         rows = rows[rows.duration.isna() | (rows.duration == _longest(rows))]
