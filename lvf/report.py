@@ -70,7 +70,7 @@ def report(cfg: ReportConfig) -> None:
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
     from lvf.reporting.tables.results import console
 
-    if cfg.page:
+    if cfg.page and not cfg.claims:
         from lvf.reporting.page.write import start_bundle, write_page
 
         bundle = start_bundle()
