@@ -66,6 +66,7 @@ def report(cfg: ReportConfig) -> None:
     from lvf.records.quality import quality_notes
     from lvf.records.store import RecordWarning, export
     from lvf.reporting.report import Report
+    from lvf.reporting.select.altered import is_altered
     from lvf.reporting.tables import terminal
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
     from lvf.reporting.tables.results import console
@@ -82,7 +83,7 @@ def report(cfg: ReportConfig) -> None:
         print(f"note: {note}", file=sys.stderr)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = Report(selection, scores)
+    results = Report(selection, scores[~is_altered(scores)])
     written = _claims(results, out)
     if cfg.export:
         written += [*export(scores, out / "scores"), *export(selection.models, out / "models")]
@@ -97,6 +98,8 @@ def report(cfg: ReportConfig) -> None:
     screen = console()
     screen.print(terminal.answer(results.verdicts, selection.models))
     screen.print(terminal.main_methods_table(selection.models))
+    if len(selection.altered):
+        screen.print(terminal.altered(results))
     screen.print(terminal.verdict_lines(results.verdicts))
     _say_written(written)
     if cfg.page:
@@ -164,18 +167,22 @@ def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: boo
     import pandas as pd
 
     from lvf.reporting.select.scope import scope_text
-    from lvf.reporting.select.settings import groups
+    from lvf.reporting.select.settings import altered_settings, groups
     from lvf.reporting.tables.results import summary_numbers
 
     models = results.models
     written = [out / "models.csv"]
     models.to_csv(written[-1], index=False)
+    if len(results.selection.altered):
+        written.append(out / "altered.csv")
+        altered = altered_settings(results.selection.altered).drop(columns="models")
+        altered.to_csv(written[-1], index=False)
     if len(quality):
         written.append(out / "data_quality.csv")
         quality.to_csv(written[-1], index=False)
     sections, tables = [], []
     for name, group in groups(models):
-        figures = _figures(name, group, out) if with_figures else []
+        figures = _figures(name, group, results, out) if with_figures else []
         sections.append(_section(name, group, results, figures))
         tables.append(summary_numbers(group, name))
         written += figures
@@ -191,15 +198,20 @@ def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: boo
 def _section(name: str, group: pd.DataFrame, results: Report, figures: list[Path]) -> str:
     """A group's table, what its comparisons say, and its figures, as Markdown."""
     from lvf.reporting.claims.table import sentences
+    from lvf.reporting.tables.altered import strength_sentences
     from lvf.reporting.tables.results import summary_markdown
 
-    lines = [*sentences(results.verdicts, group), *map(str, results.left_out(group))]
+    lines = [
+        *sentences(results.verdicts, group),
+        *strength_sentences(group, results.altered(group)),
+        *map(str, results.left_out(group)),
+    ]
     table = summary_markdown(group, f"{name}: {_title(group)}")
     pictures = "\n".join(f"![{path.stem}]({path.name})" for path in figures)
     return "\n".join([table, "```", *lines, "```", "", pictures, ""])
 
 
-def _figures(name: str, group: pd.DataFrame, out: Path) -> list[Path]:
+def _figures(name: str, group: pd.DataFrame, results: Report, out: Path) -> list[Path]:
     """Draw a group's learning, and its trade-off; returns the paths."""
     from lvf.reporting.figures.curves import all_measures
     from lvf.reporting.figures.tradeoff import frontier
@@ -210,7 +222,7 @@ def _figures(name: str, group: pd.DataFrame, out: Path) -> list[Path]:
     all_measures(group, title).savefig(paths[0])
     if group.target.notna().any():
         paths.append(out / f"frontier-{name}.png")
-        frontier(group, title).savefig(paths[1])
+        frontier(group, title, results.altered(group)).savefig(paths[1])
     return paths
 
 

@@ -168,6 +168,14 @@ class DataConfig:
     exclude_overlap: bool = False
     """Whether documents that share 13 words with an evaluation item are left out of the training
     (data/overlap.py). They are listed either way."""
+    replay: Share = 0.0
+    """Share of the rows of every epoch that is source text instead, so that less is forgotten. The
+    number of rows stays; the data set's own rows take turns over the epochs."""
+    source: SourceConfig | None = None
+    """Text like that of the base's pre-training, to be replayed: a row is a document. Null takes
+    the packaged base's own; other bases need it."""
+    source_column: str = "text"
+    """Column of the text in `source`."""
     documents: Count | None = None
     tokens: Positive | None = None
     """Size of `train` as published, for the planner. Not part of a run's identity."""
@@ -325,8 +333,9 @@ class EvalsConfig:
     """What is measured on each checkpoint. Not part of a run's identity."""
 
     tasks: list[str] = MISSING
-    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source` and `kl_base`
-    (divergence from the base on the target's held-out text)."""
+    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source`, `kl_base`
+    (divergence from the base on the target's held-out text) and `cka_source` (likeness of the last
+    hidden states to the base's on `source_text`; not among the default tasks)."""
     forgetting: list[str] = MISSING
     """Tasks whose mean is the forgetting average (paper section 3.3)."""
     forgetting_metric: str = MISSING
@@ -453,7 +462,14 @@ class RunConfig:
     """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
     domain, regime and scale=paper follow from it unless they are given."""
     tuned: LocalPath | None = None
-    """Folder or hub id of what `lvf.analyze` takes instead of the run's exports."""
+    """Folder or hub id of what `lvf.analyze` and `lvf.evaluate` take instead of a run's exports."""
+    strength: list[PositiveOrZero] = field(default_factory=list)
+    """`lvf.evaluate` also measures W0 + s (W - W0) for each s: 0 is the base, 1 the checkpoint."""
+    truncate: list[Count] = field(default_factory=list)
+    """Likewise, checkpoints whose update of every matrix is cut to its best approximation of these
+    ranks."""
+    damp: list[Part] = field(default_factory=list)
+    """Likewise, checkpoints whose intruder dimensions are multiplied by these: 0 removes them."""
 
 
 def stable_hash(tree: Any) -> str:

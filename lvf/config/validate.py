@@ -69,7 +69,7 @@ def validate(cfg: RunConfig) -> None:
             f"data.{cfg.data.name}: set either data.text_column or both data.prompt_column and "
             "data.response_column"
         )
-    known = [*cfg.evals.lm_eval, "humaneval", "kl_base"]
+    known = [*cfg.evals.lm_eval, "humaneval", "kl_base", "cka_source"]
     known += ["nll_target", "nll_validation", "nll_source"]
     for task in [*cfg.evals.tasks, *cfg.evals.forgetting]:
         _one_of("evals.tasks", task, known)

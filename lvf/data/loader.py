@@ -13,12 +13,13 @@ import numpy as np
 
 from lvf.config.schema import IGNORED_LABEL, RunConfig
 from lvf.data.recipe import num_token_batches
+from lvf.data.replay import replayed_rows
 from lvf.data.shards import Prepared
 from lvf.data.shared_memory import open_dataset
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
-    from streaming import StreamingDataLoader
+    from streaming import Stream, StreamingDataLoader
     from torch import Tensor
 
 SHUFFLED_ROWS = 1 << 18
@@ -39,8 +40,7 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
 
     rows_per_device = _rows_per_device(cfg.training.global_batch_size)
     dataset = open_dataset(
-        local=str(_local_rows(prepared, run_id)),
-        remote=prepared.remote,
+        streams=_streams(prepared, cfg, run_id),
         cache_limit=cfg.paths.shards_cache_limit if prepared.remote else None,
         validate_hash="sha1" if prepared.remote else None,
         shuffle=True,
@@ -50,8 +50,6 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
         shuffle_block_size=SHUFFLED_ROWS if prepared.num_rows > SHUFFLED_ROWS else None,
         num_canonical_nodes=1,
         batch_size=rows_per_device,
-        # Without it, streaming repeats rows to fill the last batch of an epoch.
-        epoch_size=batches_per_epoch(prepared, cfg) * cfg.training.global_batch_size,
     )
     return StreamingDataLoader(
         dataset,
@@ -65,6 +63,24 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
             loss_on_prompt=cfg.training.loss_on_prompt,
         ),
     )
+
+
+def _streams(prepared: Prepared, cfg: RunConfig, run_id: str) -> list[Stream]:
+    """The run's rows, and those of source text: how many of each an epoch takes.
+
+    Without these numbers, streaming repeats rows to fill the last batch of an epoch.
+    """
+    from streaming import Stream
+
+    rows = batches_per_epoch(prepared, cfg) * cfg.training.global_batch_size
+    counts = [(prepared, rows)]
+    if prepared.replay is not None:
+        replayed = replayed_rows(cfg, rows)
+        counts = [(prepared, rows - replayed), (prepared.replay, replayed)]
+    return [
+        Stream(local=str(_local_rows(one, run_id)), remote=one.remote, choose=count)
+        for one, count in counts
+    ]
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:

@@ -18,6 +18,7 @@ from lvf.data.part import OVERLAPS
 from lvf.data.prompts import with_chat_template
 from lvf.data.recipe import check_fits, largest_token_id, recipe_inputs
 from lvf.data.remote import download, remote_of, upload
+from lvf.data.replay import replay_source, source_run
 from lvf.errors import PreparationInterruptedError, UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Prepared:
     num_loss_tokens: int
     stats: dict[str, Any]
     """What preparing counted and cut."""
+    replay: Prepared | None = None
+    """Source text of which each epoch takes some rows (`lvf.data.replay`)."""
 
 
 def prepare(cfg: RunConfig) -> Prepared:
@@ -74,6 +77,15 @@ def prepare_own_part(cfg: RunConfig) -> Prepared | None:
     Raises:
         UserError: bad input, or no room on disk.
     """
+    if cfg.data.replay:
+        replay_source(cfg)
+    prepared = _prepare_data(cfg)
+    if prepared is None or not cfg.data.replay:
+        return prepared
+    return replace(prepared, replay=_prepare_data(source_run(cfg, prepared.num_rows)))
+
+
+def _prepare_data(cfg: RunConfig) -> Prepared | None:
     from lvf.models.load import load_model_config, load_tokenizer
 
     tokenizer = load_tokenizer(cfg.model)

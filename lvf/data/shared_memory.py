@@ -38,7 +38,7 @@ def open_dataset(**arguments: Any) -> StreamingDataset:
             fcntl.flock(gate, fcntl.LOCK_EX)
             _adopt_of_killed_leader(gate)
             clear_dead_segments()
-            gate.write(os.path.abspath(arguments["local"]))  # noqa: PTH100  as streaming does
+            gate.write(os.path.abspath(arguments["streams"][0].local))  # noqa: PTH100  as streaming does
             gate.flush()
         if distributed.is_initialized():
             distributed.barrier()  # the other ranks look for a number only under the leader's lock

@@ -37,11 +37,12 @@ def _write(file: Path, target: Path) -> None:
     import transformers
     from gguf import GGUFReader
 
+    model_class: Any = transformers.AutoModelForCausalLM
     place: dict[str, Any] = {"gguf_file": file.name}
     try:
         reader = GGUFReader(file)
         _check_rotary(file, reader)
-        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loaded = model_class.from_pretrained(
             file.parent, dtype=torch.float32, output_loading_info=True, **place
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **place)
@@ -60,7 +61,7 @@ def _write(file: Path, target: Path) -> None:
         setattr(tokenizer, f"{name}_token", token)
         setattr(config, f"{name}_token_id", index)
     with torch.device("meta"):
-        plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain = model_class.from_config(config, dtype=torch.float32)
     plain.load_state_dict(weights, assign=True)
     plain.tie_weights()
     plain.save_pretrained(target)

@@ -79,8 +79,8 @@ def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
     narrowest = min(limits, key=lambda name: limits[name])
     _check_modules_to_save(config, method)
     _check_tied_targets(config, linears)
-    _check_peft_options(config, method)
     _check_sizes(method, linears)
+    _check_peft_options(config, method)
     # The rank of VeRA's A and B, which are not trained, has no such limit.
     if method.adapter != "vera" and (method.rank or 0) > limits[narrowest]:
         shape = matrix_shape(linears[narrowest])

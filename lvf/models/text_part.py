@@ -35,10 +35,12 @@ def _write(folder: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+    from lvf.models.newer import from_pretrained
+
     check_model("model.path", str(folder))
     try:
-        whole, loaded = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+        whole, loaded = from_pretrained(
+            AutoModelForImageTextToText, str(folder), dtype=torch.float32, output_loading_info=True
         )
         text_config = whole.config.get_text_config()
         text = AutoModelForCausalLM.from_config(text_config, dtype=torch.float32).eval()
@@ -56,7 +58,7 @@ def _write(folder: Path, target: Path) -> None:
     if not away <= TOLERANCE:
         raise _refusal(folder, f"alone it computes other logits, by {away:.1%}")
     text.save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+    from_pretrained(AutoTokenizer, str(folder)).save_pretrained(target)
 
 
 def _refusal(folder: Path, reason: str) -> UserError:

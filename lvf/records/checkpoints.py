@@ -17,6 +17,7 @@ from lvf.records.store import AXES, COSTS, RecordWarning, items
 PER_TOKEN = {
     **dict.fromkeys(("nll_target", "nll_validation", "nll_source"), "nll_per_token"),
     "kl_base": "kl_per_token",
+    "cka_source": "cka",
 }
 """Measures on text: task to metric."""
 BESIDE_TARGET = {"exact_match,flexible-extract": "target_flexible", "ended_by_eos": "target_ended"}

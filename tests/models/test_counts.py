@@ -73,10 +73,10 @@ def test_of_experts_those_count_that_a_token_passes_through(model_type: str) -> 
     config, full = model.config, MethodConfig(name="full", kind="full")
     expected = 16 * train_flops_per_token(config, full)
     expected += 16 * 16 * attention_flops_per_pair(config)
-    rotary = 2 * 16 * config.head_dim // 2 if model_type != "granitemoe" else 2 * 16 * 8
-    assert counted_flops(model, 16) == pytest.approx(expected + rotary, abs=rotary)
-    experts = train_flops_per_token(tiny_model(model_type, num_experts_per_tok=1).config, full)
-    assert experts < train_flops_per_token(config, full) < 6 * num_parameters(config)
+    angles = 2 * 16 * 16  # of rotary embeddings, which some versions make by a product
+    assert counted_flops(model, 16) == pytest.approx(expected, abs=angles)
+    one = train_flops_per_token(tiny_model(model_type, num_experts_per_tok=1).config, full)
+    assert one < train_flops_per_token(config, full) < 6 * num_parameters(config)
 
 
 SMALL = LlamaConfig(
@@ -94,4 +94,4 @@ def test_the_flops_of_adapters_are_those_that_torch_counts(name: str) -> None:
     few, many = (counted_flops(model, num_tokens) for num_tokens in (16, 48))
     pairs = (48 * 48 - 16 * 16) * attention_flops_per_pair(SMALL)  # eager attention, masked too
     per_token = (many - few - pairs) / (48 - 16)
-    assert per_token == pytest.approx(train_flops_per_token(SMALL, method), rel=0.01)
+    assert per_token == pytest.approx(train_flops_per_token(SMALL, method), rel=1e-3)

@@ -3,13 +3,14 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from lvf.config.schema import CONF_DIR, PACKAGE
+from lvf.records.checkpoints import models
 from lvf.records.store import load, load_paper
 from lvf.reporting.claims.judge import Verdict, judge
 from lvf.reporting.figures import (
@@ -23,8 +24,10 @@ from lvf.reporting.figures import (
     weights,
 )
 from lvf.reporting.figures.forest import forest, no_claims
-from lvf.reporting.select.selection import selected
+from lvf.reporting.select.altered import is_altered
+from lvf.reporting.select.selection import select
 from lvf.reporting.select.settings import groups
+from lvf.reporting.select.variant import with_variants
 
 # A wheel has no records and no place for figures: there it is the folder that one works in.
 ROOT = Path.cwd() if CONF_DIR.parent == PACKAGE else CONF_DIR.parent
@@ -43,6 +46,8 @@ class Data:
 
     judged: tuple[Verdict, ...] | None = None
     """Verdicts of these, where they are known already."""
+    altered: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """`Selection.altered`."""
 
     @classmethod
     def read(cls, records: Path | None = None) -> "Data":
@@ -71,7 +76,11 @@ class Data:
         """The data of each `scale`, or of each `group` of comparable models, by name."""
         if by == "group":
             for name, group in groups(self.models):
-                yield name, replace(self, models=group)
+                conditions = set(group.condition)
+                here = self.altered
+                if len(here):
+                    here = here[here.condition.isin(conditions)]
+                yield name, replace(self, models=group, altered=here)
             return
         for scale in sorted(self.models.scale.unique()):
             here = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
@@ -80,7 +89,8 @@ class Data:
 
 def _read(source: Path) -> Data:
     scores = pd.concat([load(source), load_paper()], ignore_index=True)
-    return Data(selected(scores), scores)
+    selection = select(with_variants(models(scores)), scores)
+    return Data(selection.models, scores[~is_altered(scores)], altered=selection.altered)
 
 
 @functools.lru_cache(maxsize=1)
@@ -161,7 +171,7 @@ FIGURES_BEYOND = [
     Entry("claim", "claims", "Claims", lambda _, title: no_claims(title), by="claim"),
     Entry(
         "frontier", "tradeoff", "Learning and forgetting over rates",
-        _of_models(tradeoff.frontier), by="group",
+        lambda data, title: tradeoff.frontier(data.models, title, data.altered), by="group",
     ),
     Entry(
         "equal-learning", "tradeoff", "Forgetting at equal learning",

@@ -29,6 +29,7 @@ CONTRASTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SERIES_MARKERS = ("s", "o", "^", "D", "v", "P")
 BASE_LINE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1, "zorder": 0}
 BASE, HOT = "base model", "not cooled down"
+STRENGTH, CUT = "along strength", "update cut to rank r,\nor intruders damped (d)"
 STYLE: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titlelocation": "left", "axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True,
@@ -122,8 +123,12 @@ def finish(
         *legend_of({name: look for name, look in looks.items() if name in drawn}),
         *([Line2D([], [], **BASE_LINE, label=BASE)] if BASE in drawn - set(looks) else []),
         *([Line2D([], [], color="0.4", **hot, label=HOT)] if HOT in drawn else []),
+        *([Line2D([], [], color="0.4", linestyle="-.", marker=".", label=STRENGTH)]
+          if STRENGTH in drawn else []),
+        *([Line2D([], [], color="0.4", linestyle="", marker="$r$", label=CUT)]
+          if CUT in drawn else []),
         *more,
-    ]
+    ]  # fmt: skip
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     if handles:
         figure.legend(handles=handles, loc="outside right center")

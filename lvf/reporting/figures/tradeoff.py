@@ -13,7 +13,12 @@ from matplotlib.lines import Line2D
 from lvf.reporting.figures import style
 from lvf.reporting.figures.curves import conditions
 from lvf.reporting.select.selection import not_scored, without_ablations
-from lvf.reporting.select.settings import duration_text, learning_rate_text, settings
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    learning_rate_text,
+    settings,
+)
 
 LABEL_POINTS = 7
 AROUND = ((0, 1), (1, 0.6), (1, -0.6), (0, -1), (-1, 0.6), (-1, -0.6))
@@ -54,16 +59,19 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
 
 
 @style.styled
-def frontier(group: pd.DataFrame, title: str) -> Figure:
+def frontier(group: pd.DataFrame, title: str, altered: pd.DataFrame | None = None) -> Figure:
     """Learning against forgetting of a group over its learning rates, means over seeds.
 
     A panel for retention and a panel for held-out source NLL, on a reversed log axis. A thick line
     joins a method's durations at its chosen learning rate, a thin line the rates of a duration;
     larger marks trained longer, hollow marks are not cooled down; bars are one standard error.
+    A dash-dotted line joins the strengths of a checkpoint's update; letters are updates that were
+    cut to a rank (r) or rid of intruders (d).
 
     Args:
         group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
         title: heading.
+        altered: rows of `lvf.reporting.select.selection.Selection.altered` of the group, if any.
     """
     everything = settings(without_ablations(group))
     rows = everything.dropna(subset="target")
@@ -76,6 +84,8 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
     figure, places = style.panels(len(shown), len(shown), (4.7, 4.2), legend=1.9)
     looks = style.looks(everything)
     for axes, name in zip(places, shown, strict=True):
+        if altered is not None and len(altered):
+            _draw_altered(axes, altered, name, looks)
         _panel(axes, rows, name, looks)
         text = style.measure_line(name, group)
         axes.set_xlabel(f"{text}\n(forgets less →)")
@@ -123,6 +133,28 @@ def _panel(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Loo
         style.log_axis(axes.xaxis)
         axes.invert_xaxis()
     axes.margins(0.08)
+
+
+def _draw_altered(
+    axes: Axes, altered: pd.DataFrame, name: str, looks: dict[str, style.Look]
+) -> None:
+    """A line along the strengths of each drawn checkpoint; marks for the other alterations."""
+    rows = _plottable(altered_settings(altered), name)
+    rows = rows[rows.is_drawn & rows.label.isin(list(looks))]
+    along = rows[rows.strength.notna()]
+    keys = ["label", "lr_peak", "run_duration", "duration"]
+    for (label, *_), line in along.groupby(keys, dropna=False):
+        line = line.sort_values("strength")
+        axes.plot(
+            line[name], line.target, color=looks[str(label)][0], linestyle="-.", linewidth=0.9,
+            marker=".", markersize=4, label=style.STRENGTH,
+        )  # fmt: skip
+    for row in rows[rows.strength.isna()].to_dict("records"):
+        mark = f"$r_{{{row['truncate']:g}}}$" if pd.notna(row["truncate"]) else "$d$"
+        axes.plot(
+            row[name], row["target"], color=looks[row["label"]][0], marker=mark, markersize=11,
+            linestyle="", label=style.CUT,
+        )  # fmt: skip
 
 
 def _label_rates(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lvf.records.checkpoints import GROUP, measures
+from lvf.records.schema import ALTERATIONS
 from lvf.reporting.select.variant import VARIANT
 
 SETTING = ["source", "label", *VARIANT, "lr_peak", "run_duration", "duration", "cooled_down"]
@@ -72,6 +73,21 @@ def settings(models: pd.DataFrame) -> pd.DataFrame:
     by = ["rank", "label", "duration", "run_duration", "lr_peak"]
     places = frame[by].assign(order=order).sort_values(["order", *by]).index
     return pd.concat([frame, table], axis=1).loc[places].reset_index(drop=True)
+
+
+def altered_settings(altered: pd.DataFrame) -> pd.DataFrame:
+    """As `settings`, of checkpoints that were altered after training, by alteration.
+
+    Args:
+        altered: rows of `lvf.reporting.select.selection.Selection.altered`, at least one.
+    """
+    kinds = list(ALTERATIONS)
+    parts = [
+        settings(rows).assign(**dict(zip(kinds, key, strict=True)))
+        for key, rows in altered.groupby(kinds, dropna=False, sort=True)
+    ]
+    by = ["label", "lr_peak", "duration", *kinds]
+    return pd.concat(parts).sort_values(by, ignore_index=True)
 
 
 def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:

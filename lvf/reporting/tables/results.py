@@ -9,16 +9,23 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lvf.records.checkpoints import BESIDE_TARGET, measures, names
+from lvf.records.checkpoints import BESIDE_TARGET, measures, models, names
 from lvf.records.store import load
+from lvf.reporting.select.altered import alteration_text
 from lvf.reporting.select.scope import (
     benchmark_name,
     is_generated,
     scope_text,
     target_name,
 )
-from lvf.reporting.select.selection import selected
-from lvf.reporting.select.settings import duration_text, learning_rate_text, settings
+from lvf.reporting.select.selection import select
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    learning_rate_text,
+    settings,
+)
+from lvf.reporting.select.variant import with_variants
 from lvf.reporting.tables.text import markdown, number
 
 HEADINGS = {
@@ -26,11 +33,12 @@ HEADINGS = {
     "target_ended": "ended\nby itself", "retention": "source tasks\n(retention) ↑",
     "nll_target": "target\nNLL ↓",
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
-    "kl_base": "KL from\nbase",
+    "kl_base": "KL from\nbase", "cka_source": "CKA with\nbase",
 }  # fmt: skip
 TABLE_WIDTH = 100
 """Columns of a table where there is no terminal."""
 SHOWN = ["target", *BESIDE_TARGET.values(), "nll_target", "retention", "nll_source"]
+DRIFT = ["kl_base", "cka_source"]
 NOTES = (
     "± is one standard error: of the items, and of the mean over seeds where there are several.",
     "Second line, or column Δ: difference to the base model, paired by item where items are kept.",
@@ -78,6 +86,8 @@ def run_table(group: pd.DataFrame) -> RenderableType:
     for row in _dicts(rows):
         length = duration_text(row["duration"], row["cooled_down"])
         heading = "base" if row["method"] == "base" else f"{length} {unit}"
+        if row["method"] != "base" and pd.isna(row["duration"]):
+            heading = "tuned"
         table.add_column(heading, justify="right", no_wrap=True)
     for name in _measures_of(rows, parts=True):
         heading = _heading(name, group).replace("\n", " ")
@@ -91,9 +101,35 @@ def print_run(paths: Iterable[Path]) -> None:
     Args:
         paths: record files of the run and of its base model.
     """
-    group = selected(load(paths))
-    if (group.method != "base").any():
-        console().print(run_table(group))
+    scores = load(paths)
+    selection = select(with_variants(models(scores)), scores)
+    if (selection.models.method != "base").any():
+        console().print(run_table(selection.models))
+    if len(selection.altered):
+        console().print(altered_table(selection.altered, "altered after training"))
+
+
+def altered_table(altered: pd.DataFrame, title: str) -> Table:
+    """A row for each alteration of the checkpoints of a group, means over seeds.
+
+    Args:
+        altered: some rows of `lvf.reporting.select.selection.Selection.altered`.
+        title: heading of the table.
+    """
+    rows = altered_settings(altered)
+    shown = _measures_of(rows, parts=False)
+    shown += [name for name in DRIFT if rows[name].notna().any()]
+    table = Table(title=title, title_justify="left")
+    for heading in ("method", "rate", "length", "altered"):
+        table.add_column(heading, no_wrap=True)
+    for name in shown:
+        table.add_column(_heading(name, altered), justify="right", no_wrap=True)
+    for row in rows.itertuples():
+        length = "–" if pd.isna(row.duration) else duration_text(row.duration, row.cooled_down)
+        texts = [row.label, learning_rate_text(row.lr_peak), length, alteration_text(row)]
+        scores = [_stacked(row._asdict(), name) for name in shown]
+        table.add_row(*map(str, texts), *scores)
+    return table
 
 
 def console() -> Console:
@@ -114,7 +150,7 @@ def _measures_of(rows: pd.DataFrame, parts: bool) -> list[str]:
         before = wanted.index("nll_source")
         wanted[before:before] = names().retention
         wanted.insert(wanted.index("retention"), "nll_validation")
-        wanted.append("kl_base")
+        wanted += DRIFT
     return [name for name in wanted if rows[name].notna().any()]
 
 

@@ -14,14 +14,25 @@ from rich.text import Text
 from lvf.reporting.claims.answer import answers
 from lvf.reporting.claims.judge import NOT_APPLICABLE, Verdict
 from lvf.reporting.claims.table import STYLES, by_evidence_set
+from lvf.reporting.report import Report
 from lvf.reporting.select.scope import scope_text, target_name
-from lvf.reporting.select.settings import duration_text, groups, learning_rate_text, settings
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    groups,
+    learning_rate_text,
+    settings,
+)
+from lvf.reporting.tables.altered import strength_sentences
+from lvf.reporting.tables.results import altered_table
 from lvf.reporting.tables.text import number, signed
 
 SETS = 2
 """Sets of records that are printed."""
 ROWS = 24
 """Rows of the table of main methods that are printed."""
+ALTERED = 6
+"""Altered checkpoints, and sentences on them, that are printed."""
 MEASURES = {"target": "target ↑", "retention": "source tasks ↑", "nll_source": "source NLL ↓"}
 
 
@@ -66,6 +77,17 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
     if left:
         notes.append(f"{left} more conditions are in the files.")
     return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def altered(results: Report) -> RenderableType:
+    """Checkpoints that were altered after training, if these are few, and what they say."""
+    rows = results.selection.altered
+    found = [strength_sentences(its, results.altered(its)) for _, its in groups(results.models)]
+    lines = [Text(line) for of_group in found for line in of_group]
+    shown: list[RenderableType] = [Text("More of them are in altered.csv.", style="dim")]
+    if len(altered_settings(rows)) <= ALTERED:
+        shown = [altered_table(rows, "altered after training")]
+    return Group(*shown, *lines[:ALTERED])
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> RenderableType:
