@@ -67,12 +67,11 @@ def report(cfg: ReportConfig) -> None:
     from lvf.records.store import RecordWarning, export
     from lvf.reporting.report import Report
     from lvf.reporting.select.altered import is_altered
-    from lvf.reporting.select.settings import groups
     from lvf.reporting.tables import terminal
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
-    from lvf.reporting.tables.results import altered_table, console
+    from lvf.reporting.tables.results import console
 
-    if cfg.page:
+    if cfg.page and not cfg.claims:
         from lvf.reporting.page.write import start_bundle, write_page
 
         bundle = start_bundle()
@@ -99,9 +98,8 @@ def report(cfg: ReportConfig) -> None:
     screen = console()
     screen.print(terminal.answer(results.verdicts, selection.models))
     screen.print(terminal.main_methods_table(selection.models))
-    for name, group in groups(selection.models):
-        if len(altered := results.altered(group)):
-            screen.print(altered_table(altered, f"{name}: altered after training"))
+    if len(selection.altered):
+        screen.print(terminal.altered(results))
     screen.print(terminal.verdict_lines(results.verdicts))
     _say_written(written)
     if cfg.page:
@@ -172,12 +170,13 @@ def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: boo
     from lvf.reporting.select.settings import altered_settings, groups
     from lvf.reporting.tables.results import summary_numbers
 
-    models, altered = results.models, results.selection.altered
+    models = results.models
     written = [out / "models.csv"]
     models.to_csv(written[-1], index=False)
-    if len(altered):
+    if len(results.selection.altered):
         written.append(out / "altered.csv")
-        altered_settings(altered).drop(columns="models").to_csv(written[-1], index=False)
+        altered = altered_settings(results.selection.altered).drop(columns="models")
+        altered.to_csv(written[-1], index=False)
     if len(quality):
         written.append(out / "data_quality.csv")
         quality.to_csv(written[-1], index=False)

@@ -22,7 +22,7 @@ FAINT = 0.12
 def tradeoff(evidence_sets: list[str], methods: list[str], conditions: list[str]) -> dict[str, Any]:
     """Learning against retention, a panel a condition; the rows are `content.marks`."""
     kept = _choice("kept", "Kept by ", list(KEPT), list(KEPT.values()))
-    x = alt.X("x:Q").scale(zero=False, nice=False, padding=14)
+    x = alt.X("x:Q").scale(zero=False, nice=False, padding=14).title("source domain kept →")
     text = "Learning against what is kept of the source domain"
     return _panels(evidence_sets, methods, conditions, kept, x, text)
 
@@ -30,7 +30,12 @@ def tradeoff(evidence_sets: list[str], methods: list[str], conditions: list[str]
 def cost(evidence_sets: list[str], methods: list[str], conditions: list[str]) -> dict[str, Any]:
     """Learning against cost, a panel a condition, on a log axis."""
     spent = _choice("kept", "Cost ", list(COSTS), list(COSTS.values()))
-    x = alt.X("x:Q").scale(type="log", nice=False, padding=14).axis(format="~s", tickCount=4)
+    x = (
+        alt.X("x:Q")
+        .scale(type="log", nice=False, padding=14)
+        .axis(format="~s", tickCount=4)
+        .title("cost →")
+    )
     return _panels(evidence_sets, methods, conditions, spent, x, "Target score against cost")
 
 
@@ -56,9 +61,8 @@ def _panels(
     everything = alt.param("everything", bind=box, value=False)
     highlight = alt.selection_point("method", fields=["method"], bind="legend")
     y = alt.Y("target:Q").scale(zero=False, nice=False, padding=14).title("target score →")
-    x = x.title(None)
     look = alt.Color("method:N").sort(methods).legend(None)
-    coloured = alt.expr("scale('color', datum.value)")  # a single legend, of shape and colour
+    coloured = alt.ExprRef("scale('color', datum.value)")  # a single legend, of shape and colour
     shape = alt.Shape("method:N").sort(methods).title(None)
     shape = shape.legend(symbolFillColor=coloured, symbolStrokeColor=coloured)
     only = _choice("only", "Highlight ", ["", *methods], ["all", *methods])
@@ -123,7 +127,7 @@ def claims(evidence_sets: list[str], families: list[str]) -> dict[str, Any]:
     points = marks.mark_point(filled=True, size=90, invalid="show").encode(
         x, color=look, shape=shape, tooltip=tooltip, href="href:N"
     )
-    texts = marks.mark_text(align="left", dy=-13, limit=alt.expr("panel")).encode(
+    texts = marks.mark_text(align="left", dy=-13, limit=alt.ExprRef("panel")).encode(
         x=alt.value(6), text="label:N", tooltip=tooltip, href="href:N"
     )
     layers = alt.layer(bars, points.add_params(highlight), texts, data=_named(CLAIMS))

@@ -17,7 +17,10 @@ const COLOURS = {
   dark: ["#8a8f98", "#ffffff", "#f0b4ec", "#d9a0f5", "#bd97ff", "#9f9bff", "#86a8ff", "#7fc4ff", ...OTHERS],
 };
 
-function look(narrow) {
+// a method looks alike in all plots: the base, which comes first, has no cost
+const SHAPES = ["circle", "square", "triangle-up", "cross", "diamond", "triangle-down", "triangle-right", "triangle-left"];
+
+function look(narrow, first) {
   const style = getComputedStyle(document.documentElement);
   const [ink, soft, line] = ["--ink", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
   return {
@@ -26,7 +29,7 @@ function look(narrow) {
     header: { labelColor: ink, labelFontSize: 13, labelFontWeight: 600 },
     legend: { labelColor: ink, labelFontSize: 12, symbolSize: 90, labelLimit: 240, orient: narrow ? "top" : "right", columns: narrow ? 3 : 1 },
     rule: { color: soft }, text: { color: ink, fontSize: 12 },
-    range: { category: DARK.matches ? COLOURS.dark : COLOURS.light },
+    range: { category: (DARK.matches ? COLOURS.dark : COLOURS.light).slice(first), symbol: SHAPES.slice(first) },
   };
 }
 
@@ -56,7 +59,7 @@ async function draw(name) {
   }
   for (const one of spec.params) if (one.bind && one.bind !== "legend") one.bind.element = `#${name}-controls`;
   byId(`${name}-controls`).replaceChildren();
-  await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", logLevel: 1, config: look(narrow), loader: { target: "_self" } });
+  await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", logLevel: 1, config: look(narrow, name === "cost" ? 1 : 0), loader: { target: "_self" } });
   place.dataset.drawn = "true";
 }
 

@@ -16,7 +16,14 @@ from lvf.reporting.figures import style
 from lvf.reporting.figures.cost import with_costs
 from lvf.reporting.page.provenance import Provenance
 from lvf.reporting.report import Report
-from lvf.reporting.select.settings import duration_text, groups, learning_rate_text, settings
+from lvf.reporting.select.altered import alteration_text
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    groups,
+    learning_rate_text,
+    settings,
+)
 from lvf.reporting.tables.paper import KINDS, PaperTable
 from lvf.reporting.tables.paper_text import printed_tables
 from lvf.reporting.tables.results import Row
@@ -30,7 +37,7 @@ HEADINGS = {
     "target_flexible": "flexible match ↑", "target_ended": "ended by itself",
     "retention": "source tasks (retention) ↑", "nll_target": "target NLL ↓",
     "nll_source": "source NLL ↓", "nll_validation": "validation NLL ↓",
-    "kl_base": "KL from base",
+    "kl_base": "KL from base", "cka_source": "CKA with base",
 }  # fmt: skip
 CLAIM_HEADINGS = (
     "no.", "the paper says", "records", "verdict", "mean", "95 % here", "95 % elsewhere", "p",
@@ -168,6 +175,28 @@ def costs(name: str, group: pd.DataFrame, provenance: Provenance) -> PageTable:
     shown = [HEADINGS.get(measure, target) for measure in measured]
     headings = ["method", "learning rate", _unit(group), *shown, *COST_HEADINGS]
     return PageTable(f"cost-{name}", name, headings, table)
+
+
+def altered(name: str, rows: pd.DataFrame) -> PageTable:
+    """Checkpoints of a group that were altered after training, without links.
+
+    Args:
+        name: of the group.
+        rows: `lvf.reporting.report.Report.altered` of the group, at least one.
+    """
+    found = altered_settings(rows)
+    shown = [x for x in (*SHOWN, "cka_source") if found[x].notna().any()]
+    table = [
+        [
+            *_setting(row), Cell(alteration_text(pd.Series(row))),
+            *(Cell(number(row[x], row[f"{x}_se"])) for x in shown),
+        ]
+        for row in _dicts(found)
+    ]  # fmt: skip
+    headings = ["method", "learning rate", "length", "altered"]
+    target = f"{style.measure_line('target', rows)} ↑"
+    headings += [HEADINGS.get(measure, target) for measure in shown]
+    return PageTable(f"altered-{name}", name, headings, table)
 
 
 def ranks(report: Report, provenance: Provenance) -> list[PageTable]:

@@ -85,7 +85,8 @@ def _tabs(report: Report, provenance: Provenance) -> dict[str, list[tables.PageT
     """The tables of each tab that holds nothing but tables."""
     tabs: dict[str, list[tables.PageTable]] = {
         "Verdicts": [tables.verdicts(report.verdicts)],
-        "Results": [], "Learning rates": [], "Cost": [], "Ablations": [], "Ranks": [],
+        "Results": [], "Learning rates": [], "Cost": [], "Ablations": [], "Altered": [],
+        "Ranks": [],
     }  # fmt: skip
     for name, group in tables.own_first(report.models):
         rows = settings(group)
@@ -96,6 +97,8 @@ def _tabs(report: Report, provenance: Provenance) -> dict[str, list[tables.PageT
         if not is_main.all():
             others = tables.results(f"ablations-{name}", group, rows[~is_main], provenance)
             tabs["Ablations"].append(others)
+        if len(report.altered(group)):
+            tabs["Altered"].append(tables.altered(name, report.altered(group)))
     tabs["Ranks"] = tables.ranks(report, provenance)
     tabs["The paper's tables"] = tables.paper_tables(report, provenance)
     with_rows = {name: [one for one in found if one.rows] for name, found in tabs.items()}

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -13,14 +14,25 @@ from rich.text import Text
 from lvf.reporting.claims.answer import answers
 from lvf.reporting.claims.judge import NOT_APPLICABLE, Verdict
 from lvf.reporting.claims.table import STYLES, by_evidence_set
+from lvf.reporting.report import Report
 from lvf.reporting.select.scope import scope_text, target_name
-from lvf.reporting.select.settings import duration_text, groups, learning_rate_text, settings
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    groups,
+    learning_rate_text,
+    settings,
+)
+from lvf.reporting.tables.altered import strength_sentences
+from lvf.reporting.tables.results import altered_table
 from lvf.reporting.tables.text import number, signed
 
 SETS = 2
 """Sets of records that are printed."""
 ROWS = 24
 """Rows of the table of main methods that are printed."""
+ALTERED = 6
+"""Altered checkpoints, and sentences on them, that are printed."""
 MEASURES = {"target": "target ↑", "retention": "source tasks ↑", "nll_source": "source NLL ↓"}
 
 
@@ -38,10 +50,13 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
     """A row a main method: its chosen rate, and its scores after its longest training."""
     table = Table(box=box.SIMPLE, title="main methods, longest training", title_justify="left")
     for heading in ("", "method", "rate", "length", "seeds", *MEASURES.values()):
-        table.add_column(heading, justify="left" if heading in ("", "method") else "right")
+        justify: Any = "left" if heading in ("", "method") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     own_first = sorted(groups(models), key=lambda named: (named[1].source == "paper").all())
     left = 0
-    for name, group in own_first:
+    for _, group in own_first:
+        first = group[group.method != "base"].iloc[0]
+        name = f"{first.scale} {first.domain} {str(first.regime).upper()}"
         rows = settings(group)
         rows = rows[(rows.method == "base") | ((rows.role == "main") & rows.is_drawn)]
         rows = rows[rows.duration.isna() | (rows.duration == _longest(rows))]
@@ -62,6 +77,17 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
     if left:
         notes.append(f"{left} more conditions are in the files.")
     return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def altered(results: Report) -> RenderableType:
+    """Checkpoints that were altered after training, if these are few, and what they say."""
+    rows = results.selection.altered
+    found = [strength_sentences(its, results.altered(its)) for _, its in groups(results.models)]
+    lines = [Text(line) for of_group in found for line in of_group]
+    shown: list[RenderableType] = [Text("More of them are in altered.csv.", style="dim")]
+    if len(altered_settings(rows)) <= ALTERED:
+        shown = [altered_table(rows, "altered after training")]
+    return Group(*shown, *lines[:ALTERED])
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> RenderableType:
