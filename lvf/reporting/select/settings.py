@@ -80,6 +80,7 @@ def altered_settings(altered: pd.DataFrame) -> pd.DataFrame:
         altered: rows of `lvf.reporting.select.selection.Selection.altered`, at least one.
     """
     kinds = list(ALTERATIONS)
+    altered = altered.astype(dict.fromkeys(kinds, "float64"))
     parts = [
         settings(rows).assign(**dict(zip(kinds, key, strict=True)))
         for key, rows in altered.groupby(kinds, dropna=False, sort=True)
