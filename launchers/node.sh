@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Start the ranks of one run on this node, through torchrun:  node.sh PYTHON RANKS CONFIG SHARDS
+# Start the ranks of one run on this node, through torchrun:  node.sh PYTHON RANKS CONFIG SHARDS...
 # `python -m lvf.train` with runtime.nproc_per_node above 1 calls it, on several nodes through srun, once on
 # each. What a cluster needs for ranks to find and hear each other stands here, and only here.
 set -euo pipefail
-python=$1 ranks=$2 config=$3 shards=$4
+python=$1 ranks=$2 config=$3
+shift 3
 
 # Slurm signals every process of a step. torchrun would die of SIGUSR2; ignored here, it stays so
 # through exec, until a rank listens to it.
@@ -36,4 +37,4 @@ export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
 export PYTHONUNBUFFERED=1
 
 exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$ranks" \
-    --max-restarts 0 -m lvf.launching.rank "$config" "$shards"
+    --max-restarts 0 -m lvf.launching.rank "$config" "$@"

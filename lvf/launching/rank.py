@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from lvf.runs.run_folder import is_rank_zero, run_folder
 from lvf.training.stopping import TRY_AGAIN
 
 
-def main(config: str, shards: str) -> None:
+def main(config: str, shards: str, replay: str | None = None) -> None:
     """Train, or time the training, with the others of `WORLD_SIZE`.
 
     Args:
         config: JSON file of a resolved `RunConfig`.
         shards: Folder of the prepared shards.
+        replay: That of the source text, if the run replays some.
     """
     die_with_parent()
     if not is_rank_zero():
@@ -39,6 +41,8 @@ def main(config: str, shards: str) -> None:
     with exit_on_user_error():
         try:
             folder, prepared = run_folder(cfg), load_prepared(Path(shards))
+            if replay is not None:
+                prepared = replace(prepared, replay=load_prepared(Path(replay)))
             log_to(folder.log(int(os.environ["RANK"])))
             if cfg.bench.steps is None:
                 train(cfg, prepared, folder, partial(start_evaluation, folder))

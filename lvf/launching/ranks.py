@@ -54,7 +54,8 @@ def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> Non
     folder.forget_failure()
     folder.write_status(RUNNING, error=None)
     runtime = cfg.runtime
-    words = [NODE_SCRIPT, sys.executable, runtime.nproc_per_node, config, prepared.folder]
+    shards = [one.folder for one in (prepared, prepared.replay) if one is not None]
+    words = [NODE_SCRIPT, sys.executable, runtime.nproc_per_node, config, *shards]
     command = ["bash", *map(str, words)]  # an installed file need not be executable
     if runtime.nodes > 1:
         # Where the ranks of a node have failed, the others' torchrun ends, too.
