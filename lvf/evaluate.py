@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
-from lvf.config.validate import require_consent
+from lvf.config.validate import require_consent, require_trackers
 from lvf.errors import UserError
 from lvf.log import log_to
 
@@ -25,11 +25,13 @@ def run(cfg: RunConfig) -> None:
         evaluate_released(cfg.released, list(HydraConfig.get().overrides.task))
         return
     require_consent(cfg)
+    require_trackers(cfg)
     print("loading libraries ...", flush=True)
     from lvf.data.shards import prepare
     from lvf.evals.subjects import measure_run
     from lvf.reporting.tables.results import print_run
     from lvf.runs.run_folder import run_folder
+    from lvf.training.trackers import log_scores
 
     folder = run_folder(cfg)
     if not folder.exports_of(cfg):
@@ -41,6 +43,7 @@ def run(cfg: RunConfig) -> None:
     log_to(folder.log())
     records = measure_run(cfg, prepare(cfg), folder)
     folder.mark_measured(cfg)
+    log_scores(cfg, folder)
     print_run(records)
     print(f"records  {cfg.paths.records}")
 

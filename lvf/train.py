@@ -5,7 +5,7 @@ from functools import partial
 from lvf.bench import benchmark
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
-from lvf.config.validate import require_compiler, require_consent
+from lvf.config.validate import require_compiler, require_consent, require_trackers
 from lvf.log import log_to
 
 
@@ -22,6 +22,7 @@ def run(cfg: RunConfig) -> None:
         return
     require_consent(cfg)
     require_compiler(cfg)
+    require_trackers(cfg)
     print("loading libraries ...", flush=True)
     from lvf.data.report import left_out
     from lvf.data.shards import prepare
@@ -30,6 +31,7 @@ def run(cfg: RunConfig) -> None:
     from lvf.launching.slurm_queue import start_evaluation
     from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
     from lvf.training.build_model import check_model
+    from lvf.training.trackers import log_scores
     from lvf.training.trainer import check_optimizer, check_same_shards, start_of, train
 
     folder = run_folder(cfg)
@@ -59,6 +61,7 @@ def run(cfg: RunConfig) -> None:
             return
         records = measure_run(cfg, prepared, folder)
         folder.mark_measured(cfg)
+        log_scores(cfg, folder)
     from lvf.reporting.tables.results import (
         print_run,  # pandas, which the first batch need not wait for
     )
