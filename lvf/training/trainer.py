@@ -46,6 +46,7 @@ from lvf.training.trackers import make_loggers
 if TYPE_CHECKING:
     from composer import Trainer
     from composer.core import Callback, DataSpec
+    from composer.devices import Device
     from composer.models import HuggingFaceModel
     from torch.optim import Optimizer
 
@@ -168,7 +169,7 @@ def make_trainer(
     end = max(batches)
     flops = train_flops_per_token(model.config, cfg.method)
     plan = choose_microbatch(cfg, model)
-    spread_out(model, cfg, plan.activation_checkpointing)
+    spread_out(model, cfg, plan.activation_checkpointing, device)
     with _plainly_named(checkpoint) as load_path:
         trainer = Trainer(
             model=model,
@@ -254,10 +255,17 @@ def make_callbacks(
     return callbacks
 
 
-def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
-    """What is around each decoder layer: activation checkpointing, the compiler, the shards."""
-    from lvf.training.sharding import shard, uses_fsdp
+def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool, device: Device) -> None:
+    """What is around each decoder layer: activation checkpointing, the compiler, the shards.
 
+    Every rank calls this, and gets rank 0's weights.
+    """
+    from lvf.training.sharding import shard, uses_fsdp
+    from lvf.training.shared_weights import check_same_structure, receive
+
+    several = cfg.runtime.world_size > 1
+    if several:
+        check_same_structure(model)
 
     if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
         from lvf.models.compiled import compile_layers
@@ -269,7 +277,9 @@ def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
         recompute_layers(model.model)
         model.recomputes = True
     if uses_fsdp(cfg):
-        shard(model, cfg)
+        shard(model, cfg, device)
+    elif several:
+        receive(model, device)
 
 
 def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:
