@@ -23,12 +23,25 @@ def run(cfg: RunConfig) -> None:
     require_consent(cfg)
     require_compiler(cfg)
     require_trackers(cfg)
+    from lvf.launching.ranks import help_leader
+    from lvf.launching.together import as_started, leads, telling_others
+
+    cfg = as_started(cfg)
+    if not leads(cfg):
+        help_leader(cfg)
+        return
+    with telling_others(cfg):
+        _lead(cfg)
+
+
+def _lead(cfg: RunConfig) -> None:
     print("loading libraries ...", flush=True)
     from lvf.data.report import left_out
     from lvf.data.shards import prepare
     from lvf.evals.subjects import check_measurable, measure_run
-    from lvf.launching.ranks import check_allocation, train_on_ranks
+    from lvf.launching.ranks import train_on_ranks
     from lvf.launching.slurm_queue import start_evaluation
+    from lvf.launching.together import check_started
     from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
     from lvf.training.build_model import check_model
     from lvf.training.trackers import log_scores
@@ -36,7 +49,7 @@ def run(cfg: RunConfig) -> None:
 
     folder = run_folder(cfg)
     with folder.recording_refusal():
-        check_allocation(cfg)
+        check_started(cfg)
         check_model(cfg)
         check_optimizer(cfg)
         start_of(cfg, folder)  # a branch without its trunk is told before the data are made
