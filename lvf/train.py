@@ -42,7 +42,9 @@ def _lead(cfg: RunConfig) -> None:
     from lvf.launching.ranks import train_on_ranks
     from lvf.launching.slurm_queue import start_evaluation
     from lvf.launching.together import check_started
+    from lvf.runs.checkpoints import prune
     from lvf.runs.run_folder import TRAINED, open_run_folder, run_folder
+    from lvf.runs.trunk import kept_batches
     from lvf.training.build_model import check_model
     from lvf.training.trackers import log_scores
     from lvf.training.trainer import check_optimizer, check_same_shards, start_of, train
@@ -69,6 +71,7 @@ def _lead(cfg: RunConfig) -> None:
             train_on_ranks(cfg, prepared, folder)
         else:
             train(cfg, prepared, folder, partial(start_evaluation, folder))
+        prune(folder.checkpoints, kept_batches(cfg))
         if not cfg.runtime.measure:
             print(f"next     python -m lvf.evaluate with the same settings, for {folder.path}")
             return

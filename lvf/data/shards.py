@@ -82,6 +82,16 @@ def prepare_own_part(cfg: RunConfig) -> Prepared | None:
     return load_prepared(folder, place) if (folder / RECIPE).is_file() else None
 
 
+def is_prepared(cfg: RunConfig) -> bool:
+    """Whether a run's shards are complete here; not so if its inputs cannot be had."""
+    try:
+        cfg, _, inputs = _with_inputs(cfg)
+        folder, place = _where(cfg, inputs)
+        return (folder / RECIPE).is_file() or bool(place and _fetch(place, folder))
+    except UserError:
+        return False
+
+
 def _with_inputs(cfg: RunConfig) -> tuple[RunConfig, PreTrainedTokenizerBase, dict[str, Any]]:
     """The run with its chat template, its tokenizer, and all that enters its shards."""
     from lvf.models.load import load_model_config, load_tokenizer
