@@ -341,14 +341,16 @@ def test_runs_wait_for_a_job_without_gpus_that_prepares_their_data(tmp_path: Pat
 
 
 def test_data_that_cannot_be_prepared_are_why_their_runs_have_failed(tmp_path: Path) -> None:
-    (own,) = cells(tmp_path, "data.train.path=/no/such/file.jsonl", cpt=False)
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"neither": "question nor answer"}\n')
+    (own,) = cells(tmp_path, f"data.train.path={corpus}", cpt=False)
     submit([own], SLURM)
     root = tmp_path / "runs" / "slurm"
     until(lambda: not queued_jobs(root), 100)
     until(lambda: "FAILED" in endings(root).values())
     (status,) = statuses([own])
     assert status.state == "failed" and "preparation | FAILED" in status.why
-    assert "/no/such/file.jsonl" in status.why
+    assert "error: " in status.why and "corpus.jsonl" in status.why
 
 
 def test_a_sweep_ends_complete_though_its_trunk_is_stopped_on_the_way(under_way: Path) -> None:
