@@ -64,7 +64,8 @@ def _write(file: Path, target: Path) -> None:
     if not READS_BOTH:  # version 4 puts BOS in front of a Llama's texts in any case
         puts_bos = _field(reader, "tokenizer.ggml.add_bos_token")
         is_sentencepiece = _field(reader, "tokenizer.ggml.model") == "llama"
-        tokenizer.add_bos_token = is_sentencepiece if puts_bos is None else puts_bos
+        puts_bos = is_sentencepiece if puts_bos is None else puts_bos
+        setattr(tokenizer, "add_bos_token", puts_bos)  # noqa: B010  read-only in version 5
     with torch.device("meta"):
         plain = model_class.from_config(config, dtype=torch.float32)
     plain.load_state_dict(weights, assign=True)
