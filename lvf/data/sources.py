@@ -17,6 +17,7 @@ from lvf.data.readers import FORMATS, BadRow, RawRow, check_row, format_of, read
 from lvf.embedded.files import embedded_file
 from lvf.errors import PreparationInterruptedError, UserError
 from lvf.log import silence_own_handlers
+from lvf.models.hub import ask_hub
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 NO_DATA = re.compile(
@@ -224,14 +225,16 @@ def _hub_rows(source: SourceConfig) -> Iterator[tuple[str, RawRow]]:
     silence_own_handlers()
 
     try:
-        rows = datasets.load_dataset(
-            source.path,
-            source.subset,
-            data_dir=source.data_dir,
-            split=source.split,
-            revision=source.revision,
-            streaming=True,
-            trust_remote_code=False,  # datasets 3 could run a corpus's own script
+        rows = ask_hub(
+            lambda: datasets.load_dataset(
+                source.path,
+                source.subset,
+                data_dir=source.data_dir,
+                split=source.split,
+                revision=source.revision,
+                streaming=True,
+                trust_remote_code=False,  # datasets 3 could run a corpus's own script
+            )
         )
         for number, row in enumerate(rows, start=1):
             yield f"{source.path} row {number}", row
