@@ -65,10 +65,15 @@ def cut_corpus(
         yield Part(number, together)
 
 
-def usable_rows(part: Part, columns: Sequence[str], stats: CorpusStats) -> Iterator[Row]:
-    """Yield place (file and line) and named columns of each usable row; note the others."""
+def usable_rows(
+    part: Part, columns: Sequence[str], stats: CorpusStats, answer_end: str = ""
+) -> Iterator[Row]:
+    """Yield place (file and line) and named columns of each usable row; note the others.
+
+    `answer_end` stands behind each answer of a conversation but the last.
+    """
     for place, raw in part.rows:
-        row = check_row(raw, columns)
+        row = check_row(raw, columns, answer_end)
         if isinstance(row, BadRow):
             stats.note(row.kind, f"{place}: {row.detail}")
         else:
@@ -80,6 +85,7 @@ def read_documents(
     columns: Sequence[str],
     max_documents: int | None = None,
     strict: bool = False,
+    answer_end: str = "",
 ) -> Iterator[dict[str, str]]:
     """Yield the named columns of each usable row among the first `max_documents`.
 
@@ -91,7 +97,7 @@ def read_documents(
     """
     stats = CorpusStats()
     for part in cut_corpus(source, columns, max_documents):
-        for _, row in usable_rows(part, columns, stats):
+        for _, row in usable_rows(part, columns, stats, answer_end):
             stats.documents += 1
             yield row
         if stats.found and not stats.documents:
