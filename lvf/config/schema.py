@@ -287,8 +287,14 @@ class TrainingConfig:
     attend_across_examples: bool = False
     """Whether examples packed into one row see each other."""
     fused_lora: bool = True
-    """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
-    draws its own, as plain PEFT (and the paper) does."""
+    """Whether LoRA computes with fewer, larger products; if not, with PEFT's own, which is slow."""
+    dropout_per_map: bool = False
+    """Whether each of LoRA's maps draws a dropout mask of its own, as PEFT does and the paper did;
+    if not, maps with one input share a mask, which is faster."""
+    average_loss_over: str = "tokens"
+    """`tokens`: each predicted token of a batch counts the same. `microbatches`: each row does, by
+    the mean of its microbatch, as in Composer when the paper was made. The result then depends on
+    `runtime.device_microbatch_size`, which must be given."""
     loss_on_prompt: bool = False
     """Whether prompts are learnt too. The paper does not say; llm-foundry's default is no."""
     attention_dropout: Share = 0.0

@@ -34,6 +34,14 @@ def validate(cfg: RunConfig) -> None:
     _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
     _one_of("evals.sandbox", cfg.evals.sandbox, ("required", "best"))
     _one_of("training.precision", cfg.training.precision, ("fp32", "amp_bf16"))
+    averages = ("tokens", "microbatches")
+    _one_of("training.average_loss_over", cfg.training.average_loss_over, averages)
+    by_microbatch = cfg.training.average_loss_over == "microbatches"
+    if by_microbatch and cfg.runtime.device_microbatch_size is None:
+        raise UserError(
+            "training.average_loss_over=microbatches: the result then depends on how many rows are "
+            "taken at once. Say how many: runtime.device_microbatch_size=6"
+        )
     _validate_targets("optimizer", cfg.optimizer)
     for key, value in cfg.optimizer.items():
         numbers = value if isinstance(value, list) else [value]

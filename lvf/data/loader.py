@@ -13,6 +13,7 @@ import numpy as np
 
 from lvf.config.schema import IGNORED_LABEL, RunConfig
 from lvf.data.recipe import num_token_batches
+from lvf.data.remote import ATTEMPTS
 from lvf.data.replay import replayed_rows
 from lvf.data.shards import Prepared
 from lvf.data.shared_memory import open_dataset
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SHUFFLED_ROWS = 1 << 18
 """Rows among which one may move: 5 GB of shards of 4096 tokens, which a cache should hold twice."""
+STALLED_SECONDS = 900
+"""After which a worker that gives no batch ends the training."""
 
 
 def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDataLoader:
@@ -34,13 +37,18 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
     ranks. Every rank of a distributed run must call this.
 
     Raises:
-        UserError: the batch cannot be shared evenly among the ranks.
+        UserError: the batch cannot be shared evenly among the ranks, or a remote cannot be reached;
+            going through the loader raises that as well.
     """
-    from streaming import StreamingDataLoader
+    from streaming import StreamingDataset
+
+    from lvf.data.streamed import RemoteRows, RowLoader
 
     rows_per_device = _rows_per_device(cfg.training.global_batch_size)
     dataset = open_dataset(
+        RemoteRows if prepared.remote else StreamingDataset,
         streams=_streams(prepared, cfg, run_id),
+        download_retry=ATTEMPTS,
         cache_limit=cfg.paths.shards_cache_limit if prepared.remote else None,
         validate_hash="sha1" if prepared.remote else None,
         shuffle=True,
@@ -51,11 +59,13 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
         num_canonical_nodes=1,
         batch_size=rows_per_device,
     )
-    return StreamingDataLoader(
+    return RowLoader(
         dataset,
         batch_size=rows_per_device,
         drop_last=True,
         num_workers=cfg.runtime.num_workers,
+        # A worker waits without end for a shard that another has failed to get.
+        timeout=STALLED_SECONDS if cfg.runtime.num_workers else 0,
         worker_init_fn=_leave_signals_to_the_run,
         collate_fn=partial(
             collate,

@@ -17,7 +17,7 @@ from lvf.models.load import load_model_config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raise it whenever the same inputs would give other shards."""
 
 

@@ -11,6 +11,7 @@ from lvf.config.schema import ModelConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.models.gguf_file import from_gguf
+from lvf.models.hub import ask_hub
 from lvf.models.special_tokens import drop_appended_tokens
 from lvf.models.text_part import has_text_part, text_part
 from lvf.models.untrusted import check_model, needs_safetensors
@@ -217,7 +218,7 @@ def _or_user_error(auto_class: Any, key: str, path: str, **kwargs: Any) -> Any:
     try:
         checked = {name: kwargs[name] for name in to_check if name in kwargs}
         kwargs["revision"] = check_model(key, path, **checked)
-        return from_pretrained(auto_class, path, **kwargs)
+        return ask_hub(lambda: from_pretrained(auto_class, path, **kwargs))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(

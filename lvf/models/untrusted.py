@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lvf.errors import UserError
+from lvf.models.hub import ask_hub
 from lvf.models.relatives import ADAPTERS
 
 READ_FIRST = [
@@ -61,14 +62,15 @@ def check_model(
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(
-            snapshot_download(
+        fetched = ask_hub(
+            lambda: snapshot_download(
                 path,
                 revision=revision,
                 allow_patterns=READ_FIRST,
                 local_files_only=local_files_only,
             )
         )
+        folder = Path(fetched)
         revision = folder.name
     for problem in _problems(folder, key, trust_remote_code):
         raise UserError(f"{key}={path} is refused: {problem}")

@@ -94,7 +94,7 @@ def adapt(base: Any, method: MethodConfig, layout: Layout, cfg: RunConfig) -> An
     use_memory_efficient_layers(base)
     model = add_adapters(base, method) if method.kind == "lora" else base
     if method.kind == "lora" and cfg.training.fused_lora and not method.peft:
-        use_fused_lora(model)
+        use_fused_lora(model, cfg.training.dropout_per_map)
     if layout is not Layout.ROWS:
         give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
     return model

@@ -17,6 +17,7 @@ from weakref import WeakSet
 import torch
 from composer.utils import dist
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
@@ -80,6 +81,13 @@ def choose_microbatch(cfg: RunConfig, model: PackedModel) -> MicrobatchPlan:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kept = activation_bytes(cfg, model.layout, device)
     found = choose(cfg, kept, fixed_bytes(cfg, model, kept.once), _device_bytes(cfg))
+    rows = found.device_microbatch_size
+    if cfg.training.average_loss_over == "microbatches" and rows != wanted:
+        raise UserError(
+            f"memory for {rows} of {wanted} rows at once, and with training.average_loss_over="
+            f"microbatches the result depends on that: set runtime.device_microbatch_size={rows}, "
+            "or training.average_loss_over=tokens"
+        )
     if is_rank_zero() and found != MicrobatchPlan(wanted, activation_checkpointing=False):
         again = ", each layer's forward pass twice" if found.activation_checkpointing else ""
         print(
@@ -214,9 +222,9 @@ def _kept(cfg: RunConfig, model: Any, layout: Layout, num_tokens: int) -> int:
         loss = mean_loss(model, batch, layout)
     storages = [entry.tensor.untyped_storage() for entry in saved]
     del loss
-    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    return sum(size for address, size in sizes.items() if address not in own)
+    sizes = {StorageWeakRef(storage): storage.nbytes() for storage in storages}
+    own = {StorageWeakRef(parameter.untyped_storage()) for parameter in model.parameters()}
+    return sum(size for storage, size in sizes.items() if storage not in own)
 
 
 @dataclass(frozen=True, eq=False)

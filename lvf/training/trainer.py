@@ -181,7 +181,7 @@ def make_trainer(
             loggers=make_loggers(cfg, folder),
             max_duration=f"{end}ba",
             device_train_microbatch_size=plan.device_microbatch_size,
-            accumulate_train_batch_on_tokens=True,
+            accumulate_train_batch_on_tokens=cfg.training.average_loss_over == "tokens",
             precision="fp32",  # the model itself computes in bf16 if it is to
             device=device,
             dist_timeout=COLLECTIVE_TIMEOUT_SECONDS,
