@@ -66,7 +66,7 @@ def settings(models: pd.DataFrame) -> pd.DataFrame:
         seeds=[len(rows) for rows in members], models=[list(models.index[rows]) for rows in members]
     )
     table = pd.DataFrame(np.array(numbers).reshape(-1, len(columns)), columns=pd.Index(columns))
-    frame = pd.concat([frame, table], axis=1).astype({"rank": "Int64"})
+    frame = pd.concat([frame, table], axis=1).astype({"rank": "Int64"}).copy()  # in few blocks
     order = frame.method.map({"base": 0, "lora": 1, "full": 3}).fillna(2)
     by = ["order", "rank", "label", "duration", "run_duration", "lr_peak"]
     return frame.assign(order=order).sort_values(by, ignore_index=True).drop(columns="order")
