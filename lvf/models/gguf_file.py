@@ -46,7 +46,7 @@ def _write(file: Path, target: Path) -> None:
         model, loaded = model_class.from_pretrained(
             file.parent, dtype=torch.float32, output_loading_info=True, **place
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **place)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(file.parent, **place)
         config = transformers.AutoConfig.from_pretrained(file.parent, **place)
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
