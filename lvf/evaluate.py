@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
-from lvf.config.validate import require_consent
+from lvf.config.validate import require_consent, require_trackers
 from lvf.errors import UserError
 from lvf.log import log_to
 
@@ -31,6 +31,7 @@ def run(cfg: RunConfig) -> None:
         evaluate_released(cfg.released, list(HydraConfig.get().overrides.task))
         return
     require_consent(cfg)
+    require_trackers(cfg)
     print("loading libraries ...", flush=True)
     from lvf.analysis.alter import altered_subjects
     from lvf.analysis.subjects import base_weights, models
@@ -38,6 +39,7 @@ def run(cfg: RunConfig) -> None:
     from lvf.evals.subjects import measure_all
     from lvf.reporting.tables.results import print_run
     from lvf.runs.run_folder import run_folder
+    from lvf.training.trackers import log_scores
 
     folder = run_folder(cfg)
     if cfg.tuned is None and not folder.exports_of(cfg):
@@ -54,6 +56,7 @@ def run(cfg: RunConfig) -> None:
     records = measure_all(subjects, cfg, prepare(cfg))
     if cfg.tuned is None:
         folder.mark_measured(cfg)
+        log_scores(cfg, folder)
     print_run(records)
     print(f"records  {cfg.paths.records}")
 

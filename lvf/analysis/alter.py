@@ -204,7 +204,8 @@ def _directions(change: Change, alteration: Alteration) -> Tensor | None:
     if rank is None:
         base, tuned = decompose(pieces(change.base)), decompose(change.tuned_pieces(), TOP_K)
         return tuned.vectors[:, largest_cosines(change, base, tuned) < EPSILON]
-    if rank >= min(change.base.shape) or torch.equal(change.base, change.tuned):
+    unchanged = change.tuned is not None and torch.equal(change.base, change.tuned)
+    if rank >= min(change.base.shape) or unchanged:
         return None
     return leading_vectors(gram(change.update_pieces()), rank)
 

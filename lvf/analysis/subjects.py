@@ -59,6 +59,7 @@ def _elsewhere(cfg: RunConfig, tuned: str) -> Model:
         rank=lora.get("r"),
         alpha=lora.get("lora_alpha"),
         target_modules=lora.get("target_modules"),
+        duration_unit=cfg.regime.duration_unit,
     )
     prefix = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}-{axes.method_name}"
     run_id = f"{prefix}-{stable_hash([tuned, cfg.model.path, cfg.model.revision])}"

@@ -280,7 +280,7 @@ class TrainingConfig:
     lr_peak: Positive = MISSING
     """The rate of this run; by default that of `lr_by_method`, times `lr_multiplier`."""
     precision: str = "fp32"
-    """`fp32`, or `amp_bf16` (fp32 weights, bf16 arithmetic)."""
+    """`fp32` (on no GPU TF32), or `amp_bf16` (fp32 weights, bf16 arithmetic)."""
     grad_clip_norm: Positive = 1.0
     packing_ratio: Count | None = None
     """Examples packed into one row; null packs as many as fit (instruction finetuning only)."""

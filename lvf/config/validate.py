@@ -1,6 +1,7 @@
 """What types alone cannot check of a run, found out before any work starts."""
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -89,6 +90,28 @@ def require_consent(cfg: RunConfig, setting: str = "evals.execute_code=true") ->
             "the task humaneval runs programs that the model wrote on this machine: agree with "
             f"{setting}, or leave humaneval out of evals.tasks"
         )
+
+
+PACKAGE_OF_LOGGER = {
+    "composer.loggers.WandBLogger": "wandb",
+    "composer.loggers.MLFlowLogger": "mlflow",
+    "composer.loggers.TensorboardLogger": "tensorboard",
+}
+
+
+def require_trackers(cfg: RunConfig) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Raises:
+        UserError: names the logger and the command that installs its package.
+    """
+    for name, settings in cfg.logger.items():
+        package = PACKAGE_OF_LOGGER.get(settings["_target_"])
+        if package and not importlib.util.find_spec(package):
+            raise UserError(
+                f"logger={name} needs the package {package}, which is not installed: "
+                "pip install -e '.[trackers]', or choose logger=jsonl"
+            )
 
 
 COMPILED_RIGHTLY = ((2, 7), (2, 15))

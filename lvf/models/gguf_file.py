@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvf.errors import UserError
+from lvf.models.newer import READS_BOTH
 from lvf.models.written_once import written_once
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def _write(file: Path, target: Path) -> None:
         token = None if index is None else tokenizer.convert_ids_to_tokens(index)
         setattr(tokenizer, f"{name}_token", token)
         setattr(config, f"{name}_token_id", index)
+    if not READS_BOTH:  # version 4 puts BOS in front of a Llama's texts in any case
+        puts_bos = _field(reader, "tokenizer.ggml.add_bos_token")
+        is_sentencepiece = _field(reader, "tokenizer.ggml.model") == "llama"
+        puts_bos = is_sentencepiece if puts_bos is None else puts_bos
+        setattr(tokenizer, "add_bos_token", puts_bos)  # noqa: B010  read-only in version 5
     with torch.device("meta"):
         plain = model_class.from_config(config, dtype=torch.float32)
     plain.load_state_dict(weights, assign=True)

@@ -137,6 +137,26 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     return base
 
 
+def base_without_memory(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedModel:
+    """What `load_base` gives, on the meta device: without reading or drawing a weight.
+
+    Raises:
+        UserError: neither the folder nor the hub has its configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_model_config(model)
+    if attention_dropout:
+        config.attention_dropout = attention_dropout
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=model.trust_remote_code
+        )
+    base.config.use_cache = False
+    return base
+
+
 def random_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """A model that transformers has initialised, the same each time; on the GPU where there is one.
 

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import MethodConfig, RunConfig
 from lvf.models.fused_lora import use_fused_lora
-from lvf.models.load import load_base, load_model_config, load_tokenizer, random_model
+from lvf.models.load import (
+    base_without_memory,
+    load_base,
+    load_model_config,
+    load_tokenizer,
+    random_model,
+)
 from lvf.models.lora import add_adapters, check_rank, hold_base_in_bf16
 from lvf.models.memory_efficient import use_memory_efficient_layers
 from lvf.models.packed import NAME, Layout
 from lvf.models.probe import choose_layout, few_layers
 from lvf.models.token_loss import give_loss_in_chunks
 from lvf.models.weights import check_weights
+from lvf.runs.run_folder import is_rank_zero
 
 if TYPE_CHECKING:
     from lvf.training.packed_model import PackedModel
@@ -22,14 +29,15 @@ if TYPE_CHECKING:
 def make_model(cfg: RunConfig) -> PackedModel:
     """Base model in Composer's wrapper, with adapters for LoRA.
 
+    On ranks other than 0 its tensors have no memory until `lvf.training.shared_weights` fills them.
+
     Raises:
         UserError: lvf cannot train this architecture rightly.
     """
     from lvf.training.packed_model import PackedModel
 
     layout = check_architecture(cfg)
-    base = load_base(cfg.model, cfg.training.attention_dropout)
-    model = _rounded(adapt(base, cfg.method, layout, cfg), cfg)
+    model = _rounded(_base_with_adapters(cfg, layout), cfg)
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
     only_adapters = cfg.method.adapter == "lora" and not cfg.method.modules_to_save
@@ -39,6 +47,17 @@ def make_model(cfg: RunConfig) -> PackedModel:
     packed.tokenizer = tokenizer
     packed.in_bf16, packed.layout = in_bf16(cfg), layout
     return packed
+
+
+def _base_with_adapters(cfg: RunConfig, layout: Layout) -> Any:
+    if is_rank_zero():
+        base = load_base(cfg.model, cfg.training.attention_dropout)
+        return adapt(base, cfg.method, layout, cfg)
+    import torch
+
+    base = base_without_memory(cfg.model, cfg.training.attention_dropout)
+    with torch.device("meta"):  # of which PiSSA's start cannot be computed
+        return adapt(base, replace(cfg.method, init="zero"), layout, cfg)
 
 
 def check_model(cfg: RunConfig) -> None:

@@ -34,7 +34,7 @@ def folder(write: Write) -> Path:
     for seed in range(2):
         full, name = axes("full", seed=seed), f"full{seed}"
         write(full, run_id=name, gsm8k=[0.8] * 4, nll_source=[3.0] * 4)
-        for s in (0.0, 0.5, 1.0):
+        for s in (0.0, 0.5, 1.0, 1.2):
             write(
                 replace(full, strength=s), run_id=name, checkpoint=f"ba000400-strength{s:g}",
                 gsm8k=[0.8 * s] * 4, nll_source=[1 + 2 * s] * 4,
@@ -64,10 +64,10 @@ def test_altered_checkpoints_are_means_over_the_seeds_of_one_alteration(folder: 
     assert table.astype(float).fillna(-1).to_numpy().tolist() == [
         pytest.approx(row) for row in (
             [0.0, -1, 0.0, 1.0, 0.0], [0.5, -1, 0.4, 2.0, 1.0], [1.0, -1, 0.8, 3.0, 2.0],
-            [-1, 16, 0.7, 1.25, 0.25],
+            [1.2, -1, 0.96, 3.4, 2.4], [-1, 16, 0.7, 1.25, 0.25],
         )
     ]  # fmt: skip
-    assert found.altered.setting.nunique() == 4
+    assert found.altered.setting.nunique() == 5
     assert not set(found.altered.setting) & set(found.models.setting)
 
 
@@ -87,7 +87,7 @@ def test_a_line_along_strength_is_compared_with_lines_along_training(folder: Pat
     assert isinstance(lora, Contrast) and lora.value == pytest.approx(1.5 - 2.0)
     assert isinstance(full, Contrast) and full.value == pytest.approx(0.0)
     lines = strength_sentences(found.models, found.altered)
-    assert len(lines) == 2 and "keeps −0.500" in " ".join(lines)
+    assert len(lines) == 2 and "score −0.500" in " ".join(lines)
 
 
 def test_the_frontier_draws_lines_along_strength_and_marks_of_cut_updates(folder: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_frontier_draws_lines_along_strength_and_marks_of_cut_updates(folder
     panel = frontier(found.models, "", found.altered).axes[0]
     lines = [line for line in panel.get_lines() if line.get_linestyle() == "-."]
     assert [list(zip(*line.get_data(), strict=True)) for line in lines] == [
-        [(1.0, 0.0), (2.0, 0.4), (3.0, 0.8)]
+        [(1.0, 0.0), (2.0, 0.4), (3.0, 0.8), (pytest.approx(3.4), pytest.approx(0.96))]
     ]
     marks = {line.get_marker(): line.get_data() for line in panel.get_lines()}
     assert [list(part) for part in marks["$r_{16}$"]] == [[1.25], [0.7]]
@@ -110,7 +110,7 @@ def test_the_report_has_a_table_of_altered_checkpoints(
     printed = capsys.readouterr().out
     assert "altered after training" in printed and "strength 0.5" in printed
     assert "truncate 16" in printed and "full along strength" in printed
-    assert (tmp_path / "out" / "altered.csv").read_text().count("\n") == 5
+    assert (tmp_path / "out" / "altered.csv").read_text().count("\n") == 6
     assert "strength" not in (tmp_path / "out" / "summary.md").read_text().split("```")[0]
 
 

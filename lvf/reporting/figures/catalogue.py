@@ -83,8 +83,8 @@ class Data:
                 yield name, replace(self, models=group, altered=here)
             return
         for scale in sorted(self.models.scale.unique()):
-            here = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
-            yield str(scale), Data(*here)
+            frames = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
+            yield str(scale), Data(*frames)
 
 
 def _read(source: Path) -> Data:

@@ -126,7 +126,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Loo
         axes.errorbar(
             point[name], point.target, xerr=style.bars(point, name),
             yerr=style.bars(point, "target"), color=colour, marker=marker,
-            markersize=sizes[row.duration], elinewidth=0.7,
+            markersize=sizes.get(row.duration, LABEL_POINTS), elinewidth=0.7,
             markerfacecolor=colour if row.cooled_down else "white", linestyle="", label=row.label,
         )  # fmt: skip
     if name == "nll_source":

@@ -7,7 +7,7 @@ import pandas as pd
 from lvf.records.schema import ALTERATIONS
 
 KEYS = ["source", "run_id", "checkpoint"]
-OF_PARENT = ["variant", "series", "condition", "label", "role", "is_usual", "is_chosen", "is_drawn"]
+OF_PARENT = ["variant", "series", "condition", "label", "role", "is_usual", "is_drawn"]
 """What an altered checkpoint has from the checkpoint that it was made of."""
 
 
@@ -31,7 +31,8 @@ def altered_models(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame
 
     Their columns are those of `models`. `setting` goes on counting where the models' ends: the
     same alteration of the seeds of one setting. `parent` is that setting. So the rows of both
-    tables together can be compared by `lvf.reporting.stats`.
+    tables together can be compared by `lvf.reporting.stats`. None is chosen: they lend no seed
+    variance to comparisons of others.
 
     Args:
         measured: plain and altered ones.
@@ -41,7 +42,7 @@ def altered_models(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame
     ends = [alteration_text(row).replace(" ", "") for row in rows.itertuples()]
     names = [name.removesuffix(f"-{end}") for name, end in zip(rows.checkpoint, ends, strict=True)]
     parents = models.set_index(KEYS)[[*OF_PARENT, "setting"]]
-    plain = rows.drop(columns=[name for name in OF_PARENT if name in rows])
+    plain = rows.drop(columns=["label", "role", "is_usual"])
     joined = plain.assign(parent_checkpoint=names).merge(
         parents.rename(columns={"setting": "parent"}),
         left_on=[*KEYS[:2], "parent_checkpoint"],
@@ -50,4 +51,5 @@ def altered_models(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame
     )
     number = joined.groupby(["parent", *ALTERATIONS], dropna=False).ngroup()
     first = models.setting.max() + 1 if len(models) else 0
-    return joined.assign(setting=number + first).drop(columns="parent_checkpoint")
+    joined = joined.assign(setting=number + first, is_chosen=False)
+    return joined.drop(columns="parent_checkpoint")

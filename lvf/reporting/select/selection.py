@@ -118,7 +118,10 @@ def chosen_learning_rate(variant: pd.DataFrame) -> float | None:
     """
     finished = variant[variant.cooled_down]
     rows = variant if finished.empty else finished
-    by_rate = rows[rows.duration == rows.duration.max()].groupby("lr_peak", dropna=False)
+    longest = rows[rows.duration == rows.duration.max()]
+    if longest.empty:  # of models from elsewhere no duration is known
+        longest = rows
+    by_rate = longest.groupby("lr_peak", dropna=False)
     losses = by_rate.nll_validation.mean()
     if len(losses) == 1:
         return float(losses.index[0])

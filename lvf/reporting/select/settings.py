@@ -82,9 +82,10 @@ def altered_settings(altered: pd.DataFrame) -> pd.DataFrame:
         altered: rows of `lvf.reporting.select.selection.Selection.altered`, at least one.
     """
     kinds = list(ALTERATIONS)
+    altered = altered.astype(dict.fromkeys(kinds, "float64"))
     parts = [
-        settings(rows).assign(**dict(zip(kinds, key, strict=True)))
-        for key, rows in altered.groupby(kinds, dropna=False, sort=True)
+        settings(rows).assign(**{kind: rows[kind].iloc[0] for kind in kinds})
+        for _, rows in altered.groupby(kinds, dropna=False, sort=True)
     ]
     by = ["label", "lr_peak", "duration", *kinds]
     return pd.concat(parts).sort_values(by, ignore_index=True)

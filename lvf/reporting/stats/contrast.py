@@ -199,7 +199,7 @@ def _item_noise(measure: str, term: Term) -> np.ndarray | None:
     answered = ~pd.isna(paths).any(axis=0)
     alike: dict[tuple, list[int]] = {}
     for place in np.flatnonzero(answered):
-        alike.setdefault((*counts[:, place], *metrics[:, place]), []).append(place)
+        alike.setdefault((*counts[:, place], *metrics[:, place]), []).append(int(place))
     lone = [np.flatnonzero(~answered)]
     total = np.zeros(2)
     for group in map(np.array, alike.values()):

@@ -23,7 +23,7 @@ def strength_sentences(group: pd.DataFrame, altered: pd.DataFrame) -> list[str]:
             continue
         low, high = one.gap.estimate.interval() or (float("nan"), float("nan"))
         lines.append(
-            f"{pair}: at equal target score the first keeps "
-            f"{interval_text(one.gap.value, low, high)} nats of source NLL more"
+            f"{pair}: source NLL of the second minus the first's at equal target score "
+            f"{interval_text(one.gap.value, low, high)}"
         )
     return lines

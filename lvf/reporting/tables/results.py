@@ -124,10 +124,14 @@ def altered_table(altered: pd.DataFrame, title: str) -> Table:
         table.add_column(heading, no_wrap=True)
     for name in shown:
         table.add_column(_heading(name, altered), justify="right", no_wrap=True)
+    row: Any
     for row in rows.itertuples():
-        length = "–" if pd.isna(row.duration) else duration_text(row.duration, row.cooled_down)
-        texts = [row.label, learning_rate_text(row.lr_peak), length, alteration_text(row)]
-        scores = [_stacked(row._asdict(), name) for name in shown]
+        cells = row._asdict()
+        untrained = pd.isna(cells["duration"])
+        length = "–" if untrained else duration_text(cells["duration"], cells["cooled_down"])
+        rate = learning_rate_text(cells["lr_peak"])
+        texts = [cells["label"], rate, length, alteration_text(row)]
+        scores = [_stacked(cells, name) for name in shown]
         table.add_row(*map(str, texts), *scores)
     return table
 
