@@ -9,6 +9,17 @@ function element(tag, text, children = []) {
   return made;
 }
 
+// Blocks of the page are JSON or a script, gzip, base64.
+function unpack(id) {
+  const bytes = Uint8Array.from(atob(byId(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+}
+
+const vega = unpack("vega").text().then((text) => {
+  const script = element("script", text);
+  document.head.append(script);
+});
+
 // --- plots: Vega-Lite has their data, controls, legends and tooltips; here are width and colours
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 const OTHERS = ["#1b87c9", "#d0661c", "#12916a", "#b5830a", "#c05c99", "#4f9fb3", "#a34e3c", "#6f7f2a"];
@@ -59,6 +70,7 @@ async function draw(name) {
   }
   for (const one of spec.params) if (one.bind && one.bind !== "legend") one.bind.element = `#${name}-controls`;
   byId(`${name}-controls`).replaceChildren();
+  await vega;
   await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", logLevel: 1, config: look(narrow, name === "cost" ? 1 : 0), loader: { target: "_self" } });
   place.dataset.drawn = "true";
 }
@@ -141,10 +153,7 @@ for (const button of document.querySelectorAll(".download")) {
 let unpacked;
 
 function details() {
-  unpacked ??= (async () => {
-    const bytes = Uint8Array.from(atob(byId("packed").textContent), (letter) => letter.charCodeAt(0));
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
-  })();
+  unpacked ??= unpack("packed").json();
   return unpacked;
 }
 

@@ -73,8 +73,8 @@ def write_page(report: Report, out: Path, bundle: subprocess.Popen[str] | None =
     html = page.get_template("page.html").render(
         content,
         plots=_script(_json(plots)),
-        details=_packed(details),
-        vega=_script(_bundled(bundle)),
+        details=_packed(_json(details)),
+        vega=_packed(_bundled(bundle)),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8")
@@ -142,9 +142,9 @@ def _script(text: str) -> Markup:
     return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))  # noqa: S704
 
 
-def _packed(tree: Any) -> str:
-    """A tree as the browser unpacks it: JSON, gzip, base64. The same tree gives the same text."""
-    return base64.b64encode(gzip.compress(_json(tree).encode(), mtime=0)).decode()
+def _packed(text: str) -> str:
+    """A text as the browser unpacks it: gzip, base64. The same text gives the same block."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _plain(verdict: Any) -> dict[str, Any]:
