@@ -120,7 +120,7 @@ def test_the_measured_model_is_the_trained_one_and_a_new_adapter_is_the_base(
         (["method=shira", "method.rank=60"], "more numbers of"),
         (["method=vera", "method.peft={init_weights:false}"], "is not supported"),
         (["method=miss", "method.peft={miss_dropout:0.1}"], "set method.dropout instead"),
-        (["method=ia3", "method.peft={feedforward:2}"], "PEFT does not take it"),
+        (["method=ia3", "+method.peft.feedforward=2"], "PEFT does not take it"),
     ],
 )
 def test_what_other_adapters_cannot_have_is_refused(words: list[str], message: str) -> None:
