@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvf.errors import UserError
-from lvf.models.newer import READS_BOTH
 from lvf.models.written_once import written_once
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def _write(file: Path, target: Path) -> None:
     import torch
     import transformers
     from gguf import GGUFReader
+
+    from lvf.models.newer import READS_BOTH
 
     model_class: Any = transformers.AutoModelForCausalLM
     place: dict[str, Any] = {"gguf_file": file.name}

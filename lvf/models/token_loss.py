@@ -67,22 +67,11 @@ def mean_loss(model: nn.Module, batch: dict[str, Tensor], layout: Layout) -> Ten
         groups = document_rows(batch)
         num_tokens = sum((group["labels"][:, 1:] != IGNORED_LABEL).sum() for group in groups)
         return sum(_total_loss(model, **group) for group in groups) / num_tokens  # type: ignore[return-value]
-    return packed_loss(model, *packed_inputs(batch))
-
-
-def packed_inputs(batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Inputs of a model for the real tokens of a batch, the places that predict, their targets."""
     inputs = unpad(batch)
     labels_T = inputs.pop("labels")[0]
     # Each place predicts the token after it.
     places_P = torch.nonzero(labels_T[1:] != IGNORED_LABEL).squeeze(1)
-    return inputs, places_P, labels_T[places_P + 1]
-
-
-def packed_loss(
-    model: nn.Module, inputs: dict[str, Any], places_P: Tensor, targets_P: Tensor
-) -> Tensor:
-    """Mean cross-entropy of `packed_inputs`: all shapes are known before this is called."""
+    targets_P = labels_T[places_P + 1]
     heads = [one for one in model.modules() if isinstance(one, LossHead)]
     for head in heads:
         head.targets = targets_P

@@ -73,14 +73,9 @@ def models(scores: pd.DataFrame) -> pd.DataFrame:
     scores = _without_duplicates(_one_setting_per_task(_with_measure(scores)))
     rows = []
     for key, group in scores.groupby(GROUP, dropna=False, sort=True):
-        scored = group.to_dict("records")
-        base = {(one["source"], one["measure"]): one for one in scored if one["method"] == "base"}
-        checkpoints: dict[tuple[str, str, str], list[dict[Any, Any]]] = {}
-        for one in scored:
-            place = one["source"], one["run_id"], one["checkpoint"]
-            checkpoints.setdefault(place, []).append(one)
-        for place in sorted(checkpoints):
-            rows.append(_row(dict(zip(GROUP, key, strict=True)), checkpoints[place], base))
+        base = _by_measure(group[group.method == "base"])
+        for _, checkpoint in group.groupby(["source", "run_id", "checkpoint"], sort=True):
+            rows.append(_row(dict(zip(GROUP, key, strict=True)), checkpoint, base))
     columns = [*GROUP, "source", "run_id", "checkpoint", "created_at", *MODEL_AXES, *COSTS]
     numbers = [
         name + end for name in measures() for end in ("", "_se", "_n", "_delta", "_delta_se")
@@ -167,16 +162,17 @@ def _without_duplicates(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.sort_values("created_at").drop_duplicates(key, keep="last")
 
 
-def _row(
-    group: dict[str, Any], scores: list[dict[Any, Any]], base: dict[tuple[str, str], Any]
-) -> dict:
+def _by_measure(base: pd.DataFrame) -> dict[tuple[str, str], Any]:
+    return {(row["source"], row["measure"]): row for row in base.to_dict("records")}
+
+
+def _row(group: dict[str, Any], scores: pd.DataFrame, base: dict[tuple[str, str], Any]) -> dict:
     """One measured model from its scores (one a measure) and those of the base."""
-    first = scores[0]
+    first = scores.iloc[0]
     row = group | {k: first[k] for k in ["source", "run_id", "checkpoint", *MODEL_AXES, *COSTS]}
-    dates = [one["created_at"] for one in scores if not pd.isna(one["created_at"])]
-    row["created_at"] = min(dates, default=pd.NA)
+    row["created_at"] = scores.created_at.min()
     deltas: dict[str, Estimate] = {}
-    for one in scores:
+    for one in scores.to_dict("records"):
         name = str(one["measure"])
         row |= {name: one["value"], f"{name}_se": one["stderr"], f"{name}_n": _known(one["n"])}
         if one["has_items"]:

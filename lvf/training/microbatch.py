@@ -17,7 +17,6 @@ from weakref import WeakSet
 import torch
 from composer.utils import dist
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from lvf.config.schema import RunConfig
 from lvf.errors import UserError
@@ -222,9 +221,9 @@ def _kept(cfg: RunConfig, model: Any, layout: Layout, num_tokens: int) -> int:
         loss = mean_loss(model, batch, layout)
     storages = [entry.tensor.untyped_storage() for entry in saved]
     del loss
-    sizes = {StorageWeakRef(storage): storage.nbytes() for storage in storages}
-    own = {StorageWeakRef(parameter.untyped_storage()) for parameter in model.parameters()}
-    return sum(size for storage, size in sizes.items() if storage not in own)
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    return sum(size for address, size in sizes.items() if address not in own)
 
 
 @dataclass(frozen=True, eq=False)

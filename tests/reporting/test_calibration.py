@@ -8,7 +8,6 @@ from scipy.special import stdtr, stdtrit
 
 from lvf.reporting.stats.variance import (
     MIN_DOF,
-    Deviations,
     Runs,
     item_variance,
     seed_variance,
@@ -47,7 +46,7 @@ def null_world(
         weights = ((method == 0) * 1.0 - (method == rank)) / (durations * num_seeds)
         used = weights != 0
         noise = item_variance(scores[:, used], weights[used], setting[used])
-        seeds, dof = seed_variance(Deviations(means[..., None], runs), weights[:, None])
+        seeds, dof = seed_variance(means[..., None], weights[:, None], runs)
         assert (dof >= MIN_DOF).all()
         total, dof = together(*noise, seeds, dof)
         away = np.abs(means @ weights) / np.sqrt(total)

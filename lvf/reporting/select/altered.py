@@ -39,6 +39,8 @@ def altered_models(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame
         models: as in `lvf.reporting.select.selection.Selection`.
     """
     rows = measured[is_altered(measured)]
+    if rows.empty:
+        return rows
     ends = [alteration_text(row).replace(" ", "") for row in rows.itertuples()]
     names = [name.removesuffix(f"-{end}") for name, end in zip(rows.checkpoint, ends, strict=True)]
     parents = models.set_index(KEYS)[[*OF_PARENT, "setting"]]

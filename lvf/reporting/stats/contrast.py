@@ -16,7 +16,6 @@ from lvf.records.estimate import Estimate
 from lvf.records.store import items
 from lvf.reporting.stats.variance import (
     MIN_DOF,
-    Deviations,
     Runs,
     item_variance,
     seed_variance,
@@ -116,26 +115,17 @@ def linearised(
         measures: of which the function takes the means.
         function: of an array (num_settings, num_measures).
     """
-    scores = models[list(measures)].to_numpy(dtype=float)
-    means = np.array([_mean(scores[models.index.get_indexer(rows)]) for rows in settings])
+    means = np.array([models.loc[rows, list(measures)].mean().to_numpy() for rows in settings])
     slopes = np.zeros_like(means)
     for place in np.ndindex(means.shape):
         step = np.zeros_like(means)
         step[place] = 1e-6 * max(1.0, abs(means[place]))
         slopes[place] = (function(means + step) - function(means - step)) / (2 * step[place])
-    labels = np.concatenate([rows.to_numpy() for rows in settings])
-    sizes = np.array([len(rows) for rows in settings])
-    weights = np.repeat(slopes / sizes[:, None], sizes, axis=0)
-    terms = {
-        measure: Term(models, pd.Series(weights[:, column], labels))
-        for column, measure in enumerate(measures)
-    }
+    terms = {}
+    for column, measure in enumerate(measures):
+        parts = [pd.Series(slopes[i, column] / len(rows), rows) for i, rows in enumerate(settings)]
+        terms[measure] = Term(models, pd.concat(parts))
     return Contrast(float(function(means)), terms)
-
-
-def _mean(scores: np.ndarray) -> np.ndarray:
-    """Mean over seeds of (num_seeds, num_measures), of those that are known."""
-    return np.nanmean(scores, axis=0) if np.isnan(scores).any() else scores.mean(axis=0)
 
 
 def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
@@ -188,43 +178,35 @@ def _item_noise(measure: str, term: Term) -> np.ndarray | None:
     Models are paired by item where they answered as many items by the same metric.
     """
     weights = term.weights[term.weights != 0]
-    rows = term.models.index.get_indexer(weights.index)
-    shares, setting = weights.to_numpy(), term.models["setting"].to_numpy()[rows]
     parts = parts_of(measure)
-
-    def columns(end: str) -> np.ndarray:
-        return np.array([term.models[name + end].to_numpy()[rows] for name in parts], dtype=object)
-
-    paths, metrics, counts = columns("_path"), columns("_metric"), columns("_n")
-    answered = ~pd.isna(paths).any(axis=0)
-    alike: dict[tuple, list[int]] = {}
-    for place in np.flatnonzero(answered):
-        alike.setdefault((*counts[:, place], *metrics[:, place]), []).append(int(place))
-    lone = [np.flatnonzero(~answered)]
+    ends = [name + end for name in parts for end in ("_n", "_metric")]
+    paths = [f"{name}_path" for name in parts]
+    columns = dict.fromkeys([f"{measure}_se", *ends, *paths, "setting"])
+    rows = term.models.loc[weights.index, list(columns)]
+    answered = rows[paths].notna().all(axis=1).to_numpy()
+    lone = [rows[~answered]]
     total = np.zeros(2)
-    for group in map(np.array, alike.values()):
-        scores = [_scores(*pair) for pair in zip(paths[:, group], metrics[:, group], strict=True)]
+    for _, group in rows[answered].groupby(ends, sort=False):
+        scores = [_scores(group, name) for name in parts]
         if any(one is None for one in scores):
             lone.append(group)
             continue
-        noise = [item_variance(x, shares[group], setting[group]) for x in scores if x is not None]
+        shares, setting = weights[group.index].to_numpy(), group.setting.to_numpy()
+        noise = [item_variance(one, shares, setting) for one in scores if one is not None]
         total += np.sum(noise, axis=0) / len(parts) ** 2
-    errors = term.models[f"{measure}_se"].to_numpy()[rows]
     for group in lone:
-        if np.isnan(errors[group]).any():
+        shares, errors = weights[group.index], group[f"{measure}_se"]
+        if errors.isna().any():
             return None
-        each = pd.DataFrame({"w": shares[group], "e": errors[group]}, index=setting[group])
-        if each.index.has_duplicates:
-            by_setting = each.groupby(level=0)
-            each = pd.DataFrame({"w": by_setting.w.sum(), "e": by_setting.e.mean()})
-        each = each.sort_index()
-        total[0] += float(((each.w * each.e) ** 2).sum())
+        by_setting = shares.groupby(group.setting).sum() * errors.groupby(group.setting).mean()
+        total[0] += float((by_setting**2).sum())
     return total
 
 
-def _scores(paths: Sequence[str], metrics: Sequence[str]) -> np.ndarray | None:
+def _scores(rows: pd.DataFrame, name: str) -> np.ndarray | None:
     """Items (num_models, num_items) of one measure; None where a model lacks them."""
-    scores = [items(path, metric) for path, metric in zip(paths, metrics, strict=True)]
+    where = zip(rows[f"{name}_path"], rows[f"{name}_metric"], strict=True)
+    scores = [items(path, metric) for path, metric in where]
     known = [one for one in scores if one is not None]
     if len(known) < len(scores) or len({len(one) for one in known}) != 1:
         return None
@@ -233,31 +215,20 @@ def _scores(paths: Sequence[str], metrics: Sequence[str]) -> np.ndarray | None:
 
 def _seed_noise(terms: Mapping[str, Term]) -> tuple[float, float]:
     """Variance over seeds, and its degrees of freedom."""
-    frames = [term.models for term in terms.values()]
-    rows = frames[0]
-    shares = np.zeros((len(rows), len(terms)))
-    for column, term in enumerate(terms.values()):
-        shares[rows.index.get_indexer(term.weights.index), column] = term.weights
+    frames = {name: term.models for name, term in terms.items()}
+    weights = pd.DataFrame({name: term.weights for name, term in terms.items()}).fillna(0.0)
+    rows = next(iter(frames.values()))[["method", "is_chosen", *RUN]]
     trained = (rows.method != "base").to_numpy()
-    used = (shares != 0).any(axis=1)
+    used = rows.index.isin(weights.index[(weights != 0).any(axis=1)])
     if not (trained & used).any():
         return 0.0, math.inf
     known = trained & (rows.is_chosen.to_numpy() | used)
-    values = np.stack(
-        [frame[name].to_numpy(dtype=float) for name, frame in zip(terms, frames, strict=True)], -1
-    )
+    values = np.stack([frame[name].to_numpy(dtype=float) for name, frame in frames.items()], -1)
     whole = ~np.isnan(values).any(axis=-1)
     if not whole[trained & used].all():
         return math.nan, 0.0
     kept = known & whole
-    runs = np.stack([rows[name].fillna(-1).to_numpy(dtype=int)[kept] for name in RUN])
-    deviations = _deviations(values[kept].tobytes(), runs.tobytes(), len(terms))
-    variance, dof = seed_variance(deviations, shares[kept])
+    setting, series, seed, condition = rows[kept].fillna({"seed": -1})[RUN].to_numpy(dtype=int).T
+    shares = weights.reindex(rows.index[kept], fill_value=0.0).to_numpy()
+    variance, dof = seed_variance(values[kept], shares, Runs(setting, series, seed, condition))
     return float(variance), float(dof)
-
-
-@functools.lru_cache(maxsize=256)
-def _deviations(values: bytes, runs: bytes, num_measures: int) -> Deviations:
-    """Most contrasts of a measure are of the same runs, which differ in their weights alone."""
-    scores = np.frombuffer(values).reshape(-1, num_measures)
-    return Deviations(scores, Runs(*np.frombuffer(runs, dtype=int).reshape(len(RUN), -1)))

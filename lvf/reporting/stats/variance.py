@@ -68,41 +68,9 @@ def item_variance(
     return total, (known + alone * np.mean(squares, axis=0)) / num_items
 
 
-class Deviations:
-    """What is left of runs' scores when the mean of their setting is taken off.
-
-    Args:
-        values: (..., num_runs, num_measures).
-        runs: of the same runs.
-    """
-
-    def __init__(self, values: np.ndarray, runs: Runs) -> None:
-        self.runs = runs
-        self.rest = values.astype(float)
-        """Shaped as the values."""
-        self.spare = np.zeros(len(runs.setting))
-        """Degrees of freedom that each run gives, (num_runs,)."""
-        for one in np.unique(runs.setting):
-            rows = runs.setting == one
-            self.rest[..., rows, :] -= self.rest[..., rows, :].mean(axis=-2, keepdims=True)
-            self.spare[rows] = (rows.sum() - 1) / rows.sum()
-        self._correlations: dict[bytes, tuple[np.ndarray, float]] = {}
-
-    def correlation(self, used: np.ndarray) -> tuple[np.ndarray, float]:
-        """Correlation of the deviations of one series at two durations, (...), at least zero.
-
-        Also its degrees of freedom: seeds less one, summed over the series.
-
-        Args:
-            used: which measures take part, (num_measures,).
-        """
-        key = used.tobytes()
-        if key not in self._correlations:
-            self._correlations[key] = _correlation(self.rest, used, self.runs)
-        return self._correlations[key]
-
-
-def seed_variance(deviations: Deviations, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def seed_variance(
+    values: np.ndarray, weights: np.ndarray, runs: Runs
+) -> tuple[np.ndarray, np.ndarray]:
     """Variance over seeds of a weighted sum of runs, and its degrees of freedom.
 
     The variance of a run is pooled over the settings of its series; where these give fewer than
@@ -110,16 +78,22 @@ def seed_variance(deviations: Deviations, weights: np.ndarray) -> tuple[np.ndarr
     correlated by rho, which is the mean over all series.
 
     Args:
-        deviations: of the runs, also of those whose weight is zero.
+        values: (..., num_runs, num_measures); also of runs whose weight is zero.
         weights: (num_runs, num_measures).
+        runs: of the same runs.
 
     Returns:
         Variance and degrees of freedom (Satterthwaite), both (...); NaN and 0 where no variance is
         known.
     """
-    rest, spare, runs = deviations.rest, deviations.spare, deviations.runs
-    batch = rest.shape[:-2]
-    rho, rho_dof = deviations.correlation(np.any(weights != 0, axis=0))
+    batch = values.shape[:-2]
+    rest = values.astype(float)
+    spare = np.zeros(len(runs.setting))
+    for one in np.unique(runs.setting):
+        rows = runs.setting == one
+        rest[..., rows, :] -= rest[..., rows, :].mean(axis=-2, keepdims=True)
+        spare[rows] = (rows.sum() - 1) / rows.sum()
+    rho, rho_dof = _correlation(rest, weights, runs)
     apart: dict[bytes, np.ndarray] = {}
     joint: np.ndarray = np.zeros(batch)
     dofs: dict[bytes, float] = {}
@@ -147,7 +121,12 @@ def seed_variance(deviations: Deviations, weights: np.ndarray) -> tuple[np.ndarr
         return total, np.where(slack > 0, total**2 / slack, sum(dofs.values()))
 
 
-def _correlation(rest: np.ndarray, used: np.ndarray, runs: Runs) -> tuple[np.ndarray, float]:
+def _correlation(rest: np.ndarray, weights: np.ndarray, runs: Runs) -> tuple[np.ndarray, float]:
+    """Correlation of the seed deviations of one series at two durations, (...), at least zero.
+
+    Also its degrees of freedom: seeds less one, summed over the series.
+    """
+    used = np.any(weights != 0, axis=0)
     found, counts = [], []
     for one in np.unique(runs.series):
         rows = runs.series == one
