@@ -8,7 +8,7 @@ import pandas as pd
 from lvf.planning.memory import TABLES as MEMORY_TABLES
 from lvf.planning.memory import table_rows
 from lvf.reporting.select.compare import with_score
-from lvf.reporting.select.variant import VARIANT, Variant
+from lvf.reporting.select.variant import Variant
 from lvf.reporting.stats.contrast import Contrast, combined, evenly, linear
 
 KINDS = ("paper", "measured", "difference")
@@ -81,14 +81,13 @@ def paper_table(spec: PaperTable, models: pd.DataFrame, scores: pd.DataFrame) ->
     rows = rows[rows[spec.measure].notna()]
     cells = []
     setting = ["scale", "model", "dataset", "method", "rank", "duration"]
-    rows = rows[list(dict.fromkeys([*setting, *VARIANT, "duration_unit", "source", "setting"]))]
     for (scale, model, *_, duration), same in rows.groupby(setting, dropna=False):
-        first = same[[*VARIANT, "duration_unit"]].iloc[0]
+        first = next(same.itertuples())
         cells.append({
             "table": spec.number, "evidence_set": scale if scale == model else f"{scale} {model}",
             "method": Variant.of_columns(first).name,
             "duration": duration, "unit": first.duration_unit,
-            "models": list(same.index), "order": first["rank"],
+            "models": list(same.index), "order": first.rank,
             **_numbers(models, same, spec.measure),
         })  # fmt: skip
     columns = ["table", "evidence_set", "method", "duration", "unit", "seeds"]
@@ -123,17 +122,14 @@ def _numbers(models: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[str
 
     No interval where no seed variance is known; the paper's single runs take the measured one.
     """
-    is_paper = (rows.source == "paper").to_numpy()
-    means = {
-        kind: evenly(rows[of_side])
-        for kind, of_side in (("paper", is_paper), ("measured", ~is_paper))
-        if of_side.any()
-    }
-    if len(means) == len(KINDS) - 1:
-        means["difference"] = combined((1.0, means["measured"]), (-1.0, means["paper"]))
-    row: dict[str, float] = {"seeds": int((~is_paper).sum())}
-    for kind, weights in means.items():
-        row |= _with_interval(kind, linear(models, measure, weights))
+    paper, measured = (rows[(rows.source == "paper") == which] for which in (True, False))
+    sides = {"paper": ((1.0, paper),), "measured": ((1.0, measured),),
+             "difference": ((1.0, measured), (-1.0, paper))}  # fmt: skip
+    row: dict[str, float] = {"seeds": len(measured)}
+    for kind, terms in sides.items():
+        if all(len(side) for _, side in terms):
+            weights = combined(*((sign, evenly(side)) for sign, side in terms))
+            row |= _with_interval(kind, linear(models, measure, weights))
     return row
 
 
