@@ -219,11 +219,19 @@ def _kept(cfg: RunConfig, model: Any, layout: Layout, num_tokens: int) -> int:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(cfg))
     with autocast, torch.autograd.graph.saved_tensors_hooks(note, lambda entry: entry.tensor):
         loss = mean_loss(model, batch, layout)
-    storages = [entry.tensor.untyped_storage() for entry in saved]
+    storages = [part.untyped_storage() for entry in saved for part in _dense(entry.tensor)]
     del loss
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     return sum(size for address, size in sizes.items() if address not in own)
+
+
+def _dense(tensor: Tensor) -> list[Tensor]:
+    """The tensor, or what a sparse one (SHiRA's) consists of."""
+    if tensor.layout is not torch.sparse_coo:
+        return [tensor]
+    tensor = tensor.coalesce()
+    return [tensor.indices(), tensor.values()]
 
 
 @dataclass(frozen=True, eq=False)
