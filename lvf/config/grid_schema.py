@@ -36,7 +36,7 @@ class SlurmConfig:
     """Minutes of the job that measures one export."""
     signal_delay_s: CountOrZero = 300
     """Seconds before the end at which a run saves: longer than a batch and a checkpoint take."""
-    preparation_cpus: Count = 16
+    preparation_cpus: Count = 8
     """Cores of a job that prepares data, which has no GPU."""
     preparation_partition: str | None = None
     """Its partition; null takes `partition`."""

@@ -181,6 +181,7 @@ def cells(folder: Path, *more: str, cpt: bool = True, ift: bool = True) -> list[
 SLURM = SlurmConfig(
     mem_gb=None,
     cpus_per_task=CPUS,
+    preparation_cpus=CPUS,
     timeout_min=20,
     signal_delay_s=60,
     additional_parameters={"nodelist": "n1"},
