@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import shutil
@@ -95,6 +96,8 @@ def closing(trainer: Trainer) -> Iterator[None]:
         raise
     finally:
         close()
+        # Composer would close again at the end of the process, and keeps the model until then.
+        atexit.unregister(trainer.engine._close)
 
 
 def _start_together(folder: RunFolder) -> Lifeline:
