@@ -37,7 +37,7 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.lock
 
 demo: $(VENV)/installed
 	$(BIN)/python -m lvf.grid sweep=demo launcher=local
-	$(BIN)/python -m lvf.report
+	$(BIN)/python -m lvf.report page=true
 
 grid: $(VENV)/installed
 	$(BIN)/python -m lvf.grid sweep=$(SWEEP) scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
@@ -74,7 +74,7 @@ test-pythons:
 test-python: $(VENV)/installed-dev
 	rm -rf runs/$(VENV) && mkdir -p runs/$(VENV)
 	cd runs/$(VENV) && $(CURDIR)/$(BIN)/python -m lvf.grid sweep=demo launcher=local
-	cd runs/$(VENV) && $(CURDIR)/$(BIN)/python -m lvf.report
+	cd runs/$(VENV) && $(CURDIR)/$(BIN)/python -m lvf.report page=true
 	$(MAKE) test-fast
 
 test-slurm: $(VENV)/installed-dev

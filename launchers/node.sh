@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Start the ranks of one run on this node, through torchrun:  node.sh PYTHON RANKS CONFIG SHARDS
-# `python -m lvf.train` with runtime.nproc_per_node above 1 calls it, on several nodes through srun, once on
-# each. What a cluster needs for ranks to find and hear each other stands here, and only here.
+# Start the ranks of one run on this node, through torchrun:  node.sh PYTHON RANKS ORDER
+# `python -m lvf.train` with several ranks calls it; of several nodes, on which srun has started that, each
+# does. What a cluster needs for ranks to find and hear each other stands here, and only here. It runs
+# within a container, where there is one: no command of Slurm is to be had.
 set -euo pipefail
-python=$1 ranks=$2 config=$3 shards=$4
+python=$1 ranks=$2 order=$3
 
 # Slurm signals every process of a step. torchrun would die of SIGUSR2; ignored here, it stays so
 # through exec, until a rank listens to it.
@@ -12,7 +13,8 @@ trap '' USR2
 if ((${SLURM_STEP_NUM_NODES:-1} > 1)); then
     # Rank 0 belongs on the first node, where the command that started the run watches its files.
     # Ports below 32768 are not given to outgoing connections; two jobs on a node have two numbers.
-    head=$(scontrol show hostnames "$SLURM_STEP_NODELIST" | head -n 1)
+    # The first of a list such as gpu[001-004,007],big1 is gpu001.
+    head=$(sed -E 's/\[([^],-]+)[^]]*\]/\1/g; s/,.*//' <<< "$SLURM_STEP_NODELIST")
     rendezvous=(--nnodes "$SLURM_STEP_NUM_NODES" --node-rank "$SLURM_NODEID"
         --master-addr "$head" --master-port $((20000 + SLURM_JOB_ID % 12000)))
     # A machine has many interfaces, and a host name that resolves to 127.0.0.1 makes gloo wait for
@@ -36,4 +38,4 @@ export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
 export PYTHONUNBUFFERED=1
 
 exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$ranks" \
-    --max-restarts 0 -m lvf.launching.rank "$config" "$shards"
+    --max-restarts 0 -m lvf.launching.rank "$order"

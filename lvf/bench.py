@@ -30,18 +30,35 @@ def run(cfg: RunConfig) -> None:
     benchmark(cfg)
 
 
-def benchmark(cfg: RunConfig) -> Path:
-    """Measure, unless a record of just this is there; returns the record's path."""
+def benchmark(cfg: RunConfig) -> Path | None:
+    """Measure, unless a record of just this is there.
+
+    Returns:
+        The record's path; None where another process leads.
+    """
+    from lvf.launching.ranks import help_leader
+    from lvf.launching.together import as_started, leads, telling_others
+
+    cfg = as_started(cfg)
+    if not leads(cfg):
+        help_leader(cfg)
+        return None
+    with telling_others(cfg):
+        return _lead(cfg)
+
+
+def _lead(cfg: RunConfig) -> Path:
     print("loading libraries ...", flush=True)
     from lvf.benchmarking.figures import table
     from lvf.benchmarking.throughput import benchmark_path, time_steps
-    from lvf.launching.ranks import check_allocation, train_on_ranks
+    from lvf.launching.ranks import train_on_ranks
+    from lvf.launching.together import check_started
     from lvf.records.schema import read_record
     from lvf.reporting.tables.results import console
     from lvf.runs.run_folder import open_run_folder
     from lvf.training.build_model import check_model
 
-    check_allocation(cfg)
+    check_started(cfg)
     check_model(cfg)
     path = benchmark_path(cfg)
     if path.exists():

@@ -1,4 +1,4 @@
-"""`python -m lvf.evaluate`: measure a trained run, or released models, where records lack."""
+"""`python -m lvf.evaluate`: measure a trained run or other models, where records lack."""
 
 from pathlib import Path
 
@@ -6,41 +6,57 @@ from hydra.core.hydra_config import HydraConfig
 
 from lvf.config.compose import entry_point
 from lvf.config.schema import RunConfig
-from lvf.config.validate import require_consent
+from lvf.config.validate import require_consent, require_trackers
 from lvf.errors import UserError
 from lvf.log import log_to
 
 
 def run(cfg: RunConfig) -> None:
-    """Measure what the run that these settings name has exported so far, or `released` models.
+    """Measure what the run that these settings name has exported so far, `tuned` or `released`.
 
-    Of a run, `runtime.export` chooses one export.
+    Of a run, `runtime.export` chooses one export. `strength`, `truncate` and `damp` also measure
+    altered models.
 
     Raises:
-        UserError: the run has exported nothing yet.
+        UserError: the run has exported nothing yet, or does not match the base model.
     """
     if cfg.released is not None:
+        if cfg.strength or cfg.truncate or cfg.damp:
+            raise UserError(
+                "strength, truncate and damp alter one model: name it with tuned=/path/to/folder, "
+                "and its base with model.path=..., instead of released=..."
+            )
         print("loading libraries ...", flush=True)
         log_to(Path(cfg.paths.runs) / "log.txt")
         evaluate_released(cfg.released, list(HydraConfig.get().overrides.task))
         return
     require_consent(cfg)
+    require_trackers(cfg)
     print("loading libraries ...", flush=True)
+    from lvf.analysis.alter import altered_subjects
+    from lvf.analysis.subjects import base_weights, models
     from lvf.data.shards import prepare
-    from lvf.evals.subjects import measure_run
+    from lvf.evals.subjects import measure_all
     from lvf.reporting.tables.results import print_run
     from lvf.runs.run_folder import run_folder
+    from lvf.training.trackers import log_scores
 
     folder = run_folder(cfg)
-    if not folder.exports_of(cfg):
+    if cfg.tuned is None and not folder.exports_of(cfg):
         moment = "" if cfg.runtime.export is None else f" of duration {cfg.runtime.export:g}"
         raise UserError(
             f"{folder.path} has no exported model{moment}; train it first with the same settings: "
             "python -m lvf.train ..."
         )
-    log_to(folder.log())
-    records = measure_run(cfg, prepare(cfg), folder)
-    folder.mark_measured(cfg)
+    log_to(folder.log() if cfg.tuned is None else Path(cfg.paths.runs) / "log.txt")
+    found = models(cfg)
+    subjects = [subject for subject, _ in found]
+    if cfg.strength or cfg.truncate or cfg.damp:
+        subjects += altered_subjects(cfg, found, base_weights(cfg))
+    records = measure_all(subjects, cfg, prepare(cfg))
+    if cfg.tuned is None:
+        folder.mark_measured(cfg)
+        log_scores(cfg, folder)
     print_run(records)
     print(f"records  {cfg.paths.records}")
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lvf.reporting.select.selection import Selection
 
 WHERE = "where="
+REGIMES = {"ift": "instruction finetuning", "cpt": "continued pre-training"}
 
 
 @dataclass(kw_only=True)
@@ -41,7 +42,7 @@ class ReportConfig:
     claims: bool = False
     """Only judge the claims; `python -m lvf.report claims` sets it."""
     page: bool = False
-    """Also write everything as one HTML page, with all figures and the records' provenance."""
+    """Write one HTML page with plots and the records of every number, in place of PNG files."""
     export: bool = False
     """Also write all scores and models as CSV and Parquet."""
     pack: bool = False
@@ -52,7 +53,7 @@ ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
 def report(cfg: ReportConfig) -> None:
-    """Print claims and tables; write CSV, Markdown and PNG files.
+    """Print the answer, its table and the verdicts; write CSV, Markdown and PNG files, or a page.
 
     With `pack`, only pack the records into one file.
 
@@ -62,15 +63,18 @@ def report(cfg: ReportConfig) -> None:
     if cfg.pack:
         print(f"written:\n  {pack(Path(cfg.records))}")
         return
-    import pandas as pd
-
     from lvf.records.quality import quality_notes
     from lvf.records.store import RecordWarning, export
     from lvf.reporting.report import Report
-    from lvf.reporting.select.scope import scope_text
-    from lvf.reporting.select.settings import groups
+    from lvf.reporting.select.altered import is_altered
+    from lvf.reporting.tables import terminal
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
+    from lvf.reporting.tables.results import console
 
+    if cfg.page and not cfg.claims:
+        from lvf.reporting.page.write import start_bundle, write_page
+
+        bundle = start_bundle()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         selection, scores, quality = _selected(cfg)
@@ -79,39 +83,38 @@ def report(cfg: ReportConfig) -> None:
         print(f"note: {note}", file=sys.stderr)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = Report(selection, scores)
+    results = Report(selection, scores[~is_altered(scores)])
     written = _claims(results, out)
     if cfg.export:
         written += [*export(scores, out / "scores"), *export(selection.models, out / "models")]
     if cfg.claims:
-        print("written:\n" + "\n".join(f"  {path}" for path in written))
+        console().print(terminal.claims_table(results.verdicts))
+        _say_written(written)
         return
-    written.append(out / "models.csv")
-    selection.models.to_csv(written[-1], index=False)
-    if len(quality):
-        written.append(out / "data_quality.csv")
-        quality.to_csv(written[-1], index=False)
-    sections, tables = [], []
-    for name, group in groups(selection.models):
-        section, table, paths = _show(name, group, results, out)
-        sections.append(section)
-        tables.append(table)
-        written += paths
-    written.append(out / "leaderboard.csv")
-    pd.concat(results.boards.values()).drop(columns="models").to_csv(written[-1], index=False)
+    written += _tables(results, quality, out, with_figures=not cfg.page)
     if cfg.paper:
         printed = printed_tables(selection.models, results.tables)
         written += write_tables(printed, out / "tables")
-    written += [out / "summary.csv", out / "summary.md"]
-    pd.concat(tables).to_csv(written[-2], index=False)
-    written[-1].write_text(
-        f"# Learning and forgetting\n\n{scope_text(selection.models)}\n\n" + "\n".join(sections)
-    )
+    screen = console()
+    screen.print(terminal.answer(results.verdicts, selection.models))
+    screen.print(terminal.main_methods_table(selection.models))
+    if len(selection.altered):
+        screen.print(terminal.altered(results))
+    screen.print(terminal.verdict_lines(results.verdicts))
+    _say_written(written)
     if cfg.page:
-        from lvf.reporting.page.write import write_page
+        print(f"page: {write_page(results, out / 'index.html', bundle)}")
+    else:
+        print("page: the same command with page=true writes it, with all plots and records")
 
-        written.append(write_page(results, out / "index.html"))
-    print("written:\n" + "\n".join(f"  {path}" for path in written))
+
+def _say_written(paths: list[Path]) -> None:
+    """A line for each folder that has been written to."""
+    folders = dict.fromkeys(path.parent for path in paths)
+    for folder in folders:
+        names = [path.name for path in paths if path.parent == folder]
+        few = names if len(names) <= 12 else [*names[:3], f"{len(names) - 3} more"]
+        print(f"written to {folder}: {', '.join(few)}")
 
 
 def _selected(cfg: ReportConfig) -> tuple[Selection, pd.DataFrame, pd.DataFrame]:
@@ -149,51 +152,83 @@ def _selected(cfg: ReportConfig) -> tuple[Selection, pd.DataFrame, pd.DataFrame]
 
 
 def _claims(results: Report, out: Path) -> list[Path]:
-    """Print the verdicts on the claims; returns the paths of the table as CSV and Markdown."""
+    """Write the verdicts on the claims as CSV and Markdown; returns both paths."""
     from lvf.reporting.claims.judge import as_table
-    from lvf.reporting.claims.table import claims_markdown, claims_table
-    from lvf.reporting.tables.results import console
+    from lvf.reporting.claims.table import claims_markdown
 
-    verdicts, left_out = results.verdicts, results.selection.left_out
-    console().print(claims_table(verdicts, left_out))
     paths = [out / "claims.csv", out / "claims.md"]
-    as_table(verdicts).to_csv(paths[0], index=False)
-    paths[1].write_text(claims_markdown(verdicts, left_out))
+    as_table(results.verdicts).to_csv(paths[0], index=False)
+    paths[1].write_text(claims_markdown(results.verdicts, results.selection.left_out))
     return paths
 
 
-def _show(
-    name: str, group: pd.DataFrame, results: Report, out: Path
-) -> tuple[str, pd.DataFrame, list[Path]]:
-    """Print a group and draw its figures; returns Markdown, table and the figures' paths."""
+def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: bool) -> list[Path]:
+    """Write models, scores and ranks as CSV and Markdown, and the groups' figures."""
+    import pandas as pd
+
+    from lvf.reporting.select.scope import scope_text
+    from lvf.reporting.select.settings import altered_settings, groups
+    from lvf.reporting.tables.results import summary_numbers
+
+    models = results.models
+    written = [out / "models.csv"]
+    models.to_csv(written[-1], index=False)
+    if len(results.selection.altered):
+        written.append(out / "altered.csv")
+        altered = altered_settings(results.selection.altered).drop(columns="models")
+        altered.to_csv(written[-1], index=False)
+    if len(quality):
+        written.append(out / "data_quality.csv")
+        quality.to_csv(written[-1], index=False)
+    sections, tables = [], []
+    for name, group in groups(models):
+        figures = _figures(name, group, results, out) if with_figures else []
+        sections.append(_section(name, group, results, figures))
+        tables.append(summary_numbers(group, name))
+        written += figures
+    written.append(out / "leaderboard.csv")
+    pd.concat(results.boards.values()).drop(columns="models").to_csv(written[-1], index=False)
+    written += [out / "summary.csv", out / "summary.md"]
+    pd.concat(tables).to_csv(written[-2], index=False)
+    heading = f"# Learning and forgetting\n\n{scope_text(models)}\n\n"
+    written[-1].write_text(heading + "\n".join(sections))
+    return written
+
+
+def _section(name: str, group: pd.DataFrame, results: Report, figures: list[Path]) -> str:
+    """A group's table, what its comparisons say, and its figures, as Markdown."""
     from lvf.reporting.claims.table import sentences
+    from lvf.reporting.tables.altered import strength_sentences
+    from lvf.reporting.tables.results import summary_markdown
+
+    lines = [
+        *sentences(results.verdicts, group),
+        *strength_sentences(group, results.altered(group)),
+        *map(str, results.left_out(group)),
+    ]
+    table = summary_markdown(group, f"{name}: {_title(group)}")
+    pictures = "\n".join(f"![{path.stem}]({path.name})" for path in figures)
+    return "\n".join([table, "```", *lines, "```", "", pictures, ""])
+
+
+def _figures(name: str, group: pd.DataFrame, results: Report, out: Path) -> list[Path]:
+    """Draw a group's learning, and its trade-off; returns the paths."""
     from lvf.reporting.figures.curves import all_measures
     from lvf.reporting.figures.tradeoff import frontier
-    from lvf.reporting.tables import results as tables
-    from lvf.reporting.tables.leaderboard import leaderboard_table
 
-    title = _title(group)
-    lines = [*sentences(results.verdicts, group), *map(str, results.left_out(group))]
-    screen = tables.console()
-    heading = f"{name}: {title}"
-    screen.print(tables.summary(group, heading, parts=screen.width >= tables.TABLE_WIDTH))
-    print("\n".join(["", *lines, ""]))
-    if len(results.boards[name]) > 1:
-        screen.print(leaderboard_table(results.boards[name]))
     paths = [out / f"learning-{name}.png"]
+    first = group[group.method != "base"].iloc[0]
+    title = f"{first.domain}, {REGIMES.get(str(first.regime), first.regime)}"
     all_measures(group, title).savefig(paths[0])
     if group.target.notna().any():
         paths.append(out / f"frontier-{name}.png")
-        frontier(group, title).savefig(paths[1])
-    section = "\n".join([tables.summary_markdown(group, heading), "```", *lines, "```", ""])
-    pictures = "\n".join(f"![{path.stem}]({path.name})" for path in paths)
-    return f"{section}\n{pictures}\n", tables.summary_numbers(group, name), paths
+        frontier(group, title, results.altered(group)).savefig(paths[1])
+    return paths
 
 
 def _title(group: pd.DataFrame) -> str:
     trained = group[group.method != "base"].iloc[0]
-    regimes = {"ift": "instruction finetuning", "cpt": "continued pre-training"}
-    regime = regimes.get(str(trained.regime), trained.regime)
+    regime = REGIMES.get(str(trained.regime), trained.regime)
     source = " (published)" if (group.source == "paper").all() else ""
     return f"{trained.domain}, {regime} of {trained.model} on {trained.dataset}{source}"
 

@@ -1,6 +1,9 @@
 """The user's own line, from a fresh folder to records, and started again."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,11 +89,129 @@ def test_a_run_of_a_multirun_that_is_refused_lets_the_others_run(tmp_path: Path)
     assert states == ["trained"]
 
 
-def test_a_start_by_torchrun_names_the_setting_that_replaces_it(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    line = ["--nproc-per-node=2", "-m", "lvf.train", "+experiment=math_ift", "method=lora"]
-    done = subprocess.run(
-        [*torchrun, *line, *QUICK], cwd=tmp_path, capture_output=True, text=True, check=False
+def test_started_by_torchrun_a_run_is_that_which_lvf_starts_itself(tmp_path: Path) -> None:
+    line = [
+        "-m",
+        "lvf.train",
+        "+experiment=math_ift",
+        "method=lora",
+        *QUICK,
+        "evals.tasks=[nll_target]",
+    ]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ways = {"joined": [*torchrun, *line], "started": [*line, "runtime.nproc_per_node=2"]}
+    losses, said = {}, {}
+    for way, words in ways.items():
+        done = subprocess.run(
+            [sys.executable, *words, f"paths.runs={way}", f"paths.records={way}/records"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (metrics,) = tmp_path.glob(f"{way}/embedded-*/metrics.jsonl")
+        rows = map(json.loads, metrics.read_text().splitlines())
+        losses[way] = [row["loss/train/total"] for row in rows if "loss/train/total" in row]
+        said[way] = done.stdout
+        assert len(list(tmp_path.glob(f"{way}/records/*/*.json"))) == 2  # of the run and its base
+    assert losses["joined"] == losses["started"]
+    assert said["joined"].count("training embedded-") == 1  # of two ranks
+    # Trained already: none of the ranks waits for another.
+    again = subprocess.run(
+        [sys.executable, *ways["joined"], "paths.runs=joined", "paths.records=joined/records"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.returncode != 0
-    assert "without torchrun, with runtime.nproc_per_node=2" in done.stderr
+    assert again.stdout.count("trained already") == 1
+
+
+def test_ranks_read_rows_from_a_remote_of_which_their_machine_has_nothing_yet(
+    tmp_path: Path,
+) -> None:
+    remote = f"paths.shards=file://{tmp_path}/remote"
+    few = ["runtime.nproc_per_node=2", "runtime.measure=false"]
+    first = run_line(tmp_path, *few, remote, "paths.runs=first", "paths.shards_cache=one")
+    assert "trained" not in first and list(tmp_path.glob("remote/*/recipe.json"))
+    run_line(tmp_path, *few, remote, "paths.runs=second", "paths.shards_cache=other")
+    run_line(tmp_path, *few, "paths.runs=third", f"paths.shards={tmp_path}/local")
+    curves = []
+    for name in ("first", "second", "third"):
+        (metrics,) = tmp_path.glob(f"{name}/embedded-*/metrics.jsonl")
+        rows = map(json.loads, metrics.read_text().splitlines())
+        curves.append([row["loss/train/total"] for row in rows if "loss/train/total" in row])
+    assert curves[0] == curves[1] == curves[2]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_saves_and_the_same_line_continues(tmp_path: Path, ranks: int) -> None:
+    words = ["duration=6", f"runtime.nproc_per_node={ranks}", "runtime.measure=false"]
+    line = [
+        sys.executable,
+        "-m",
+        "lvf.train",
+        "+experiment=math_ift",
+        "method=lora",
+        *QUICK,
+        *words,
+    ]
+    # A terminal sends it to all processes that it has started.
+    terminal = subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert terminal.stdout
+    for said in terminal.stdout:
+        if said.startswith("training "):
+            os.killpg(terminal.pid, signal.SIGINT)
+            break
+    assert "the same command continues it" in terminal.communicate()[0]
+    assert terminal.returncode == 75
+    assert "resumed at batch " in run_line(tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["method.rank=100000"], "method.rank=100000 exceeds"),
+        (["training.global_batch_size=3"], "cannot be shared evenly among 2 ranks"),
+        (["-m", "seed=0,1"], "torchrun starts one run at a time"),
+    ],
+)
+def test_what_the_first_rank_of_torchrun_refuses_ends_all_of_them(
+    tmp_path: Path, words: list[str], told: str
+) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    line = ["-m", "lvf.train", "+experiment=math_ift", "method=lora", *QUICK, *words]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *line],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and told in done.stderr
+
+
+def test_two_machines_share_a_run_by_torchruns_rendezvous(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=a"]
+    line = ["-m", "lvf.train", "+experiment=math_ift", "method=full", *QUICK]
+    words = [sys.executable, *torchrun, *meeting, *line, "runtime.measure=false"]
+    machines = [subprocess.Popen(words, cwd=tmp_path) for _ in range(2)]
+    assert [machine.wait(timeout=300) for machine in machines] == [0, 0]
+    (status,) = tmp_path.glob("runs/embedded-*/status.json")
+    assert json.loads(status.read_text())["state"] == "trained"
+    assert not list(status.parent.glob("checkpoints/*"))  # which nothing will continue
+
+
+def test_several_nodes_are_named_with_the_commands_that_start_them(tmp_path: Path) -> None:
+    many = ["runtime.nodes=4", "runtime.nproc_per_node=8", "training.global_batch_size=32"]
+    line = [sys.executable, "-m", "lvf.train", "+experiment=math_ift", "method=full", *many]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    commands = ("sbatch --nodes=4", "torchrun --nnodes=4 --nproc-per-node=8", "runtime.nodes=1")
+    assert all(command in done.stderr for command in commands)

@@ -125,6 +125,18 @@ class Tuned:
         direction = base.double() + b @ a
         return Change(base, tuned=direction * (magnitude / direction.norm(dim=1))[:, None])
 
+    def merged(self, name: str, base: Tensor, device: torch.device) -> Change:
+        """As `change`, with the tuned matrix itself: an adapter merged in float32, as PEFT does."""
+        change = self.change(name, base.to(device), device)
+        if change.factors is None:
+            return Change(change.base, tuned=change.tuned)
+        assert self.lora is not None
+        stem = (PEFT_PREFIX + name).removesuffix(".weight")
+        a = self.weights.read(f"{stem}.lora_A.weight").float()
+        b = self.weights.read(f"{stem}.lora_B.weight").float()
+        update = (b @ a) * lora_scale(self.lora, name, len(a))
+        return Change(change.base, tuned=(base.float() + update).to(device))
+
     def _matrices(self) -> list[str]:
         if self.lora is not None:
             names = {_adapted(name.removeprefix(PEFT_PREFIX)) for name in self.weights.files}

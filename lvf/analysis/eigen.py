@@ -35,11 +35,25 @@ def eigenvalues(symmetric: Tensor) -> Tensor:
 
 def eigenvectors(symmetric: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
     """All eigenvalues [n], falling, and the vectors [n, top] of the first `top` (or of all)."""
-    if symmetric.is_cuda or len(symmetric) <= SMALL or top is None:
+    if _at_once(symmetric, top):
         values, vectors = torch.linalg.eigh(symmetric)
         return values.flip(0), vectors.flip(1)[:, :top]
+    assert top is not None
+    return eigenvalues(symmetric), leading_vectors(symmetric, top)
+
+
+def leading_vectors(symmetric: Tensor, top: int) -> Tensor:
+    """Eigenvectors [n, top] of the `top` largest eigenvalues, falling, of a matrix not all zero."""
+    if _at_once(symmetric, top):
+        return torch.linalg.eigh(symmetric)[1].flip(1)[:, :top]
     from scipy.sparse.linalg import eigsh
 
     start = np.ones(len(symmetric))  # else eigsh starts from random numbers
     _, vectors = eigsh(symmetric.numpy(), k=top, which="LA", v0=start)
-    return eigenvalues(symmetric), torch.from_numpy(vectors).flip(1)
+    return torch.from_numpy(vectors).flip(1)
+
+
+def _at_once(symmetric: Tensor, top: int | None) -> bool:
+    """Whether all vectors together take no longer than the first `top`."""
+    few = top is not None and top < len(symmetric) // 8
+    return symmetric.is_cuda or len(symmetric) <= SMALL or not few

@@ -10,7 +10,7 @@ from lvf.config.schema import RunConfig, stable_hash
 from lvf.errors import UserError
 from lvf.evals.measure import Subject
 from lvf.evals.subjects import export_subjects
-from lvf.models.load import load_export, model_folder_or_id
+from lvf.models.load import load_base, load_export, model_folder_or_id
 from lvf.models.untrusted import check_model
 from lvf.records.schema import Axes
 from lvf.runs.run_folder import run_folder
@@ -59,6 +59,7 @@ def _elsewhere(cfg: RunConfig, tuned: str) -> Model:
         rank=lora.get("r"),
         alpha=lora.get("lora_alpha"),
         target_modules=lora.get("target_modules"),
+        duration_unit=cfg.regime.duration_unit,
     )
     prefix = f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}-{axes.method_name}"
     run_id = f"{prefix}-{stable_hash([tuned, cfg.model.path, cfg.model.revision])}"
@@ -68,6 +69,7 @@ def _elsewhere(cfg: RunConfig, tuned: str) -> Model:
         axes=axes,
         training={},
         load=lambda: load_export(folder, cfg.model),
+        load_base=lambda: load_base(cfg.model),
         folder=Path(cfg.paths.runs) / run_id / "evals" / Path(tuned).name,
     )
     return subject, folder

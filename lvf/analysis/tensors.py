@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ADAPTER_CONFIG = "adapter_config.json"
-WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", ADAPTER_CONFIG]
+WANTED = [
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
+    ADAPTER_CONFIG,
+]
 LAYER = re.compile(r"\.(\d+)\.")
 
 

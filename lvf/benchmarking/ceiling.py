@@ -30,8 +30,6 @@ def datasheet_flops_per_second(precision: str) -> float | None:
     """Peak of this GPU in a run's precision, without sparsity, where Composer knows it."""
     from composer.callbacks.speed_monitor import get_gpu_flops_available
 
-    if precision == "fp32" and torch.backends.cuda.matmul.allow_tf32:  # Composer allows it
-        precision = "tf32"
     state: Any = SimpleNamespace(precision=SimpleNamespace(value=precision))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a GPU that it does not know

@@ -47,6 +47,7 @@ def inputs_of(cfg: RunConfig) -> dict[str, Any]:
         "packing_ratio": training.packing_ratio,
         "attend_across_examples": training.attend_across_examples,
         "fused_lora": training.fused_lora,
+        "dropout_per_map": training.dropout_per_map,
         "bf16_base": runtime.bf16_base,
         "loss_chunk_tokens": runtime.loss_chunk_tokens,
         "activation_checkpointing": runtime.activation_checkpointing,

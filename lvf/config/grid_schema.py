@@ -36,6 +36,10 @@ class SlurmConfig:
     """Minutes of the job that measures one export."""
     signal_delay_s: CountOrZero = 300
     """Seconds before the end at which a run saves: longer than a batch and a checkpoint take."""
+    preparation_cpus: Count = 8
+    """Cores of a job that prepares data, which has no GPU."""
+    preparation_partition: str | None = None
+    """Its partition; null takes `partition`."""
     gpus_per_node: CountOrZero | None = 1
     """Devices of a job on each node; a run of more ranks asks for one a rank. Null: no GPUs."""
     cpus_per_task: Count = 8
@@ -47,9 +51,10 @@ class SlurmConfig:
     setup: list[str] = field(default_factory=list)
     """Shell lines before each run, such as `module load cuda/12.4`."""
     container: str | None = None
-    """Command that runs another one in a container, such as `apptainer exec --nv lvf.sif`."""
+    """Command that runs another one in a container, such as `apptainer exec --nv lvf.sif`. Needs no
+    command of Slurm inside."""
     additional_parameters: dict[str, Any] = field(default_factory=dict)
-    """Other options of sbatch, such as {exclude: node7}; with pyxis {container-image: ...}."""
+    """Other options of sbatch, such as {exclude: node7}."""
 
 
 @dataclass(kw_only=True)

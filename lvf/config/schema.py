@@ -91,7 +91,7 @@ class ModelConfig:
     name: str = MISSING
     """Label in records."""
     path: LocalPath = MISSING
-    """Hub id, local folder in Hugging Face format, or `embedded` for the packaged base."""
+    """Hub id, local folder in Hugging Face format, .gguf file, or `embedded`: the packaged base."""
     tokenizer: LocalPath | None = None
     """Hub id or local folder; null takes the model's own."""
     revision: str | None = None
@@ -168,6 +168,14 @@ class DataConfig:
     exclude_overlap: bool = False
     """Whether documents that share 13 words with an evaluation item are left out of the training
     (data/overlap.py). They are listed either way."""
+    replay: Share = 0.0
+    """Share of the rows of every epoch that is source text instead, so that less is forgotten. The
+    number of rows stays; the data set's own rows take turns over the epochs."""
+    source: SourceConfig | None = None
+    """Text like that of the base's pre-training, to be replayed: a row is a document. Null takes
+    the packaged base's own; other bases need it."""
+    source_column: str = "text"
+    """Column of the text in `source`."""
     documents: Count | None = None
     tokens: Positive | None = None
     """Size of `train` as published, for the planner. Not part of a run's identity."""
@@ -179,7 +187,9 @@ class MethodConfig:
 
     name: str = MISSING
     kind: str = MISSING
-    """`full` or `lora`."""
+    """`full`, or `lora`: adapters."""
+    adapter: str = "lora"
+    """Kind of adapters: `lora`, `oft`, `vera`, `miss`, `shira` or `ia3`."""
     rank: Count | None = None
     alpha: Count | None = None
     """LoRA's scale is alpha / rank; the paper takes alpha = 2 rank."""
@@ -196,11 +206,17 @@ class MethodConfig:
     lr_ratio_b: Positive = 1.0
     """LoRA+: rate of B as a multiple of the run's rate."""
     peft: Any = None
-    """Mapping of further options of PEFT's LoraConfig, such as {layers_to_transform: [0, 1]}."""
+    """Mapping of further options of PEFT's LoraConfig, such as {layers_to_transform: [0, 1]}, or of
+    the configuration of another `adapter`."""
     modules_to_save: list[str] = field(default_factory=list)
     """Modules that are trained whole beside the adapters, such as embed_tokens and lm_head."""
     modules_to_save_lr_ratio: Positive = 1.0
     """Their rate as a multiple of the run's rate."""
+
+    @property
+    def needs_fp32_base(self) -> bool:
+        """Whether adapters change the base's matrices themselves, so that these are not rounded."""
+        return self.dora or self.adapter != "lora"
 
 
 @dataclass(kw_only=True)
@@ -264,15 +280,21 @@ class TrainingConfig:
     lr_peak: Positive = MISSING
     """The rate of this run; by default that of `lr_by_method`, times `lr_multiplier`."""
     precision: str = "fp32"
-    """`fp32`, or `amp_bf16` (fp32 weights, bf16 arithmetic)."""
+    """`fp32` (on no GPU TF32), or `amp_bf16` (fp32 weights, bf16 arithmetic)."""
     grad_clip_norm: Positive = 1.0
     packing_ratio: Count | None = None
     """Examples packed into one row; null packs as many as fit (instruction finetuning only)."""
     attend_across_examples: bool = False
     """Whether examples packed into one row see each other."""
     fused_lora: bool = True
-    """Whether LoRA's maps with one input share its dropout mask, which is much faster; if not, each
-    draws its own, as plain PEFT (and the paper) does."""
+    """Whether LoRA computes with fewer, larger products; if not, with PEFT's own, which is slow."""
+    dropout_per_map: bool = False
+    """Whether each of LoRA's maps draws a dropout mask of its own, as PEFT does and the paper did;
+    if not, maps with one input share a mask, which is faster."""
+    average_loss_over: str = "tokens"
+    """`tokens`: each predicted token of a batch counts the same. `microbatches`: each row does, by
+    the mean of its microbatch, as in Composer when the paper was made. The result then depends on
+    `runtime.device_microbatch_size`, which must be given."""
     loss_on_prompt: bool = False
     """Whether prompts are learnt too. The paper does not say; llm-foundry's default is no."""
     attention_dropout: Share = 0.0
@@ -317,8 +339,9 @@ class EvalsConfig:
     """What is measured on each checkpoint. Not part of a run's identity."""
 
     tasks: list[str] = MISSING
-    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source` and `kl_base`
-    (divergence from the base on the target's held-out text)."""
+    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source`, `kl_base`
+    (divergence from the base on the target's held-out text) and `cka_source` (likeness of the last
+    hidden states to the base's on `source_text`; not among the default tasks)."""
     forgetting: list[str] = MISSING
     """Tasks whose mean is the forgetting average (paper section 3.3)."""
     forgetting_metric: str = MISSING
@@ -445,7 +468,14 @@ class RunConfig:
     """Repository, collection or folder of the paper's own models, taken instead of a run's exports;
     domain, regime and scale=paper follow from it unless they are given."""
     tuned: LocalPath | None = None
-    """Folder or hub id of what `lvf.analyze` takes instead of the run's exports."""
+    """Folder or hub id of what `lvf.analyze` and `lvf.evaluate` take instead of a run's exports."""
+    strength: list[PositiveOrZero] = field(default_factory=list)
+    """`lvf.evaluate` also measures W0 + s (W - W0) for each s: 0 is the base, 1 the checkpoint."""
+    truncate: list[Count] = field(default_factory=list)
+    """Likewise, checkpoints whose update of every matrix is cut to its best approximation of these
+    ranks."""
+    damp: list[Part] = field(default_factory=list)
+    """Likewise, checkpoints whose intruder dimensions are multiplied by these: 0 removes them."""
 
 
 def stable_hash(tree: Any) -> str:

@@ -1,6 +1,7 @@
 """What types alone cannot check of a run, found out before any work starts."""
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -28,10 +29,19 @@ def validate(cfg: RunConfig) -> None:
     """
     _one_of("method.init", cfg.method.init, ("zero", "pissa"))
     _one_of("method.kind", cfg.method.kind, ("full", "lora"))
+    _one_of("method.adapter", cfg.method.adapter, tuple(SETTINGS))
     _one_of("regime.duration_unit", cfg.regime.duration_unit, ("epochs", "tokens"))
     _one_of("schedule.kind", cfg.schedule.kind, ("cosine", "trapezoid"))
     _one_of("evals.sandbox", cfg.evals.sandbox, ("required", "best"))
     _one_of("training.precision", cfg.training.precision, ("fp32", "amp_bf16"))
+    averages = ("tokens", "microbatches")
+    _one_of("training.average_loss_over", cfg.training.average_loss_over, averages)
+    by_microbatch = cfg.training.average_loss_over == "microbatches"
+    if by_microbatch and cfg.runtime.device_microbatch_size is None:
+        raise UserError(
+            "training.average_loss_over=microbatches: the result then depends on how many rows are "
+            "taken at once. Say how many: runtime.device_microbatch_size=6"
+        )
     _validate_targets("optimizer", cfg.optimizer)
     for key, value in cfg.optimizer.items():
         numbers = value if isinstance(value, list) else [value]
@@ -42,6 +52,12 @@ def validate(cfg: RunConfig) -> None:
         raise UserError(f"paths.shards_cache_limit={size!r} is not a size such as 100gb")
     _validate_targets("logger", cfg.logger)
     _validate_method(cfg.method)
+    for key in ("fsdp_base", "compile"):
+        if cfg.method.adapter != "lora" and getattr(cfg.runtime, key):
+            raise UserError(
+                f"runtime.{key}=true goes with LoRA and full finetuning, not with method.adapter="
+                f"{cfg.method.adapter}: leave it out"
+            )
     late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
     if late:
         raise UserError(
@@ -62,7 +78,7 @@ def validate(cfg: RunConfig) -> None:
             f"data.{cfg.data.name}: set either data.text_column or both data.prompt_column and "
             "data.response_column"
         )
-    known = [*cfg.evals.lm_eval, "humaneval", "kl_base"]
+    known = [*cfg.evals.lm_eval, "humaneval", "kl_base", "cka_source"]
     known += ["nll_target", "nll_validation", "nll_source"]
     for task in [*cfg.evals.tasks, *cfg.evals.forgetting]:
         _one_of("evals.tasks", task, known)
@@ -82,6 +98,28 @@ def require_consent(cfg: RunConfig, setting: str = "evals.execute_code=true") ->
             "the task humaneval runs programs that the model wrote on this machine: agree with "
             f"{setting}, or leave humaneval out of evals.tasks"
         )
+
+
+PACKAGE_OF_LOGGER = {
+    "composer.loggers.WandBLogger": "wandb",
+    "composer.loggers.MLFlowLogger": "mlflow",
+    "composer.loggers.TensorboardLogger": "tensorboard",
+}
+
+
+def require_trackers(cfg: RunConfig) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Raises:
+        UserError: names the logger and the command that installs its package.
+    """
+    for name, settings in cfg.logger.items():
+        package = PACKAGE_OF_LOGGER.get(settings["_target_"])
+        if package and not importlib.util.find_spec(package):
+            raise UserError(
+                f"logger={name} needs the package {package}, which is not installed: "
+                "pip install -e '.[trackers]', or choose logger=jsonl"
+            )
 
 
 COMPILED_RIGHTLY = ((2, 7), (2, 15))
@@ -170,8 +208,23 @@ def _validate_bench(cfg: RunConfig) -> None:
         )
 
 
+SETTINGS = {
+    "lora": ("rank", "alpha", "dropout"),
+    "oft": ("dropout",),
+    "vera": ("rank", "dropout"),
+    "miss": ("rank", "dropout"),
+    "shira": ("rank",),
+    "ia3": (),
+}
+"""What each kind of adapters needs beside `target_modules`."""
+OF_ALL = ("adapter", "target_modules", "peft", "modules_to_save", "modules_to_save_lr_ratio")
+"""Settings that each kind of adapters can have."""
+NEEDED_OPTIONS = {"oft": "oft_block_size", "shira": "random_seed", "ia3": "feedforward_modules"}
+"""Options in `method.peft` that decide what is trained."""
+
+
 def _validate_method(method: MethodConfig) -> None:
-    settings = ("rank", "alpha", "dropout", "target_modules")
+    settings = (*SETTINGS[method.adapter], "target_modules")
     plain = MethodConfig()
     given = (one.name for one in fields(method) if one.name not in ("name", "kind"))
     present = [name for name in given if getattr(method, name) != getattr(plain, name)]
@@ -184,11 +237,22 @@ def _validate_method(method: MethodConfig) -> None:
         return
     missing = [f"method.{name}" for name in settings if name not in present]
     if missing:
-        raise UserError(f"method {method.name!r} is LoRA and needs {', '.join(missing)}")
+        raise UserError(
+            f"method {method.name!r} is of method.adapter={method.adapter} and needs "
+            f"{', '.join(missing)}"
+        )
+    odd = [name for name in present if name not in (*settings, *OF_ALL)]
+    if method.adapter != "lora" and odd:
+        raise UserError(
+            f"method.adapter={method.adapter} takes no {', '.join('method.' + o for o in odd)}"
+        )
     if method.peft is not None and not isinstance(method.peft, dict):
         raise UserError(
             f"method.peft={method.peft!r} is no mapping, such as {{layers_to_transform: [0, 1]}}"
         )
+    option = NEEDED_OPTIONS.get(method.adapter)
+    if option and (method.peft or {}).get(option) is None:
+        raise UserError(f"method.adapter={method.adapter} needs method.peft.{option}")
     targets = method.target_modules
     if targets == ALL_LINEAR:
         method.target_modules = [ALL_LINEAR]

@@ -46,7 +46,7 @@ def build(
     """
     train = folder / "train"
     train.mkdir(parents=True, exist_ok=True)
-    held, counts = write_held_out(folder, cfg)
+    held, counts = write_held_out(folder, cfg, str(tokenizer.eos_token))
     items, compared = _items_to_compare(cfg)
     overlap = OverlapIndex(items) if items else None
     num_embeddings = load_model_config(cfg.model).vocab_size

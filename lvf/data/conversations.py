@@ -10,12 +10,13 @@ MESSAGES = "messages"
 """The column of a conversation: a list of {"role", "content"}."""
 
 
-def with_pair(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_pair(row: Mapping[str, Any], answer_end: str = "") -> Mapping[str, Any]:
     """Add the columns `prompt` and `response` to a row that has `messages`; else the row itself.
 
     The marks are those with which Tülu was trained. The pair ends with the last answer, which alone
     is learnt, as by llm-foundry's default (target_responses="last"); a conversation without one has
-    an empty response. The text of a message is its content, a string or a list of parts of text,
+    an empty response. Earlier answers end in `answer_end`, the tokenizer's end-of-text token, as
+    the last one will. The text of a message is its content, a string or a list of parts of text,
     and its calls of tools as JSON.
 
     Raises:
@@ -27,7 +28,10 @@ def with_pair(row: Mapping[str, Any]) -> Mapping[str, Any]:
         return row
     while messages and messages[-1]["role"] != "assistant":
         messages = messages[:-1]
-    turns = [f"<|{one['role']}|>\n{_text_of(one)}\n" for one in messages[:-1]]
+    turns = [
+        f"<|{one['role']}|>\n{_text_of(one)}{answer_end if one['role'] == 'assistant' else ''}\n"
+        for one in messages[:-1]
+    ]
     response = _text_of(messages[-1]) if messages else ""
     return {**row, "prompt": "".join(turns) + "<|assistant|>\n", "response": response}
 

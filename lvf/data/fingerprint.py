@@ -106,13 +106,14 @@ def _find_commit(repository: str, revision: str | None, kind: str) -> str | None
 
 def model_fingerprint(model: ModelConfig) -> dict[str, object]:
     """What the weights and the tokenizer of a model are, wherever they lie."""
-    from lvf.models.load import model_folder_or_id
+    from lvf.models.load import model_source
 
-    place = model_folder_or_id(model)
-    is_local = Path(place).is_dir()
-    if model.random_weights:
-        weights: object = asdict(model.shape) if model.shape else _config_of(place)
-    elif is_local:
+    place = model_source(model)
+    if Path(place).is_file():  # of GGUF
+        weights: object = file_hash(Path(place))
+    elif model.random_weights:
+        weights = asdict(model.shape) if model.shape else _config_of(place)
+    elif Path(place).is_dir():
         weights = folder_hash(Path(place), WEIGHTS)
     else:
         weights = hub_commit(place, model.revision, "model") or [place, model.revision]

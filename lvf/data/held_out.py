@@ -41,18 +41,24 @@ def take_held_out(pairs: Iterable[Pair], names: Sequence[str], quota: int) -> di
     return taken
 
 
-def read_pairs(source: SourceConfig, cfg: RunConfig) -> Iterator[Pair]:
+def read_pairs(source: SourceConfig, cfg: RunConfig, eos: str) -> Iterator[Pair]:
     """Yield (prompt, response) of a source after templating; running text has no prompt."""
-    for row in read_documents(source, text_columns(cfg.data), strict=cfg.data.strict):
+    columns = text_columns(cfg.data)
+    for row in read_documents(source, columns, strict=cfg.data.strict, answer_end=eos):
         yield example_text(row, cfg.data)
 
 
-def write_held_out(folder: Path, cfg: RunConfig) -> tuple[frozenset[bytes], dict[str, int]]:
-    """Write the held-out files; return the keys of what was taken from `train`, and the counts."""
+def write_held_out(
+    folder: Path, cfg: RunConfig, eos: str
+) -> tuple[frozenset[bytes], dict[str, int]]:
+    """Write the held-out files; return the keys of what was taken from `train`, and the counts.
+
+    Earlier answers of conversations end in `eos`.
+    """
     given = {"validation": cfg.data.validation, "heldout": cfg.data.heldout}
-    pairs = {name: list(read_pairs(source, cfg)) for name, source in given.items() if source}
+    pairs = {name: list(read_pairs(source, cfg, eos)) for name, source in given.items() if source}
     names = [name for name, source in given.items() if source is None]
-    taken = take_held_out(_usable_pairs(cfg), names, cfg.data.split_documents) if names else {}
+    taken = take_held_out(_usable_pairs(cfg, eos), names, cfg.data.split_documents) if names else {}
     for name, some in taken.items():
         if not some:
             raise UserError(
@@ -68,10 +74,11 @@ def write_held_out(folder: Path, cfg: RunConfig) -> tuple[frozenset[bytes], dict
     return held, counts | {"taken_from_train": len(held)}
 
 
-def _usable_pairs(cfg: RunConfig) -> Iterator[Pair]:
+def _usable_pairs(cfg: RunConfig, eos: str) -> Iterator[Pair]:
     stats = CorpusStats()
-    for part in cut_corpus(cfg.data.train, text_columns(cfg.data), cfg.data.max_documents):
-        for _, row in usable_rows(part, text_columns(cfg.data), stats):
+    columns = text_columns(cfg.data)
+    for part in cut_corpus(cfg.data.train, columns, cfg.data.max_documents):
+        for _, row in usable_rows(part, columns, stats, eos):
             stats.documents += 1
             yield example_text(row, cfg.data)
     refuse_unusable(stats, cfg.data.train.path, strict=False)  # what is left out is reported later

@@ -13,16 +13,20 @@ import numpy as np
 
 from lvf.config.schema import IGNORED_LABEL, RunConfig
 from lvf.data.recipe import num_token_batches
+from lvf.data.remote import ATTEMPTS
+from lvf.data.replay import replayed_rows
 from lvf.data.shards import Prepared
 from lvf.data.shared_memory import open_dataset
 from lvf.errors import UserError
 
 if TYPE_CHECKING:
-    from streaming import StreamingDataLoader
+    from streaming import Stream, StreamingDataLoader
     from torch import Tensor
 
 SHUFFLED_ROWS = 1 << 18
 """Rows among which one may move: 5 GB of shards of 4096 tokens, which a cache should hold twice."""
+STALLED_SECONDS = 900
+"""After which a worker that gives no batch ends the training."""
 
 
 def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDataLoader:
@@ -33,14 +37,18 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
     ranks. Every rank of a distributed run must call this.
 
     Raises:
-        UserError: the batch cannot be shared evenly among the ranks.
+        UserError: the batch cannot be shared evenly among the ranks, or a remote cannot be reached;
+            going through the loader raises that as well.
     """
-    from streaming import StreamingDataLoader
+    from streaming import StreamingDataset
+
+    from lvf.data.streamed import RemoteRows, RowLoader
 
     rows_per_device = _rows_per_device(cfg.training.global_batch_size)
     dataset = open_dataset(
-        local=str(_local_rows(prepared, run_id)),
-        remote=prepared.remote,
+        RemoteRows if prepared.remote else StreamingDataset,
+        streams=_streams(prepared, cfg, run_id),
+        download_retry=ATTEMPTS,
         cache_limit=cfg.paths.shards_cache_limit if prepared.remote else None,
         validate_hash="sha1" if prepared.remote else None,
         shuffle=True,
@@ -50,14 +58,14 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
         shuffle_block_size=SHUFFLED_ROWS if prepared.num_rows > SHUFFLED_ROWS else None,
         num_canonical_nodes=1,
         batch_size=rows_per_device,
-        # Without it, streaming repeats rows to fill the last batch of an epoch.
-        epoch_size=batches_per_epoch(prepared, cfg) * cfg.training.global_batch_size,
     )
-    return StreamingDataLoader(
+    return RowLoader(
         dataset,
         batch_size=rows_per_device,
         drop_last=True,
         num_workers=cfg.runtime.num_workers,
+        # A worker waits without end for a shard that another has failed to get.
+        timeout=STALLED_SECONDS if cfg.runtime.num_workers else 0,
         worker_init_fn=_leave_signals_to_the_run,
         collate_fn=partial(
             collate,
@@ -65,6 +73,24 @@ def make_loader(prepared: Prepared, cfg: RunConfig, run_id: str) -> StreamingDat
             loss_on_prompt=cfg.training.loss_on_prompt,
         ),
     )
+
+
+def _streams(prepared: Prepared, cfg: RunConfig, run_id: str) -> list[Stream]:
+    """The run's rows, and those of source text: how many of each an epoch takes.
+
+    Without these numbers, streaming repeats rows to fill the last batch of an epoch.
+    """
+    from streaming import Stream
+
+    rows = batches_per_epoch(prepared, cfg) * cfg.training.global_batch_size
+    counts = [(prepared, rows)]
+    if prepared.replay is not None:
+        replayed = replayed_rows(cfg, rows)
+        counts = [(prepared, rows - replayed), (prepared.replay, replayed)]
+    return [
+        Stream(local=str(_local_rows(one, run_id)), remote=one.remote, choose=count)
+        for one, count in counts
+    ]
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:

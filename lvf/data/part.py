@@ -168,7 +168,8 @@ def _to_train(part: Part, work: Work, stats: CorpusStats, hits: list[Any]) -> It
 
 
 def _not_held(part: Part, work: Work, stats: CorpusStats) -> Iterator[PlacedPair]:
-    for place, row in usable_rows(part, text_columns(work.cfg.data), stats):
+    columns, eos = text_columns(work.cfg.data), str(work.tokenizer.eos_token)
+    for place, row in usable_rows(part, columns, stats, eos):
         pair = example_text(row, work.cfg.data)
         if work.held and key_of(pair) in work.held:
             stats.note(COPY_OF_HELD_OUT, place)

@@ -68,11 +68,12 @@ def read(path: Path, columns: Sequence[str], whole_text: bool) -> Iterator[tuple
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def check_row(row: RawRow, columns: Sequence[str]) -> dict[str, str] | BadRow:
+def check_row(row: RawRow, columns: Sequence[str], answer_end: str = "") -> dict[str, str] | BadRow:
     """The named columns of a row, or what makes it unusable.
 
     The columns' own values count. A row without a value in one of them, but with a conversation in
-    its column `messages`, has the conversation's `prompt` and `response` (`with_pair`).
+    its column `messages`, has the conversation's `prompt` and `response` (`with_pair`, which
+    takes `answer_end`).
     """
     if isinstance(row, bytes):
         row = _json_row(row)
@@ -80,7 +81,7 @@ def check_row(row: RawRow, columns: Sequence[str]) -> dict[str, str] | BadRow:
         return row
     if any(row.get(column) is None for column in columns):
         try:
-            row = with_pair(row)
+            row = with_pair(row, answer_end)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             why = str(error) if isinstance(error, ValueError) else "a message lacks role or content"
             return BadRow("broken conversation", why)

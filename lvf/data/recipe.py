@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import ModelConfig, RunConfig, stable_hash
@@ -16,7 +17,7 @@ from lvf.models.load import load_model_config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raise it whenever the same inputs would give other shards."""
 
 
@@ -39,9 +40,18 @@ def recipe_inputs(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[st
         "part_rows": PART_ROWS,
         "max_documents": data.max_documents,
         "split_documents": data.split_documents,
-        "max_rows": _max_rows(cfg),
+        "max_rows": max_rows(cfg),
         "excluded": stable_hash(evaluation_items(cfg.evals)) if data.exclude_overlap else None,
     }
+
+
+def sharing_key(cfg: RunConfig) -> str:
+    """Name that runs of the same settings of data share, without a look at corpus or tokenizer."""
+    model, training = cfg.model, cfg.training
+    settings: list[Any] = [model.path, model.tokenizer, model.revision, cfg.paths.shards]
+    settings += [training.seq_len, training.packing_ratio, max_rows(cfg), asdict(cfg.data)]
+    settings += [asdict(cfg.evals)] if cfg.data.exclude_overlap else []
+    return f"{cfg.data.name}-{stable_hash(settings)}"
 
 
 def largest_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -83,7 +93,7 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(f"{tokenizer.eos_token_id} {content}".encode()).hexdigest()
 
 
-def _max_rows(cfg: RunConfig) -> int | None:
+def max_rows(cfg: RunConfig) -> int | None:
     """Rows that a run on a hub corpus can use, so that not all of it must be fetched.
 
     A trunk and its branches share their shards. Local corpora are always prepared whole, so that

@@ -9,6 +9,10 @@ from urllib.parse import urlparse
 
 from lvf.errors import PreparationInterruptedError
 
+ATTEMPTS = 5
+"""How often a transfer is tried, with pauses of 1, 2, 4 and 8 seconds; the libraries of the stores
+try again by themselves within each attempt, a few seconds long."""
+
 
 def remote_of(shards: str) -> str | None:
     """The remote that `paths.shards` names, as streaming knows it; None if it is a local folder.
@@ -24,12 +28,14 @@ def upload(folder: Path, remote: str, names: Sequence[str]) -> None:
     """Copy files of a folder to the remote, one after the other in this order.
 
     Raises:
-        PreparationInterruptedError: the remote refuses.
+        PreparationInterruptedError: the remote refuses, or a fault of the network lasts.
     """
     from streaming.base.storage.upload import CloudUploader
 
-    with _telling_trouble(remote):
-        uploader = CloudUploader.get((str(folder), remote), keep_local=True, exist_ok=True)
+    with telling_trouble(remote):
+        uploader = CloudUploader.get(
+            (str(folder), remote), keep_local=True, exist_ok=True, retry=ATTEMPTS
+        )
         for name in names:
             uploader.upload_file(name)
 
@@ -38,25 +44,42 @@ def download(remote: str, folder: Path, names: Sequence[str]) -> bool:
     """Copy files of the remote into a folder in this order; False at the first that is missing.
 
     Raises:
-        PreparationInterruptedError: the remote refuses.
+        PreparationInterruptedError: the remote refuses, or a fault of the network lasts.
     """
+    from streaming.base.util import retry
+
+    with telling_trouble(remote):
+        copy = retry(num_attempts=ATTEMPTS)(_copy_if_there)
+        return all(copy(f"{remote}/{name}", folder / name) for name in names)
+
+
+def _copy_if_there(remote: str, local: Path) -> bool:
+    from botocore.exceptions import ClientError
     from streaming.base.storage.download import CloudDownloader
 
-    with _telling_trouble(remote):
-        for name in names:
-            try:
-                CloudDownloader.direct_download(f"{remote}/{name}", str(folder / name))
-            except FileNotFoundError:
-                return False
-        return True
+    try:
+        CloudDownloader.direct_download(remote, str(local))
+    except FileNotFoundError:
+        return False
+    except ClientError as error:  # the library of S3, which has no FileNotFoundError
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            return False
+        raise
+    return True
 
 
 @contextmanager
-def _telling_trouble(remote: str) -> Iterator[None]:
+def telling_trouble(remote: str) -> Iterator[None]:
+    """Turn the errors of all stores' libraries into a message.
+
+    Raises:
+        PreparationInterruptedError: whatever went wrong.
+    """
     try:
         yield
     except Exception as error:  # each store's library has its own kinds
         raise PreparationInterruptedError(
-            f"{remote} cannot be reached: {error}. Check its name in paths.shards, your rights and "
-            "the credentials in the environment, as for mosaicml-streaming."
+            f"{remote} cannot be reached: {error}. Check the network, its name in paths.shards, "
+            "your rights and the credentials in the environment, as for mosaicml-streaming. What "
+            "is finished is kept: the same command goes on from there."
         ) from error

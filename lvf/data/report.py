@@ -16,6 +16,7 @@ from lvf.data.corpus_stats import (
 )
 from lvf.data.overlap import NGRAM_WORDS
 from lvf.data.part import OVERLAPS
+from lvf.data.replay import replayed_rows
 from lvf.data.shards import Prepared
 
 
@@ -30,6 +31,7 @@ def report(prepared: Prepared, cfg: RunConfig) -> str:
         f"{s['heldout_documents']:,} held out",
         f"tokens     {prepared.num_tokens:,}, {prepared.num_loss_tokens:,} of them in the loss",
         f"rows       {prepared.num_rows:,}, {s['padding_share']:.1%} padding",
+        *_replay(prepared, cfg),
         "lengths    tokens at percentile " + ", ".join(f"{p:g}: {n:,}" for p, n in percentiles),
         *left_out(prepared),
         *_overlaps(prepared, stats, cfg),
@@ -37,6 +39,20 @@ def report(prepared: Prepared, cfg: RunConfig) -> str:
         "next       python -m lvf.train with the same settings",
     ]
     return "\n".join(lines)
+
+
+def _replay(prepared: Prepared, cfg: RunConfig) -> list[str]:
+    """How many rows of an epoch are of each kind, and what there is of the source text."""
+    source = prepared.replay
+    if source is None:
+        return []
+    rows = prepared.num_rows // cfg.training.global_batch_size * cfg.training.global_batch_size
+    replayed = replayed_rows(cfg, rows)
+    return [
+        f"replay     of the {rows:,} rows of an epoch, {rows - replayed:,} are of {cfg.data.name} "
+        f"and {replayed:,} of source text ({replayed / rows:.2%}), which has "
+        f"{source.num_rows:,} rows, {source.num_tokens:,} tokens: {source.folder}"
+    ]
 
 
 def left_out(prepared: Prepared) -> list[str]:

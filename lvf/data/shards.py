@@ -18,6 +18,7 @@ from lvf.data.part import OVERLAPS
 from lvf.data.prompts import with_chat_template
 from lvf.data.recipe import check_fits, largest_token_id, recipe_inputs
 from lvf.data.remote import download, remote_of, upload
+from lvf.data.replay import replay_source, source_run
 from lvf.errors import PreparationInterruptedError, UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Prepared:
     num_loss_tokens: int
     stats: dict[str, Any]
     """What preparing counted and cut."""
+    replay: Prepared | None = None
+    """Source text of which each epoch takes some rows (`lvf.data.replay`)."""
 
 
 def prepare(cfg: RunConfig) -> Prepared:
@@ -74,6 +77,43 @@ def prepare_own_part(cfg: RunConfig) -> Prepared | None:
     Raises:
         UserError: bad input, or no room on disk.
     """
+    if cfg.data.replay:
+        replay_source(cfg)
+    prepared = _prepare_data(cfg)
+    if prepared is None or not cfg.data.replay:
+        return prepared
+    return replace(prepared, replay=_prepare_data(source_run(cfg, prepared.num_rows)))
+
+
+def _prepare_data(cfg: RunConfig) -> Prepared | None:
+    cfg, tokenizer, inputs = _with_inputs(cfg)
+    folder, place = _where(cfg, inputs)
+    with _telling_disk_trouble(folder):
+        if not (folder / RECIPE).is_file() and not (place and _fetch(place, folder)):
+            _build_in_turn(folder, cfg, tokenizer, inputs, place)
+    return load_prepared(folder, place) if (folder / RECIPE).is_file() else None
+
+
+def is_prepared(cfg: RunConfig) -> bool:
+    """Whether a run's shards are complete here; not so if its inputs cannot be had."""
+    try:
+        prepared = _opened(cfg)
+        if prepared is None or not cfg.data.replay:
+            return prepared is not None
+        return _opened(source_run(cfg, prepared.num_rows)) is not None
+    except UserError:
+        return False
+
+
+def _opened(cfg: RunConfig) -> Prepared | None:
+    cfg, _, inputs = _with_inputs(cfg)
+    folder, place = _where(cfg, inputs)
+    there = (folder / RECIPE).is_file() or bool(place and _fetch(place, folder))
+    return load_prepared(folder, place) if there else None
+
+
+def _with_inputs(cfg: RunConfig) -> tuple[RunConfig, PreTrainedTokenizerBase, dict[str, Any]]:
+    """The run with its chat template, its tokenizer, and all that enters its shards."""
     from lvf.models.load import load_model_config, load_tokenizer
 
     tokenizer = load_tokenizer(cfg.model)
@@ -83,14 +123,15 @@ def prepare_own_part(cfg: RunConfig) -> Prepared | None:
     num_embeddings = load_model_config(cfg.model).vocab_size
     if largest_token_id(tokenizer) >= num_embeddings:  # else they serve models of any number
         inputs["num_embeddings"] = num_embeddings
+    return cfg, tokenizer, inputs
+
+
+def _where(cfg: RunConfig, inputs: dict[str, Any]) -> tuple[Path, str | None]:
+    """The folder of shards, and where their rows are if on a remote."""
     name = f"{cfg.data.name}-{stable_hash(inputs)}"
     remote = remote_of(cfg.paths.shards)
     folder = Path(cfg.paths.shards_cache if remote else cfg.paths.shards) / name
-    place = f"{remote}/{name}" if remote else None
-    with _telling_disk_trouble(folder):
-        if not (folder / RECIPE).is_file() and not (place and _fetch(place, folder)):
-            _build_in_turn(folder, cfg, tokenizer, inputs, place)
-    return load_prepared(folder, place) if (folder / RECIPE).is_file() else None
+    return folder, f"{remote}/{name}" if remote else None
 
 
 def load_prepared(folder: Path, place: str | None = None) -> Prepared:
@@ -117,6 +158,25 @@ def load_prepared(folder: Path, place: str | None = None) -> Prepared:
         num_loss_tokens=stats["num_loss_tokens"],
         stats=stats,
     )
+
+
+def reopen(folder: Path, remote: str | None) -> Prepared:
+    """What another process of a run has prepared, perhaps on another machine.
+
+    Args:
+        folder: As it is called there; of a remote's rows a cache, which this machine may lack.
+        remote: Where the rows are if not in the folder (`Prepared.remote`).
+
+    Raises:
+        UserError: it is missing, incomplete or damaged.
+    """
+    place = remote and remote.removesuffix("/train")
+    if place and not (folder / RECIPE).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _turn(folder, "fetch"):
+            if not (folder / RECIPE).is_file():
+                _fetch(place, folder)
+    return load_prepared(folder, place)
 
 
 def _damaged(train: Path) -> list[str]:

@@ -20,14 +20,13 @@ KEPT_SECONDS = 60.0
 own, unlinks what a killed process has left by its names, some time after that process has ended."""
 
 
-def open_dataset(**arguments: Any) -> StreamingDataset:
-    """Make a StreamingDataset: one job of this machine at a time registers itself.
+def open_dataset(kind: type[StreamingDataset], **arguments: Any) -> StreamingDataset:
+    """Make a StreamingDataset of a kind: one job of this machine at a time registers itself.
 
     streaming numbers the data sets that are open on a machine (000000_locals, 000000_resume, ...).
     It looks for a free number, and two runs that start together would both find the same.
     Every rank of a distributed job must call this together.
     """
-    from streaming import StreamingDataset
     from streaming.base.distributed import maybe_init_dist
     from torch import distributed
 
@@ -38,11 +37,11 @@ def open_dataset(**arguments: Any) -> StreamingDataset:
             fcntl.flock(gate, fcntl.LOCK_EX)
             _adopt_of_killed_leader(gate)
             clear_dead_segments()
-            gate.write(os.path.abspath(arguments["local"]))  # noqa: PTH100  as streaming does
+            gate.write(os.path.abspath(arguments["streams"][0].local))  # noqa: PTH100  as streaming does
             gate.flush()
         if distributed.is_initialized():
             distributed.barrier()  # the other ranks look for a number only under the leader's lock
-        dataset = StreamingDataset(**arguments)
+        dataset = kind(**arguments)
         _own(f"{dataset._shm_prefix_int:06}", leads)
         if leads:
             gate.truncate(0)

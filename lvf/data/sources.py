@@ -17,6 +17,7 @@ from lvf.data.readers import FORMATS, BadRow, RawRow, check_row, format_of, read
 from lvf.embedded.files import embedded_file
 from lvf.errors import PreparationInterruptedError, UserError
 from lvf.log import silence_own_handlers
+from lvf.models.hub import ask_hub
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 NO_DATA = re.compile(
@@ -64,10 +65,15 @@ def cut_corpus(
         yield Part(number, together)
 
 
-def usable_rows(part: Part, columns: Sequence[str], stats: CorpusStats) -> Iterator[Row]:
-    """Yield place (file and line) and named columns of each usable row; note the others."""
+def usable_rows(
+    part: Part, columns: Sequence[str], stats: CorpusStats, answer_end: str = ""
+) -> Iterator[Row]:
+    """Yield place (file and line) and named columns of each usable row; note the others.
+
+    `answer_end` stands behind each answer of a conversation but the last.
+    """
     for place, raw in part.rows:
-        row = check_row(raw, columns)
+        row = check_row(raw, columns, answer_end)
         if isinstance(row, BadRow):
             stats.note(row.kind, f"{place}: {row.detail}")
         else:
@@ -79,6 +85,7 @@ def read_documents(
     columns: Sequence[str],
     max_documents: int | None = None,
     strict: bool = False,
+    answer_end: str = "",
 ) -> Iterator[dict[str, str]]:
     """Yield the named columns of each usable row among the first `max_documents`.
 
@@ -90,7 +97,7 @@ def read_documents(
     """
     stats = CorpusStats()
     for part in cut_corpus(source, columns, max_documents):
-        for _, row in usable_rows(part, columns, stats):
+        for _, row in usable_rows(part, columns, stats, answer_end):
             stats.documents += 1
             yield row
         if stats.found and not stats.documents:
@@ -224,14 +231,16 @@ def _hub_rows(source: SourceConfig) -> Iterator[tuple[str, RawRow]]:
     silence_own_handlers()
 
     try:
-        rows = datasets.load_dataset(
-            source.path,
-            source.subset,
-            data_dir=source.data_dir,
-            split=source.split,
-            revision=source.revision,
-            streaming=True,
-            trust_remote_code=False,  # datasets 3 could run a corpus's own script
+        rows = ask_hub(
+            lambda: datasets.load_dataset(
+                source.path,
+                source.subset,
+                data_dir=source.data_dir,
+                split=source.split,
+                revision=source.revision,
+                streaming=True,
+                trust_remote_code=False,  # datasets 3 could run a corpus's own script
+            )
         )
         for number, row in enumerate(rows, start=1):
             yield f"{source.path} row {number}", row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,8 +42,17 @@ class Request:
     """Samples that are written at once."""
 
 
-Backend = Callable[[Request], Iterator[tuple[Key, str]]]
-"""Yields each wanted sample, cut before its first stop string, in any order."""
+class Completion(NamedTuple):
+    """What a model writes behind a prompt."""
+
+    text: str
+    """Up to the first stop string."""
+    ended_by_eos: bool
+    """Whether the model ended it, instead of a stop string or the limit."""
+
+
+Backend = Callable[[Request], Iterator[tuple[Key, Completion]]]
+"""Yields each wanted sample, in any order."""
 
 
 def seed_of(key: Key) -> int:

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from lvf.data.prompts import prompt_ids
-from lvf.evals.completion import Key, Request, Sampling, StopWatch, completion_text, seed_of
+from lvf.evals.completion import (
+    Completion,
+    Key,
+    Request,
+    Sampling,
+    StopWatch,
+    completion_text,
+    seed_of,
+)
 from lvf.evals.plain_rows import PlainRows, slots_are_right
 from lvf.evals.slots import SlotCache
 from lvf.models.special_tokens import end_ids
@@ -34,7 +42,7 @@ class Row:
     new: list[int] = field(default_factory=list)
 
 
-def generate(request: Request) -> Iterator[tuple[Key, str]]:
+def generate(request: Request) -> Iterator[tuple[Key, Completion]]:
     """Yield each wanted sample as it is finished, cut before its first stop string.
 
     A sample's random numbers follow from its key alone, so neither the batch size, the order nor an
@@ -65,7 +73,7 @@ class _Batch:
             num_rows, model.config.vocab_size, dtype=model.dtype, device=model.device
         )
 
-    def run(self) -> Iterator[tuple[Key, str]]:
+    def run(self) -> Iterator[tuple[Key, Completion]]:
         """Until nothing waits and nothing is in work."""
         while True:
             yield from self._refill()
@@ -80,7 +88,7 @@ class _Batch:
     def _room(self, name: str) -> int:
         return self.sampling.max_length_tokens - len(self.ids[name])
 
-    def _refill(self) -> Iterator[tuple[Key, str]]:
+    def _refill(self) -> Iterator[tuple[Key, Completion]]:
         """Put waiting samples into free rows, behind a copy of their prompts' keys and values."""
         free = deque(index for index, row in enumerate(self.rows) if row is None)
         placed: dict[str, list[int]] = {}
@@ -88,7 +96,7 @@ class _Batch:
             key = self.waiting.popleft()
             name, room = key[0], self._room(key[0])
             if room <= 0:
-                yield key, ""
+                yield key, Completion("", ended_by_eos=False)
                 continue
             index = free.popleft()
             self.rows[index] = Row(
@@ -117,7 +125,7 @@ class _Batch:
         uniforms = [0.0 if row is None else row.uniforms[len(row.new)] for row in self.rows]
         return choose(self.logits, torch.tensor(uniforms, dtype=torch.float64), self.sampling)
 
-    def _append(self, tokens: list[int]) -> Iterator[tuple[Key, str]]:
+    def _append(self, tokens: list[int]) -> Iterator[tuple[Key, Completion]]:
         """Add a token to each row; yield and free those that are finished."""
         for index, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
             if row is None:
@@ -131,7 +139,7 @@ class _Batch:
                 )
                 if ended or stopped:
                     self.rows[index] = None
-                    yield row.key, text
+                    yield row.key, Completion(text, token in self.ends and not stopped)
 
     def _shrink(self) -> list[int]:
         """Give up the free rows once they are half of all; return the indices of those kept."""

@@ -9,14 +9,14 @@ import torch
 from vllm import LLM, SamplingParams, TokensPrompt
 
 from lvf.data.prompts import prompt_ids
-from lvf.evals.completion import Key, Request, completion_text, seed_of
+from lvf.evals.completion import Completion, Key, Request, completion_text, seed_of
 from lvf.models.special_tokens import end_ids
 
 BATCHES_AT_ONCE = 8
 """vLLM keeps its batch full within a call: a call takes several batches, and ends in a save."""
 
 
-def generate(request: Request) -> Iterator[tuple[Key, str]]:
+def generate(request: Request) -> Iterator[tuple[Key, Completion]]:
     """`lvf.evals.completion.Backend`; a sample's seed follows from its key.
 
     The model leaves the GPU while vLLM, which loads its own copy from disk, is there.
@@ -45,13 +45,13 @@ def generate(request: Request) -> Iterator[tuple[Key, str]]:
     module.to(device)
 
 
-def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[Key, str]]:
+def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[Key, Completion]]:
     tokenizer, sampling = request.tokenizer, request.sampling
     names = dict.fromkeys(name for name, _ in keys)
     ids = {name: prompt_ids(tokenizer, request.prompts[name]) for name in names}
     ends = end_ids(request.model, tokenizer)
     room = {name: sampling.max_length_tokens - len(row) for name, row in ids.items()}
-    yield from ((key, "") for key in keys if room[key[0]] <= 0)
+    yield from ((key, Completion("", False)) for key in keys if room[key[0]] <= 0)
     keys = [key for key in keys if room[key[0]] > 0]
     settings = [
         SamplingParams(
@@ -68,4 +68,6 @@ def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[
                               settings)  # fmt: skip
     for key, output in zip(keys, outputs, strict=True):
         new = list(output.outputs[0].token_ids)
-        yield key, completion_text(tokenizer, ids[key[0]], new, sampling.stop_strings, ends)[0]
+        prompt = ids[key[0]]
+        text, stopped = completion_text(tokenizer, prompt, new, sampling.stop_strings, ends)
+        yield key, Completion(text, not stopped and bool(ends & set(new)))

@@ -37,13 +37,15 @@ def run_humaneval(
     """Sample completions, run them, and estimate pass@k (paper section 3.2, App. F).
 
     Completions and verdicts stay in `samples_file`, one JSON object a line with `task_id`,
-    `sample`, `completion`, `passed`, `result` and `sandbox`, the level of isolation. What it has
-    already is not sampled again, so its name must differ where the settings differ.
+    `sample`, `completion`, `ended_by_eos`, `passed`, `result` and `sandbox`, the level of
+    isolation. What it has already is not sampled again, so its name must differ where the settings
+    differ.
 
     Returns:
         `pass@k` for each k of `KS` up to the number of samples; items are the problems' own
-        estimates in the order of the file, the standard error is over problems. And
-        `sandbox`, the level at which the programs were run.
+        estimates in the order of the file, the standard error is over problems; and
+        `ended_by_eos`, the share of samples that the model itself ends. And `sandbox`, the level at
+        which the programs were run.
     """
     problems = load_problems(problems_file(evals.humaneval, benchmarks), evals.limit)
     require_isolation(evals.sandbox)
@@ -56,9 +58,11 @@ def run_humaneval(
     for sample in samples:
         num_passed[sample["task_id"]] += sample["passed"]
     levels = sorted({sample["sandbox"] for sample in samples})
-    return pass_at_k(list(num_passed.values()), evals.humaneval.samples), {
-        "sandbox": " and ".join(levels)
-    }
+    metrics = pass_at_k(list(num_passed.values()), evals.humaneval.samples)
+    ended = [sample["ended_by_eos"] for sample in samples if "ended_by_eos" in sample]
+    if len(ended) == len(samples):  # older files do not say so
+        metrics["ended_by_eos"] = Metric(value=sum(ended) / len(ended), n=len(ended))
+    return metrics, {"sandbox": " and ".join(levels)}
 
 
 def problems_file(settings: HumanEvalConfig, benchmarks: Path | None) -> Path:
@@ -135,7 +139,12 @@ def sample_completions(
         for key, completion in tqdm(
             finished, desc="Sampling HumanEval", unit="sample", total=len(missing), disable=False
         ):
-            line = {"task_id": key[0], "sample": key[1], "completion": completion}
+            line = {
+                "task_id": key[0],
+                "sample": key[1],
+                "completion": completion.text,
+                "ended_by_eos": completion.ended_by_eos,
+            }
             file.write(json.dumps(line) + "\n")
             file.flush()
 

@@ -18,7 +18,7 @@ from lvf.data.prompts import CHAT, example_text, with_chat_template
 from lvf.data.sources import local_files, read_documents, source_fingerprint
 from lvf.errors import UserError
 from lvf.evals.humaneval import problems_file, run_humaneval
-from lvf.evals.likelihood import Pair, kl_from_base, nll
+from lvf.evals.likelihood import Pair, cka_with_base, kl_from_base, nll
 from lvf.evals.official import local_files as task_files
 from lvf.evals.official import official_folder
 from lvf.evals.suite import run_lm_eval
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
+WITH_BASE = ("kl_base", "cka_source")
+"""Tasks that compare a model with its base, and are not measured on a base itself."""
+ON_SOURCE = ("nll_source", "cka_source")
+"""Tasks on `evals.source_text`."""
 TEXT_OF = {"kl_base": "nll_target"}
 """Tasks that are measured on the text of another."""
 TITLE = re.compile(r" = [^=\s][^\n]*[^=\s] = \n| = [^=\s] = \n")
@@ -52,7 +56,7 @@ class Subject:
     folder: Path
     """For samples and for lm-eval's own results."""
     load_base: Callable[[], PreTrainedModel] | None = None
-    """The model that it came from, for `kl_base`, on which a base itself is not measured."""
+    """The model that it came from, for tasks of `WITH_BASE`."""
     source: str = "lvf"
     """Who trained it: `lvf`, or `released` for the paper's authors."""
 
@@ -72,7 +76,7 @@ def measure(subject: Subject, cfg: RunConfig, texts: dict[str, Path], records: P
     """
     require_consent(cfg)
     benchmarks = benchmarks_dir(cfg)
-    tasks = [task for task in cfg.evals.tasks if task != "kl_base" or subject.load_base]
+    tasks = [task for task in cfg.evals.tasks if task not in WITH_BASE or subject.load_base]
     inputs = {task: task_inputs(task, cfg, texts, benchmarks) for task in tasks}
     paths = {
         task: record_path(
@@ -150,7 +154,7 @@ def task_inputs(
         file = problems_file(cfg.evals.humaneval, benchmarks)
         return inputs | settings | {"files": {"test": _file_hash(file)}}
     inputs["seq_len"] = cfg.training.seq_len
-    if task == "nll_source":
+    if task in ON_SOURCE:
         source = cfg.evals.source_text
         column = cfg.evals.source_text_column
         joined = {} if source.path.startswith(EMBEDDED) else {"lines": "joined"}
@@ -175,9 +179,15 @@ def _run_task(
         return run_lm_eval(*loaded, evals.lm_eval[task], evals, benchmarks, native_json, prompt_of)
     if task == "humaneval":
         return run_humaneval(*loaded, evals, benchmarks, side_file.with_suffix(".jsonl"))
-    if task == "nll_source":
+    if task in ON_SOURCE:
         documents = islice(source_documents(cfg), evals.limit)
         articles, are_whole = zip(*documents, strict=True)
+        if task == "cka_source":
+            assert subject.load_base is not None
+            (model, tokenizer), base = loaded, _placed(subject.load_base(), _dtype(cfg))
+            return cka_with_base(
+                model, base, tokenizer, articles, cfg.training.seq_len, evals.batch_size
+            ), {}
         return nll(
             *loaded,
             articles,

@@ -84,8 +84,8 @@ def released_subject(released: Released, cfg: RunConfig) -> Subject:
     facts = adapter_facts(released) if released.method == "lora" else {}
     rank = facts.get("rank", released.rank)
     if released.rank not in (None, rank):
-        print(f"{released.repo} {released.branch}: the name says rank {released.rank}, the adapter "
-              f"has {rank}, which counts")  # fmt: skip
+        print(f"WARNING: {released.repo} {released.branch}: the name says rank {released.rank}, "
+              f"the adapter has {rank}, which counts")  # fmt: skip
     method_name = f"lora_r{rank}" if released.method == "lora" else "full"
     axes = Axes(
         scale=cfg.scale.name,

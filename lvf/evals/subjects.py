@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,23 @@ from lvf.runs.run_id import base_id
 def measure_run(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> list[Path]:
     """Measure every export of a run, and its base, on the tasks whose records are missing.
 
+    Returns the paths of all their records, the base's first.
+    """
+    return measure_all(export_subjects(cfg, folder), cfg, prepared)
+
+
+def measure_all(subjects: Iterable[Subject], cfg: RunConfig, prepared: Prepared) -> list[Path]:
+    """Measure models and the base that they came from, on the tasks whose records are missing.
+
     Returns the paths of all their records, the base's first. Runs that share a base and end
     together measure it once: the others wait.
     """
     texts, records = _texts(prepared), Path(cfg.paths.records)
-    exports = [
-        path
-        for subject in export_subjects(cfg, folder)
-        for path in measure(subject, cfg, texts, records)
-    ]
+    tuned = [path for subject in subjects for path in measure(subject, cfg, texts, records)]
     base = base_subject(cfg)
     base.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(base.folder / ".lock"):
-        return [*measure(base, cfg, texts, records), *exports]
+        return [*measure(base, cfg, texts, records), *tuned]
 
 
 def check_measurable(cfg: RunConfig, prepared: Prepared) -> None:
@@ -124,6 +129,7 @@ def run_axes(cfg: RunConfig) -> Axes:
         optimizer=cfg.optimizer["_target_"],
         lr_peak=cfg.training.lr_peak,
         seed=cfg.seed,
+        replay=cfg.data.replay or None,
     )
 
 

@@ -100,18 +100,22 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
             def start(cell: SweepRun) -> Future[bool]:
                 return pool.submit(_run_cell, cell, workers, pool_of_gpus, progress)
 
-            running = {start(cell): cell for cell in ready}
-            while running:
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for one in ended:
-                    cell = running.pop(one)
-                    branches = waiting.pop(cell.run_id, [])
-                    if one.result():
-                        running |= {start(branch): branch for branch in branches}
-                        progress.advance(whole)
-                    else:
-                        failed += [cell, *branches]
-                        progress.advance(whole, 1 + len(branches))
+            try:
+                running = {start(cell): cell for cell in ready}
+                while running:
+                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for one in ended:
+                        cell = running.pop(one)
+                        branches = waiting.pop(cell.run_id, [])
+                        if one.result():
+                            running |= {start(branch): branch for branch in branches}
+                            progress.advance(whole)
+                        else:
+                            failed += [cell, *branches]
+                            progress.advance(whole, 1 + len(branches))
+            except KeyboardInterrupt:  # those that run have heard it, too, and save
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return failed
 
 

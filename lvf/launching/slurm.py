@@ -1,4 +1,4 @@
-"""Puts a sweep's missing cells into Slurm's queue: arrays of runs, and of their evaluations."""
+"""Puts a sweep's missing cells into Slurm's queue: preparations, arrays of runs, evaluations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Any
 
 from lvf.config.grid_schema import SlurmConfig
 from lvf.config.schema import shipped
+from lvf.data.recipe import sharing_key
+from lvf.data.shards import is_prepared
 from lvf.errors import UserError
 from lvf.launching.order import in_order
-from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, queued_tasks
+from lvf.launching.slurm_queue import EVALUATE, PREPARE, TRAIN, Task, queued_tasks
 from lvf.launching.status import log_of
 from lvf.runs.run_folder import FAILED, MISSING, STOPPED, TRAINED, RunFolder
 from lvf.runs.sweep import SweepRun
@@ -43,10 +45,13 @@ class Element:
 
     def command(self, slurm: SlurmConfig) -> str:
         """A shell line that does the work and keeps what it says in the cell's log."""
-        verb, setting = "train", "runtime.measure=false"
-        if self.task.kind == EVALUATE:
-            verb, setting = "evaluate", f"runtime.export={self.task.moment!r}"
-        python = shlex.join([sys.executable, "-m", f"lvf.{verb}", *self.cell.overrides, setting])
+        settings = {
+            PREPARE: [],
+            TRAIN: ["runtime.measure=false"],
+            EVALUATE: [f"runtime.export={self.task.moment!r}"],
+        }[self.task.kind]
+        words = ["-m", f"lvf.{self.task.kind}", *self.cell.overrides, *settings]
+        python = shlex.join([sys.executable, *words])
         log = shlex.quote(str(log_of(self.cell, self.task).resolve()))
         start = f"exec {slurm.container or ''} {python}".replace("  ", " ")
         return "; ".join([f"exec >> {log} 2>&1", *slurm.setup, start])
@@ -55,9 +60,11 @@ class Element:
 def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     """Queue what is missing of these cells and not queued; returns the number of jobs.
 
-    Cells that can start go into one array (one for each number of nodes and ranks), branches into
-    one for each trunk, which they wait for. Each export is measured by a job of its own, on one
-    device, which waits for the export's run to write it or, at the latest, to end.
+    Data that are not prepared are made by a job without GPUs for all runs that share them, which
+    wait for it. Cells that can start go into one array (one for each number of nodes and ranks, and
+    for each preparation), branches into one for each trunk, which they wait for. Each export is
+    measured by a job of its own, on one device, which waits for the export's run to write it or, at
+    the latest, to end.
 
     Raises:
         UserError: Slurm refuses, or a branch's trunk is missing.
@@ -68,9 +75,15 @@ def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     under_way = {task.run for task in queue if task.kind == TRAIN}
     ready, waiting = in_order(to_train, under_way)
     ids = {task.run: job for task, job in queue.items() if task.kind == TRAIN}
-    count = 0
+    preparations = _preparations(ready, queue)
+    count = len(preparations)
+    ids |= {task.run: job for task, job in queue.items() if task.kind == PREPARE}
+    ids |= _submit_arrays(preparations, slurm, root)
     for trunk, batch in [("", ready), *waiting.items()]:
-        elements = [Element(Task(TRAIN, cell.run_id), cell, ids.get(trunk)) for cell in batch]
+        elements = [
+            Element(Task(TRAIN, cell.run_id), cell, ids.get(trunk or sharing_key(cell.cfg)))
+            for cell in batch
+        ]
         count += len(elements)
         ids |= _submit_arrays(elements, slurm, root)
     elements = [
@@ -86,6 +99,16 @@ def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
 def _needs_training(cell: SweepRun, queue: dict[Task, str]) -> bool:
     is_queued = Task(TRAIN, cell.run_id) in queue
     return not is_queued and cell.state() in (MISSING, STOPPED, FAILED)
+
+
+def _preparations(cells: list[SweepRun], queue: dict[Task, str]) -> list[Element]:
+    """What prepares the data of cells, as far as it is neither done nor queued."""
+    by_key = {sharing_key(cell.cfg): cell for cell in cells}
+    return [
+        Element(task, cell)
+        for key, cell in by_key.items()
+        if (task := Task(PREPARE, key)) not in queue and not is_prepared(cell.cfg)
+    ]
 
 
 def _evaluations(cell: SweepRun, run_job: str | None) -> list[Element]:
@@ -130,7 +153,7 @@ def _awaits(element: Element) -> tuple[str | None, int]:
     """
     if element.waits_for is None:
         return None, 0
-    if element.task.kind == TRAIN:
+    if element.task.kind != EVALUATE:
         return f"afterok:{element.waits_for}", 0
     return EACH_ITS_OWN + element.waits_for.partition("_")[0], element.place
 
@@ -181,7 +204,7 @@ def _sbatch(
 
 def _resources(kind: str, shape: tuple[int, int], slurm: SlurmConfig) -> list[str]:
     nodes, ranks = shape
-    minutes = slurm.timeout_min if kind == TRAIN else slurm.evaluation_timeout_min
+    minutes = slurm.evaluation_timeout_min if kind == EVALUATE else slurm.timeout_min
     options: dict[str, Any] = {
         "partition": slurm.partition,
         "account": slurm.account,
@@ -197,6 +220,13 @@ def _resources(kind: str, shape: tuple[int, int], slurm: SlurmConfig) -> list[st
         "kill-on-invalid-dep": "yes",  # an evaluation whose run has failed would wait for ever
         **slurm.additional_parameters,
     }
+    if kind == PREPARE:
+        options |= {
+            "partition": slurm.preparation_partition or slurm.partition,
+            "constraint": None,  # of nodes with GPUs
+            "cpus-per-task": slurm.preparation_cpus,
+            "gpus-per-node": None,
+        }
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 

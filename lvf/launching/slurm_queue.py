@@ -10,15 +10,16 @@ from pathlib import Path
 
 from lvf.runs.run_folder import RunFolder
 
-TRAIN, EVALUATE = "train", "evaluate"
+PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one job does: train a run, or measure its export of a moment."""
+    """What one job does: prepare data, train a run, or measure its export of a moment."""
 
     kind: str
     run: str
+    """Name of the run; of a preparation, what runs of the same data share."""
     moment: float | None = None
 
     def __str__(self) -> str:

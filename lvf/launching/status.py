@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvf.launching.slurm_queue import EVALUATE, TRAIN, Job, Task, endings, queued_jobs
+from lvf.data.recipe import sharing_key
+from lvf.launching.slurm_queue import EVALUATE, PREPARE, TRAIN, Job, Task, endings, queued_jobs
 from lvf.runs.run_folder import (
     DIVERGED,
     DONE,
@@ -46,9 +47,20 @@ def statuses(cells: list[SweepRun]) -> list[CellStatus]:
     how_ended: dict[str, dict[Task, str]] = {}
     for task, ending in ended.items():
         how_ended.setdefault(task.run, {})[task] = ending
-    return [
+    found = [
         _status(cell, by_run.get(cell.run_id, []), how_ended.get(cell.run_id, {})) for cell in cells
     ]
+    pairs = zip(cells, found, strict=True)
+    return [_with_preparation(cell, status, ended) for cell, status in pairs]
+
+
+def _with_preparation(cell: SweepRun, status: CellStatus, ended: dict[Task, str]) -> CellStatus:
+    """A cell that never started, since its data could not be prepared, says so."""
+    task = Task(PREPARE, sharing_key(cell.cfg))
+    how = ended.get(task, "COMPLETED")
+    if how in GOOD or status.state not in (MISSING, FAILED) or cell.state() != MISSING:
+        return status
+    return CellStatus(FAILED, " | ".join(["preparation", how, *log_tail(log_of(cell, task))]))
 
 
 def _status(cell: SweepRun, jobs: list[Job], ended: dict[Task, str]) -> CellStatus:
@@ -85,6 +97,8 @@ def _status(cell: SweepRun, jobs: list[Job], ended: dict[Task, str]) -> CellStat
 
 def log_of(cell: SweepRun, task: Task | None) -> Path:
     """What the job of a task prints; a job that measures an export runs beside the others."""
+    if task and task.kind == PREPARE:
+        return cell.log.with_name(f"{task.run}.log")
     if task is None or task.moment is None:
         return cell.log
     return cell.log.with_name(f"{cell.run_id}-at-{task.moment:g}.log")

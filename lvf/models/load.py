@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from lvf.config.schema import ModelConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
+from lvf.models.gguf_file import from_gguf
+from lvf.models.hub import ask_hub
 from lvf.models.special_tokens import drop_appended_tokens
+from lvf.models.text_part import has_text_part, text_part
 from lvf.models.untrusted import check_model, needs_safetensors
 
 if TYPE_CHECKING:
@@ -20,15 +23,37 @@ RANDOM_WEIGHTS_SEED = 0
 ANY_POSITION = 1 << 20
 
 
-def model_folder_or_id(model: ModelConfig) -> str:
-    """What transformers is given for this model: a local folder, or an id on the hub.
+def model_source(model: ModelConfig) -> str:
+    """What `model.path` names: a local folder, a GGUF file, or an id on the hub.
 
     Raises:
         UserError: a path that looks local holds no model.
     """
     if model.path == "embedded":
         return str(base_dir())
+    if model.path.endswith(".gguf"):
+        file = Path(model.path).expanduser().resolve()
+        if not file.is_file():
+            raise UserError(f"model.path={model.path}: there is no such file")
+        return str(file)
     return _checked_path("model.path", model.path, "config.json")
+
+
+def model_folder_or_id(model: ModelConfig) -> str:
+    """What transformers is given for this model: a local folder, or an id on the hub.
+
+    A GGUF file, and the text part of a local model for more than text, are first written as
+    folders of their own.
+
+    Raises:
+        UserError: a path that looks local holds no model, or it cannot be written.
+    """
+    source = Path(model_source(model))
+    if source.is_file():
+        return str(from_gguf(source))
+    if source.is_dir() and not model.random_weights and has_text_part(source):
+        return str(text_part(source))
+    return str(source)
 
 
 def _checked_path(key: str, path: str, needed_file: str) -> str:
@@ -113,6 +138,26 @@ def load_base(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedM
     return base
 
 
+def base_without_memory(model: ModelConfig, attention_dropout: float = 0.0) -> PreTrainedModel:
+    """What `load_base` gives, on the meta device: without reading or drawing a weight.
+
+    Raises:
+        UserError: neither the folder nor the hub has its configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_model_config(model)
+    if attention_dropout:
+        config.attention_dropout = attention_dropout
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=model.trust_remote_code
+        )
+    base.config.use_cache = False
+    return base
+
+
 def random_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """A model that transformers has initialised, the same each time; on the GPU where there is one.
 
@@ -173,7 +218,7 @@ def _or_user_error(auto_class: Any, key: str, path: str, **kwargs: Any) -> Any:
     try:
         checked = {name: kwargs[name] for name in to_check if name in kwargs}
         kwargs["revision"] = check_model(key, path, **checked)
-        return from_pretrained(auto_class, path, **kwargs)
+        return ask_hub(lambda: from_pretrained(auto_class, path, **kwargs))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(

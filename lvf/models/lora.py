@@ -1,4 +1,4 @@
-"""LoRA over PEFT: which matrices get adapters, and which ranks they can have."""
+"""LoRA and its relatives over PEFT: which matrices get adapters, and which ranks they can have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import ALL_LINEAR, MethodConfig
 from lvf.errors import UserError
+from lvf.models import relatives
+from lvf.models.relatives import ADAPTERS
 
 if TYPE_CHECKING:
     import torch
@@ -71,14 +73,16 @@ def check_rank(config: PretrainedConfig, method: MethodConfig) -> None:
     """
     if method.kind != "lora":
         return
-    assert method.rank is not None and method.target_modules is not None
+    assert method.target_modules is not None
     linears = target_linears(meta_model(config), method.target_modules)
     limits = {name: min(matrix_shape(module)) for name, module in linears.items()}
     narrowest = min(limits, key=lambda name: limits[name])
     _check_modules_to_save(config, method)
     _check_tied_targets(config, linears)
+    _check_sizes(method, linears)
     _check_peft_options(config, method)
-    if method.rank > limits[narrowest]:
+    # The rank of VeRA's A and B, which are not trained, has no such limit.
+    if method.adapter != "vera" and (method.rank or 0) > limits[narrowest]:
         shape = matrix_shape(linears[narrowest])
         raise UserError(
             f"method.rank={method.rank} exceeds what {narrowest} {shape} can have: at most "
@@ -115,8 +119,30 @@ def _check_tied_targets(config: PretrainedConfig, targets: dict[str, torch.nn.Mo
         )
 
 
+def _check_sizes(method: MethodConfig, linears: dict[str, torch.nn.Module]) -> None:
+    """OFT's blocks must fill a map's inputs (PEFT would change them), SHiRA's numbers fit in."""
+    for name, linear in linears.items():
+        d_out, d_in = matrix_shape(linear)
+        if method.adapter == "oft" and d_in % relatives.oft_block(method):
+            raise UserError(
+                f"method.peft.oft_block_size={relatives.oft_block(method)} does not divide the "
+                f"{d_in} inputs of {name}: choose a divisor of all of them"
+            )
+        if (
+            method.adapter == "shira"
+            and method.rank
+            and method.rank * (d_out + d_in) > d_out * d_in
+        ):
+            most = d_out * d_in // (d_out + d_in)
+            raise UserError(
+                f"method.rank={method.rank}: SHiRA would train more numbers of {name} "
+                f"{(d_out, d_in)} than it has; at most {most}"
+            )
+
+
 OWN_FIELDS = {
-    "r": "method.rank", "lora_alpha": "method.alpha", "lora_dropout": "method.dropout",
+    "r": "method.rank", "lora_alpha": "method.alpha",
+    **{kind.dropout: "method.dropout" for kind in ADAPTERS.values() if kind.dropout},
     "target_modules": "method.target_modules", "use_rslora": "method.rank_stabilised",
     "use_dora": "method.dora", "modules_to_save": "method.modules_to_save",
 }  # fmt: skip
@@ -124,8 +150,9 @@ OWN_FIELDS = {
 NOT_MEASURED = (
     "bias", "layer_replication", "trainable_token_indices", "loftq_config", "eva_config",
     "corda_config", "megatron_config", "megatron_core", "task_type", "peft_type",
+    "init_weights", "init_ia3_weights", "save_projection",
 )  # fmt: skip
-"""Options that change the base, or train what an export of the adapter does not hold."""
+"""Options that change the base or how the adapter starts, or train what an export does not hold."""
 INITIALISATIONS = (True, "gaussian", "orthogonal")
 """Those of `init_lora_weights` that change no output; `pissa` has a setting of its own."""
 
@@ -137,8 +164,8 @@ def _check_peft_options(config: PretrainedConfig, method: MethodConfig) -> None:
             raise UserError(f"method.peft.{option}: set {OWN_FIELDS[option]} instead")
         if option in NOT_MEASURED:
             raise UserError(
-                f"method.peft.{option} is not supported: the measured model would not be the "
-                "trained one"
+                f"method.peft.{option} is not supported: the adapter could start as another model "
+                "than the base, or the measured model would not be the trained one"
             )
     start = options.get("init_lora_weights", True)
     if start not in INITIALISATIONS:
@@ -147,7 +174,7 @@ def _check_peft_options(config: PretrainedConfig, method: MethodConfig) -> None:
             f"{', '.join(map(str, INITIALISATIONS))}; others change the model before it is trained "
             "(method=pissa is supported)"
         )
-    if options:
+    if options and method.adapter != "shira":  # which PEFT builds with memory only
         num_adapter_parameters(config, method)  # PEFT itself checks names and values
 
 
@@ -172,25 +199,31 @@ def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
     Raises:
         UserError: PEFT does not take `method.peft`.
     """
-    from peft import LoraConfig, get_peft_model
+    import peft
 
     from lvf.models.pissa import remember_start
 
-    assert method.rank is not None and method.alpha is not None and method.dropout is not None
+    kind = ADAPTERS[method.adapter]
     all_linear = method.target_modules == [ALL_LINEAR]
-    options = {
-        "r": method.rank,
-        "lora_alpha": method.alpha,
-        "lora_dropout": method.dropout,
+    options: dict[str, Any] = {
         "target_modules": ALL_LINEAR if all_linear else method.target_modules,
-        "use_rslora": method.rank_stabilised,
-        "use_dora": method.dora,
-        "init_lora_weights": "pissa" if method.init == "pissa" else True,
         "modules_to_save": method.modules_to_save or None,
         "task_type": "CAUSAL_LM",
     }
+    if kind.rank:
+        options[kind.rank] = method.rank
+    if kind.dropout:
+        options[kind.dropout] = method.dropout
+    if method.adapter == "lora":
+        options |= {
+            "lora_alpha": method.alpha,
+            "use_rslora": method.rank_stabilised,
+            "use_dora": method.dora,
+            "init_lora_weights": "pissa" if method.init == "pissa" else True,
+        }
     try:
-        model = get_peft_model(base, LoraConfig(**options | (method.peft or {})))
+        config = getattr(peft, kind.config)(**options | (method.peft or {}))
+        model = peft.get_peft_model(base, config)
     except (TypeError, ValueError) as error:
         if not method.peft:
             raise

@@ -70,6 +70,9 @@ def choose_layout(
             causal = _is_causal(base, documents[1])
             reference = base if method.kind == "full" else _with_adapters(base, method)
             wanted = _outcome(reference, [_batch([one]) for one in documents], _plain_loss)
+            measured = (
+                _measured(reference, _batch(documents[1:2])) if reference is not base else 0.0
+            )
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -82,6 +85,12 @@ def choose_layout(
                 f"model.path: {name} is no causal language model as it is configured: what it "
                 "predicts depends on tokens that come later. Choose a decoder (is_decoder=true in "
                 "config.json)."
+            )
+        if not measured <= TOLERANCE[False]:
+            raise UserError(
+                f"model.path: the losses of {name} with the adapters of method={method.name}, and "
+                f"of the same merged into it, differ by {measured:.1%}: the measured model would "
+                "not be the trained one. Choose other method.target_modules"
             )
         together = _batch(documents)
         for layout in Layout if flash else list(Layout)[1:]:
@@ -172,6 +181,14 @@ def _with_adapters(base: Any, method: MethodConfig) -> Any:
             if parameter.requires_grad and not parameter.any():
                 parameter.normal_(std=0.02)
     return model
+
+
+def _measured(model: Any, batch: dict[str, Tensor]) -> float:
+    """Relative difference between the losses of a model with adapters and with them merged."""
+    with torch.no_grad():
+        trained = _plain_loss(model.eval(), batch)
+        merged = _plain_loss(copy.deepcopy(model).merge_and_unload(), batch)
+    return abs(float(merged / trained) - 1)
 
 
 def _batch(documents: list[Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import ModelConfig
 from lvf.errors import UserError
+from lvf.models.hub import ask_hub
 from lvf.models.load import load_export
 from lvf.models.untrusted import check_model
 
@@ -102,7 +103,7 @@ def fetch(released: Released) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(released.repo, revision=released.branch))
+        return Path(ask_hub(lambda: snapshot_download(released.repo, revision=released.branch)))
     except (OSError, ValueError) as error:
         raise UserError(_hub_error(released.repo, error)) from error
 

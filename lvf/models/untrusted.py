@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lvf.errors import UserError
+from lvf.models.hub import ask_hub
+from lvf.models.relatives import ADAPTERS
 
 READ_FIRST = [
     "*config*.json", "chat_template*.json", "additional_chat_templates/*.jinja",
@@ -60,14 +62,15 @@ def check_model(
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(
-            snapshot_download(
+        fetched = ask_hub(
+            lambda: snapshot_download(
                 path,
                 revision=revision,
                 allow_patterns=READ_FIRST,
                 local_files_only=local_files_only,
             )
         )
+        folder = Path(fetched)
         revision = folder.name
     for problem in _problems(folder, key, trust_remote_code):
         raise UserError(f"{key}={path} is refused: {problem}")
@@ -132,8 +135,9 @@ def _problems_of_adapter(folder: Path, key: str) -> Iterator[str]:
             "into it with PEFT's merge_and_unload and save that"
         )
     config = json.loads(file.read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        yield f"{file.name} has peft_type={config.get('peft_type')!r}; allowed is LORA"
+    allowed = [kind.upper() for kind in ADAPTERS] if key == "export" else ["LORA"]
+    if config.get("peft_type") not in allowed:
+        yield f"{file.name} has peft_type={config.get('peft_type')!r}; allowed is {allowed[0]}"
     if config.get("megatron_config"):
         yield f"{file.name} has megatron_config, for which PEFT imports a module that it names"
 

@@ -24,8 +24,8 @@ def check_weights(model: ModelConfig) -> None:
     config = load_model_config(model)
     if config.get_text_config() is not config:
         raise UserError(
-            f"model.path={model.path} is a {config.model_type}, for more than text. Save its text "
-            "part as a model of its own (with save_pretrained) and give that folder."
+            f"model.path={model.path} is a {config.model_type}, for more than text. Download it "
+            "(hf download) and give its folder, of which the text part is then taken."
         )
     if getattr(config, "quantization_config", None):
         raise UserError(

@@ -32,8 +32,9 @@ BASIS = (
     "branch has its trunk's 80 % for nothing). FLOPs: matrix products of real tokens, attention "
     "scores apart. Hours: of all devices of the run (runtime.nodes times ranks); FLOPs at "
     "scale.sustained_flops (of full rows where tokens are unknown), communication, start and "
-    "checkpoints as in docs/scaling.md, without measuring. Disk: exports, and the checkpoints that "
-    "are kept. Epochs: from the corpus' published size, until a run has begun and counted."
+    "checkpoints as in docs/scaling.md, without measuring. Disk: exports, and a trunk's "
+    "checkpoints for its branches; a run in training has runtime.keep_checkpoints more. Epochs: "
+    "from the corpus' published size, until a run has begun and counted."
 )
 
 
@@ -130,12 +131,11 @@ def epoch_rows(cfg: RunConfig) -> int | None:
 
 
 def disk_bytes(cfg: RunConfig) -> float | None:
-    """Exports, and the checkpoints that are kept."""
+    """What a trained run leaves: exports, and a trunk's checkpoints for its branches."""
     shape = shape_of(cfg.model)
     if shape is None or (held := checkpoint_bytes(cfg, shape)) is None:
         return None
-    kept = cfg.runtime.keep_checkpoints + len(kept_batches(cfg))
-    return export_bytes(cfg, shape) + kept * held
+    return export_bytes(cfg, shape) + len(kept_batches(cfg)) * held
 
 
 def export_bytes(cfg: RunConfig, shape: ShapeConfig) -> float:
@@ -151,8 +151,9 @@ def checkpoint_bytes(cfg: RunConfig, shape: ShapeConfig) -> float | None:
     if state is None:
         return None
     trained = num_trainable_parameters(shape, cfg.method)
-    # Composer keeps the frozen base, too, where modules are trained whole.
-    weights = num_parameters(shape) + trained if cfg.method.modules_to_save else trained
+    # Composer keeps the frozen base, too, where more than LoRA's tensors is trained beside it.
+    with_base = cfg.method.modules_to_save or cfg.method.adapter != "lora"
+    weights = num_parameters(shape) + trained if with_base else trained
     return 4 * weights + state * trained
 
 

@@ -77,14 +77,15 @@ def layout(cfg: RunConfig, shape: ShapeConfig, num_devices: int, memory_bytes: f
     adapters, base = device_bytes(trained, 0, state), _frozen_bytes(cfg) * total
     if adapters + base <= memory_bytes and not cfg.runtime.fsdp_base:
         return WHOLE
-    fits = adapters + base / num_devices <= memory_bytes
+    can_shard = cfg.method.adapter == "lora"
+    fits = can_shard and adapters + base / num_devices <= memory_bytes
     return SHARDED_BASE if fits and num_devices > 1 else None
 
 
 def _frozen_bytes(cfg: RunConfig) -> int:
     """Of a frozen parameter; embeddings, which stay in fp32, count as the matrices do."""
-    low = cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16" and not cfg.method.dora
-    return 2 if low else 4
+    in_bf16 = cfg.runtime.bf16_base and cfg.training.precision == "amp_bf16"
+    return 2 if in_bf16 and not cfg.method.needs_fp32_base else 4
 
 
 def traffic(cfg: RunConfig, shape: ShapeConfig, how: str) -> Traffic:
@@ -95,7 +96,8 @@ def traffic(cfg: RunConfig, shape: ShapeConfig, how: str) -> Traffic:
     arithmetic's precision, the rest in fp32. It scatters the gradients of each microbatch, since
     Composer does not put that off. Whole models sum their gradients once a step (DDP).
     """
-    low = 2 if cfg.training.precision == "amp_bf16" and not cfg.method.dora else 4
+    in_bf16 = cfg.training.precision == "amp_bf16" and not cfg.method.needs_fp32_base
+    low = 2 if in_bf16 else 4
     total, blocks = num_parameters(shape), num_block_parameters(shape)
     summed = SUM_BYTES * num_trainable_parameters(shape, cfg.method)
     if how == WHOLE:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lvf.config.schema import ALL_LINEAR, MethodConfig, ModelConfig, ShapeConfig
 from lvf.errors import UserError
+from lvf.models import relatives
 from lvf.models.counts import product_flops_per_token
 from lvf.models.load import model_folder_or_id
 
@@ -85,11 +86,22 @@ def num_block_parameters(shape: ShapeConfig) -> int:
 
 
 def num_adapter_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
-    """rank * (d_in + d_out) for each target of each block."""
+    """Of all targets of all blocks (`lvf.models.relatives`)."""
     if method.kind == "full":
         return 0
-    assert method.rank is not None
-    return shape.num_hidden_layers * method.rank * sum(map(sum, _targets(shape, method)))
+    targets = _targets(shape, method).items()
+    return shape.num_hidden_layers * sum(
+        relatives.num_parameters(method, name, d_out, d_in) for name, (d_in, d_out) in targets
+    )
+
+
+def _adapter_flops(shape: ShapeConfig, method: MethodConfig) -> int:
+    if method.kind == "full":
+        return 0
+    targets = _targets(shape, method).items()
+    return shape.num_hidden_layers * sum(
+        relatives.train_flops(method, name, d_out, d_in) for name, (d_in, d_out) in targets
+    )
 
 
 def num_trainable_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
@@ -98,7 +110,9 @@ def num_trainable_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
         return num_parameters(shape)
     trained = num_adapter_parameters(shape, method)
     if method.dora:  # one magnitude for each output
-        trained += shape.num_hidden_layers * sum(d_out for _, d_out in _targets(shape, method))
+        trained += shape.num_hidden_layers * sum(
+            d_out for _, d_out in _targets(shape, method).values()
+        )
     return trained + len(method.modules_to_save) * shape.vocab_size * shape.hidden_size
 
 
@@ -109,22 +123,22 @@ def train_flops_per_token(shape: ShapeConfig, method: MethodConfig) -> int:
         for name, (d_in, d_out) in linear_maps(shape).items()
     }
     sizes["lm_head"] = shape.vocab_size * shape.hidden_size
-    return product_flops_per_token(sizes, num_adapter_parameters(shape, method), method)
+    return product_flops_per_token(sizes, _adapter_flops(shape, method), method)
 
 
 def forward_share(shape: ShapeConfig, method: MethodConfig) -> float:
     """Share of a training token's FLOPs that the forward pass has: full 1/3, LoRA about 1/2."""
     in_products = train_flops_per_token(shape, MethodConfig(kind="full")) // 6
-    forward = 2 * (in_products + num_adapter_parameters(shape, method))
+    forward = 2 * in_products + _adapter_flops(shape, method) // 3
     return forward / train_flops_per_token(shape, method)
 
 
-def _targets(shape: ShapeConfig, method: MethodConfig) -> list[tuple[int, int]]:
-    """(d_in, d_out) of the maps of one block that get adapters."""
+def _targets(shape: ShapeConfig, method: MethodConfig) -> dict[str, tuple[int, int]]:
+    """(d_in, d_out) of the maps of one block that get adapters, by name."""
     assert method.target_modules is not None
     maps = linear_maps(shape)
     targets = maps if method.target_modules == [ALL_LINEAR] else method.target_modules
-    return [maps[name] for name in targets if name in maps]
+    return {name: maps[name] for name in targets if name in maps}
 
 
 def _heads(shape: ShapeConfig) -> tuple[int, int]:

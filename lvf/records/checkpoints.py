@@ -17,8 +17,12 @@ from lvf.records.store import AXES, COSTS, RecordWarning, items
 PER_TOKEN = {
     **dict.fromkeys(("nll_target", "nll_validation", "nll_source"), "nll_per_token"),
     "kl_base": "kl_per_token",
+    "cka_source": "cka",
 }
 """Measures on text: task to metric."""
+BESIDE_TARGET = {"exact_match,flexible-extract": "target_flexible", "ended_by_eos": "target_ended"}
+"""Other metrics of the target's task, by measure: the answer taken as GSM8K's last number, and the
+share of answers that the model itself ends."""
 GROUP = ["scale", "domain", "regime", "model", "dataset"]
 """Models are compared within one value of these: the same base, data and benchmarks."""
 MODEL_AXES = [name for name in AXES if name not in GROUP]
@@ -51,7 +55,7 @@ def names() -> Names:
 
 def measures() -> list[str]:
     """Names of the measures: target score, retention and its parts, those on text."""
-    return ["target", "retention", *names().retention, *PER_TOKEN]
+    return ["target", *BESIDE_TARGET.values(), "retention", *names().retention, *PER_TOKEN]
 
 
 def models(scores: pd.DataFrame) -> pd.DataFrame:
@@ -93,8 +97,9 @@ def _with_measure(scores: pd.DataFrame) -> pd.DataFrame:
     known = names()
 
     def measure(task: str, metric: str, domain: str, scale: str) -> str | None:
-        if known.target.get(domain) == (task, metric):
-            return "target"
+        target_task, target_metric = known.target.get(domain, (None, None))
+        if task == target_task:
+            return "target" if metric == target_metric else BESIDE_TARGET.get(metric)
         if task in known.retention and metric == known.retention_metric.get(scale, "acc"):
             return task
         if task == "forgetting":  # the paper published the average only

@@ -15,6 +15,8 @@ import lvf
 from lvf.records.archive import read_bytes
 
 SCHEMA_VERSION = 2
+ALTERATIONS = ("strength", "truncate", "damp")
+"""Axes of a checkpoint that was altered after training (`lvf.analysis.alter`), in one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,14 @@ class Axes:
     duration_unit: str | None = None
     cooled_down: bool = True
     """False for checkpoints measured before the end of their schedule."""
+    replay: float | None = None
+    """Share of source text in the training rows; None where there was none."""
+    strength: float | None = None
+    """Of a checkpoint whose update was scaled after training: by how much."""
+    truncate: int | None = None
+    """Of a checkpoint whose update was cut to a rank after training: to which."""
+    damp: float | None = None
+    """Of a checkpoint whose intruder dimensions were scaled after training: by how much."""
 
 
 @dataclass(frozen=True, kw_only=True)

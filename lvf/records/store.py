@@ -40,12 +40,16 @@ NUMBERS = [
     "seed",
     "run_duration",
     "duration",
+    "replay",
+    "strength",
+    "truncate",
+    "damp",
     "value",
     "stderr",
     "n",
     *COSTS,
 ]
-WHOLE = ("rank", "seed", "n")
+WHOLE = ("rank", "seed", "n", "truncate")
 TEXTS = ["source", "run_id", "checkpoint", "task", "metric", "settings_id", "settings", "path"]
 COLUMNS = [*TEXTS, "created_at", *AXES, *COSTS, "value", "stderr", "n", "has_items"]
 SHAPE = {

@@ -25,6 +25,11 @@ class Report:
         """All models that count."""
         return self.selection.models
 
+    def altered(self, group: pd.DataFrame) -> pd.DataFrame:
+        """Checkpoints of a group of comparable models that were altered after training."""
+        rows = self.selection.altered
+        return rows[rows.condition.isin(set(group.condition))] if len(rows) else rows
+
     def left_out(self, group: pd.DataFrame) -> list[LeftOut]:
         """What the rules leave out of a group of comparable models."""
         sets = {evidence_set_name(*key) for key in

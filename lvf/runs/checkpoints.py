@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from lvf.errors import UserError
@@ -87,6 +88,19 @@ def refuse_code(checkpoint: Path) -> None:
 def by_age(folder: Path) -> list[Path]:
     """Checkpoints from the oldest to the newest."""
     return sorted(folder.glob("ba*"))
+
+
+def prune(folder: Path, kept: Collection[int]) -> None:
+    """Delete the checkpoints of a trained run, which nothing continues, but for those of batches.
+
+    Args:
+        folder: Of the checkpoints.
+        kept: Batches off which other runs branch.
+    """
+    names = {name_of(batch) for batch in kept}
+    for checkpoint in by_age(folder):
+        if checkpoint.name not in names:
+            shutil.rmtree(checkpoint)
 
 
 def commit(partial: Path, target: Path) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lvf.config.schema import EMBEDDED, RunConfig, SourceConfig, stable_hash
 from lvf.data.fingerprint import hub_commit, model_fingerprint
+from lvf.data.replay import replay_source
 from lvf.data.sources import local_files, source_fingerprint
 
 NOT_HASHED = (
     # How and where a run is done and measured.
     "evals", "logger", "paths", "runtime", "released", "tuned", "bench",
+    "strength", "truncate", "damp",
     # What training.lr_peak was computed from, and the ranks and durations that sweeps refer to.
     "training.lr_by_method", "training.lr_multiplier", "training.lora_lr_ratio", "scale",
     # Contents stand for these (`identity`).
     "model.path", "model.tokenizer", "model.revision", "model.shape", "model.trust_remote_code",
-    "data.train", "data.validation", "data.heldout",
+    "data.train", "data.validation", "data.heldout", "data.source",
     # For the planner; and `strict`, which decides whether there is a run at all, as trust does.
     "data.documents", "data.tokens", "data.strict",
     # A trunk's budgets change what it keeps, not what it learns.
@@ -42,6 +44,8 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
     data = cfg.data
     sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
     contents = {name: _content(source) for name, source in sources.items() if source}
+    if data.replay:
+        contents["source"] = _content(replay_source(cfg))
     if cfg.bench.steps is not None:
         settings["bench"] = asdict(cfg.bench)
     return settings | {
@@ -60,7 +64,7 @@ def run_id(cfg: RunConfig) -> str:
 
 def base_id(cfg: RunConfig) -> str:
     """The same of the untrained model, which is measured once for each (model, data, context)."""
-    known = identity(cfg)
+    known = identity(replace(cfg, data=replace(cfg.data, replay=0.0, source_column="text")))
     told_apart = {key: value for key, value in known.items() if key.startswith(("model", "data"))}
     hash_ = stable_hash([told_apart, cfg.training.seq_len])
     return f"{cfg.scale.name}-{cfg.domain.name}_{cfg.regime.name}-base-{hash_}"

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import MethodConfig, RunConfig
 from lvf.models.fused_lora import use_fused_lora
-from lvf.models.load import load_base, load_model_config, load_tokenizer, random_model
+from lvf.models.load import (
+    base_without_memory,
+    load_base,
+    load_model_config,
+    load_tokenizer,
+    random_model,
+)
 from lvf.models.lora import add_adapters, check_rank, hold_base_in_bf16
 from lvf.models.memory_efficient import use_memory_efficient_layers
 from lvf.models.packed import NAME, Layout
 from lvf.models.probe import choose_layout, few_layers
 from lvf.models.token_loss import give_loss_in_chunks
 from lvf.models.weights import check_weights
+from lvf.runs.run_folder import is_rank_zero
 
 if TYPE_CHECKING:
     from lvf.training.packed_model import PackedModel
@@ -22,23 +29,35 @@ if TYPE_CHECKING:
 def make_model(cfg: RunConfig) -> PackedModel:
     """Base model in Composer's wrapper, with adapters for LoRA.
 
+    On ranks other than 0 its tensors have no memory until `lvf.training.shared_weights` fills them.
+
     Raises:
         UserError: lvf cannot train this architecture rightly.
     """
     from lvf.training.packed_model import PackedModel
 
     layout = check_architecture(cfg)
-    base = load_base(cfg.model, cfg.training.attention_dropout)
-    model = _rounded(adapt(base, cfg.method, layout, cfg), cfg)
+    model = _rounded(_base_with_adapters(cfg, layout), cfg)
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
-    only_adapters = not cfg.method.modules_to_save
+    only_adapters = cfg.method.adapter == "lora" and not cfg.method.modules_to_save
     # Composer refuses a tokenizer with more tokens than the model; here they never occur.
     fits = len(tokenizer) <= model.config.vocab_size
     packed = PackedModel(model, tokenizer if fits else None, should_save_peft_only=only_adapters)
     packed.tokenizer = tokenizer
     packed.in_bf16, packed.layout = in_bf16(cfg), layout
     return packed
+
+
+def _base_with_adapters(cfg: RunConfig, layout: Layout) -> Any:
+    if is_rank_zero():
+        base = load_base(cfg.model, cfg.training.attention_dropout)
+        return adapt(base, cfg.method, layout, cfg)
+    import torch
+
+    base = base_without_memory(cfg.model, cfg.training.attention_dropout)
+    with torch.device("meta"):  # of which PiSSA's start cannot be computed
+        return adapt(base, replace(cfg.method, init="zero"), layout, cfg)
 
 
 def check_model(cfg: RunConfig) -> None:
@@ -75,7 +94,7 @@ def adapt(base: Any, method: MethodConfig, layout: Layout, cfg: RunConfig) -> An
     use_memory_efficient_layers(base)
     model = add_adapters(base, method) if method.kind == "lora" else base
     if method.kind == "lora" and cfg.training.fused_lora and not method.peft:
-        use_fused_lora(model)
+        use_fused_lora(model, cfg.training.dropout_per_map)
     if layout is not Layout.ROWS:
         give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
     return model
@@ -91,7 +110,8 @@ def few_layer_model(cfg: RunConfig, layout: Layout, repeats: int) -> Any:
 def _rounded(model: Any, cfg: RunConfig) -> Any:
     from lvf.training.sharding import uses_fsdp  # Composer, which a check need not wait for
 
-    if cfg.method.kind == "lora" and cfg.runtime.bf16_base and in_bf16(cfg):
+    is_lora = cfg.method.kind == "lora" and cfg.method.adapter == "lora"
+    if is_lora and cfg.runtime.bf16_base and in_bf16(cfg):
         hold_base_in_bf16(model, sharded=uses_fsdp(cfg))
     return model
 

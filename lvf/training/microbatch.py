@@ -80,6 +80,13 @@ def choose_microbatch(cfg: RunConfig, model: PackedModel) -> MicrobatchPlan:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kept = activation_bytes(cfg, model.layout, device)
     found = choose(cfg, kept, fixed_bytes(cfg, model, kept.once), _device_bytes(cfg))
+    rows = found.device_microbatch_size
+    if cfg.training.average_loss_over == "microbatches" and rows != wanted:
+        raise UserError(
+            f"memory for {rows} of {wanted} rows at once, and with training.average_loss_over="
+            f"microbatches the result depends on that: set runtime.device_microbatch_size={rows}, "
+            "or training.average_loss_over=tokens"
+        )
     if is_rank_zero() and found != MicrobatchPlan(wanted, activation_checkpointing=False):
         again = ", each layer's forward pass twice" if found.activation_checkpointing else ""
         print(
@@ -212,11 +219,19 @@ def _kept(cfg: RunConfig, model: Any, layout: Layout, num_tokens: int) -> int:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(cfg))
     with autocast, torch.autograd.graph.saved_tensors_hooks(note, lambda entry: entry.tensor):
         loss = mean_loss(model, batch, layout)
-    storages = [entry.tensor.untyped_storage() for entry in saved]
+    storages = [part.untyped_storage() for entry in saved for part in _dense(entry.tensor)]
     del loss
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     return sum(size for address, size in sizes.items() if address not in own)
+
+
+def _dense(tensor: Tensor) -> list[Tensor]:
+    """The tensor, or what a sparse one (SHiRA's) consists of."""
+    if tensor.layout is not torch.sparse_coo:
+        return [tensor]
+    tensor = tensor.coalesce()
+    return [tensor.indices(), tensor.values()]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from composer.utils import dist
 from lvf.config.schema import RunConfig
 
 if TYPE_CHECKING:
+    from composer.devices import Device
     from composer.models import HuggingFaceModel
     from torch import Tensor
 
@@ -21,8 +22,8 @@ def uses_fsdp(cfg: RunConfig) -> bool:
     return several and (cfg.method.kind == "full" or cfg.runtime.fsdp_base)
 
 
-def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
-    """Shard a model over all ranks, layer by layer, in place; LoRA's adapters stay replicated.
+def shard(model: HuggingFaceModel, cfg: RunConfig, device: Device) -> None:
+    """Shard rank 0's model over all ranks, layer by layer, in place; adapters stay replicated.
 
     The precision is that of autocast on one device, and of LoRA under DDP: products in bf16, the
     residual stream, embeddings, norms and the loss in fp32. So the weights of layers travel in
@@ -38,9 +39,10 @@ def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     from lvf.models.layers import decoder_layers
+    from lvf.training.shared_weights import own_device, receive
 
     # Master weights, gradients and their sums stay fp32. DoRA takes the norm of its matrices.
-    in_bf16 = cfg.training.precision == "amp_bf16" and not cfg.method.dora
+    in_bf16 = cfg.training.precision == "amp_bf16" and not cfg.method.needs_fp32_base
     within, outside = (
         MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -49,13 +51,13 @@ def shard(model: HuggingFaceModel, cfg: RunConfig) -> None:
     )
     whole = adapters(model) + [p for p in model.parameters() if not p.requires_grad and p.dim() < 2]
     settings: dict[str, Any] = {
-        "mesh": init_device_mesh(
-            "cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),)
-        ),
+        "mesh": init_device_mesh(own_device().type, (dist.get_world_size(),)),
         "ignored_params": set(whole) if cfg.method.kind == "lora" else set(),
     }
     for layer in decoder_layers(model.model):
+        receive(layer, device)
         fully_shard(layer, mp_policy=within, **settings)
+    receive(model.model, device)
     fully_shard(model.model, mp_policy=outside, **settings)
 
 

@@ -1,4 +1,4 @@
-"""Time limits and preemption: a signal asks a run to stop, and it saves after its current batch."""
+"""Time limits, preemption and Ctrl-C: a signal asks a run to stop; it saves after its batch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from composer.core import State
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-"""What Slurm sends before it ends a job: SIGTERM by itself, SIGUSR2 because our scripts ask so."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+"""Slurm sends, before it ends a job, SIGTERM by itself, SIGUSR2 because our scripts ask so; a
+terminal sends SIGINT on Ctrl-C."""
 
 TRY_AGAIN = 75
 """Exit status of a stopped run: EX_TEMPFAIL of BSD's sysexits.h."""
@@ -21,7 +22,7 @@ class StoppedError(Exception):
 
 
 class StopRequest:
-    """Context manager that records SIGTERM and SIGUSR2 instead of dying from them."""
+    """Context manager that records `SIGNALS`, and dies only of a second Ctrl-C."""
 
     def __init__(self) -> None:
         self._received: tuple[int, FrameType | None] | None = None
@@ -62,4 +63,6 @@ class StopRequest:
         return bool(asked.item())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received:
+            raise KeyboardInterrupt
         self._received = (number, frame)

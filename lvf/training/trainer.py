@@ -41,15 +41,20 @@ from lvf.training.outcome import (
 from lvf.training.parameter_groups import parameter_groups
 from lvf.training.schedules import make_scheduler
 from lvf.training.stopping import StopRequest
+from lvf.training.trackers import make_loggers
 
 if TYPE_CHECKING:
     from composer import Trainer
     from composer.core import Callback, DataSpec
+    from composer.devices import Device
     from composer.models import HuggingFaceModel
     from torch.optim import Optimizer
 
     from lvf.training.memory import PeakMemory
     from lvf.training.packed_model import PackedModel
+
+SPEED_BATCHES = 10
+"""Batches over which the logged throughput is averaged."""
 
 
 def train(
@@ -144,6 +149,7 @@ def make_trainer(
     """Everything a run needs, in Composer's terms, in the state of `checkpoint`."""
     import torch
     from composer import Trainer
+    from composer.devices import DeviceCPU, DeviceGPU
     from composer.utils import reproducibility
 
     from lvf.training.build_model import make_model
@@ -154,14 +160,16 @@ def make_trainer(
 
     # Batches differ in length, which leaves holes between fixed segments of memory.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    device = "gpu" if torch.cuda.is_available() else "cpu"
+    # Products of fp32 are of fp32: Composer would let Ampere and later GPUs round their factors to
+    # TF32, with bf16 those few that autocast leaves in fp32.
+    device = DeviceGPU(allow_tf32=False) if torch.cuda.is_available() else DeviceCPU()
     reproducibility.seed_all(cfg.seed)  # LoRA's A is drawn when the model is made
     memory = PeakMemory()
     model = make_model(cfg)
     end = max(batches)
     flops = train_flops_per_token(model.config, cfg.method)
     plan = choose_microbatch(cfg, model)
-    spread_out(model, cfg, plan.activation_checkpointing)
+    spread_out(model, cfg, plan.activation_checkpointing, device)
     with _plainly_named(checkpoint) as load_path:
         trainer = Trainer(
             model=model,
@@ -173,7 +181,7 @@ def make_trainer(
             loggers=make_loggers(cfg, folder),
             max_duration=f"{end}ba",
             device_train_microbatch_size=plan.device_microbatch_size,
-            accumulate_train_batch_on_tokens=True,
+            accumulate_train_batch_on_tokens=cfg.training.average_loss_over == "tokens",
             precision="fp32",  # the model itself computes in bf16 if it is to
             device=device,
             dist_timeout=COLLECTIVE_TIMEOUT_SECONDS,
@@ -210,7 +218,8 @@ def make_callbacks(
     on_export: Callable[[float], None] | None,
 ) -> list[Callback]:
     """What watches, writes and stops a run; at the end of a batch they act in this order."""
-    from composer.callbacks import LRMonitor
+    import torch
+    from composer.callbacks import LRMonitor, MemoryMonitor, SpeedMonitor
 
     from lvf.training.checkpointer import Checkpointer
     from lvf.training.divergence import Divergence
@@ -229,6 +238,8 @@ def make_callbacks(
         Exporter(folder, batches, flops_per_token, memory, on_export),
         Progress(folder, end),
         LRMonitor(),
+        SpeedMonitor(window_size=SPEED_BATCHES, time_unit="seconds"),
+        *([MemoryMonitor()] if torch.cuda.is_available() else []),
         Checkpointer(
             folder.checkpoints,
             every=runtime.checkpoint_every_batches,
@@ -244,9 +255,17 @@ def make_callbacks(
     return callbacks
 
 
-def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
-    """What is around each decoder layer: activation checkpointing, the compiler, the shards."""
+def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool, device: Device) -> None:
+    """What is around each decoder layer: activation checkpointing, the compiler, the shards.
+
+    Every rank calls this, and gets rank 0's weights.
+    """
     from lvf.training.sharding import shard, uses_fsdp
+    from lvf.training.shared_weights import check_same_structure, receive
+
+    several = cfg.runtime.world_size > 1
+    if several:
+        check_same_structure(model)
 
     if cfg.runtime.compile:  # before sharding, which replaces the layers' classes
         from lvf.models.compiled import compile_layers
@@ -258,7 +277,9 @@ def spread_out(model: PackedModel, cfg: RunConfig, recompute: bool) -> None:
         recompute_layers(model.model)
         model.recomputes = True
     if uses_fsdp(cfg):
-        shard(model, cfg)
+        shard(model, cfg, device)
+    elif several:
+        receive(model, device)
 
 
 def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:
@@ -308,16 +329,3 @@ def make_algorithms(cfg: RunConfig) -> list[Any]:
     from composer.algorithms import GradientClipping
 
     return [GradientClipping(clipping_type="norm", clipping_threshold=cfg.training.grad_clip_norm)]
-
-
-def make_loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
-    """The configured loggers; `{run_folder}` in their arguments stands for the run's folder."""
-    place = str(folder.path)
-
-    def fill(value: Any) -> Any:
-        return value.replace("{run_folder}", place) if isinstance(value, str) else value
-
-    return [
-        hydra.utils.instantiate({key: fill(value) for key, value in settings.items()})
-        for settings in cfg.logger.values()
-    ]

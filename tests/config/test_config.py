@@ -79,6 +79,12 @@ METHOD_TABLE = {
     "pissa": (256, 256, ATTENTION + MLP),
     "lora_plus": (256, 512, ATTENTION + MLP),
     "lora_embeddings": (256, 512, ATTENTION + MLP),
+    # not the paper's; without LoRA's alpha
+    "oft": (None, None, ATTENTION + MLP),
+    "vera": (256, None, ATTENTION + MLP),
+    "miss": (256, None, ATTENTION + MLP),
+    "shira": (256, None, ATTENTION + MLP),
+    "ia3": (None, None, ATTENTION + MLP),
 }
 
 
@@ -94,7 +100,8 @@ def test_every_method_composes_with_every_scale_under_a_name_of_its_own(scale: s
                 alpha,
                 targets,
             )
-            assert cfg.method.dropout == (None if rank is None else 0.05)
+            without_dropout = method in ("full", "shira", "ia3")
+            assert cfg.method.dropout == (None if without_dropout else 0.05)
         names[method] = (cfg.method.name, run_id(cfg))
     # the paper's ranks are named, so `lora` is the same run as a named rank but for r = 8
     assert len(set(names.values())) == len(METHODS) - (scale != "embedded")

@@ -59,13 +59,16 @@ TODAY = {
 ADDED: dict[str, dict[str, Any]] = {
     "model": {"trust_remote_code": False},
     "method": {"peft": None},
+    "training": {"dropout_per_map": False, "average_loss_over": "tokens"},
 }
-"""Settings that 95b6887 did not have, with the value that changes nothing."""
+"""Settings that 95b6887 did not have, with the value that changes nothing; scale=paper differs."""
 
 
 def before(places: dict[str, int]) -> dict[str, Any]:
     run = {key: BEFORE["values"][key][place] for key, place in places.items()}
     run |= {key: run[key] | new for key, new in ADDED.items()}
+    if run["scale"]["name"] == "paper":
+        run["training"] = run["training"] | {"dropout_per_map": True}
     lm_eval = {
         name: task | {"training_prompt": False} for name, task in run["evals"]["lm_eval"].items()
     }

@@ -28,6 +28,15 @@ def test_the_last_answer_is_the_response_and_all_before_it_the_prompt() -> None:
     )
 
 
+def test_earlier_answers_end_in_the_end_of_text_token_and_nothing_else_does() -> None:
+    pair = with_pair({"messages": TALK}, "</s>")
+    assert pair["response"] == "6"  # every document is ended anyhow
+    assert pair["prompt"] == (
+        "<|system|>\nBe brief.\n<|user|>\n2+2?\n<|assistant|>\n4</s>\n<|user|>\nAnd 3+3?\n"
+        "<|assistant|>\n"
+    )
+
+
 def test_rows_without_messages_are_left_alone() -> None:
     row = {"query": "a", "response": "b"}
     assert with_pair(row) is row

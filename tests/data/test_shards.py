@@ -62,6 +62,29 @@ def test_the_rows_decode_to_the_examples_and_the_loss_to_their_responses(
     assert found == {("<s>" + prompt, response + "</s>") for prompt, response in texts}
 
 
+def test_each_answer_of_a_conversation_ends_in_one_eos_token(
+    make_run: MakeRun, tokenizer: Any
+) -> None:
+    turns = [("user", "a cat"), ("assistant", "seven dogs"), ("user", "buy"), ("assistant", "12")]
+    talk = [{"role": role, "content": content} for role, content in turns]
+    cfg = make_run([{"messages": talk}] * 20)
+    cfg.data.prompt_column, cfg.data.response_column = "prompt", "response"
+    cfg.data.template = "plain"
+    cfg.data.validation = cfg.data.heldout = cfg.data.train
+    cfg.training.global_batch_size = 1
+    prepared = prepare(cfg)
+    row = read_rows(prepared.train)[0]
+    ids = row["input_ids"][row["segment_ids"] == 1]
+    in_loss = row["loss_mask"][row["segment_ids"] == 1].astype(bool)
+    first, last = [place for place, one in enumerate(ids) if one == tokenizer.eos_token_id]
+    assert last == len(ids) - 1 and in_loss[last] and not in_loss[first]
+    assert tokenizer.decode(ids[:first]).endswith("<|assistant|>\nseven dogs")
+    held = json.loads(prepared.heldout.read_text().splitlines()[0])
+    assert held["prompt"] == (
+        "<|user|>\na cat\n<|assistant|>\nseven dogs</s>\n<|user|>\nbuy\n<|assistant|>\n"
+    )
+
+
 def test_columns_are_as_small_as_the_vocabulary_allows(make_run: MakeRun) -> None:
     (row, *_) = read_rows(prepare(make_run()).train)
     dtypes = {name: value.dtype.name for name, value in row.items()}

@@ -36,7 +36,7 @@ def sampled(
         model=model, tokenizer=tokenizer, prompts=prompts, wanted=keys, sampling=sampling,
         batch_rows=batch_rows,
     )  # fmt: skip
-    return generate(request)
+    return ((key, completion.text) for key, completion in generate(request))
 
 
 def wanted(samples: int) -> list[Key]:
@@ -161,6 +161,28 @@ def test_completions_end_before_the_first_stop_string(model: Any, tokenizer: Any
         sampled(model, tokenizer, PROMPTS, wanted(1), replace(GREEDY, stop_strings=[stop]), 4)
     )
     assert stopped == {key: text.split(stop)[0] for key, text in free.items()}
+
+
+def test_a_sample_says_whether_the_model_ended_it(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GenerationConfig(max_length=24, do_sample=False, pad_token_id=0)
+    new = {}
+    for name, prompt in PROMPTS.items():
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        whole = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        new[name] = whole[0, ids.shape[1] :].tolist()
+    end = new["first"][3]
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(eos_token_id=end))
+    limited = replace(GREEDY, max_length_tokens=24, stop_strings=[])
+    request = Request(
+        model=model, tokenizer=tokenizer, prompts=PROMPTS, wanted=wanted(1), sampling=limited,
+        batch_rows=4,
+    )  # fmt: skip
+    ended = {name: one.ended_by_eos for (name, _), one in generate(request)}
+    ends = {end, tokenizer.eos_token_id}
+    assert ended == {name: bool(ends & set(tokens)) for name, tokens in new.items()}
+    assert ended["first"] and not all(ended.values())
 
 
 def test_tokens_are_drawn_as_often_as_their_probabilities_say() -> None:

@@ -32,9 +32,13 @@ def test_sampling_fills_the_file_and_a_second_call_needs_no_model(
     assert {(row["task_id"], row["sample"]) for row in rows} == {
         (f"Tiny/{number}", sample) for number in range(4) for sample in range(3)
     }
-    assert set(rows[0]) == {"task_id", "sample", "completion", "passed", "result", "sandbox"}
+    assert set(rows[0]) == {
+        "task_id", "sample", "completion", "ended_by_eos", "passed", "result", "sandbox"
+    }  # fmt: skip
     metrics, about = first
-    assert set(metrics) == {"pass@1", "pass@2"}
+    assert set(metrics) == {"pass@1", "pass@2", "ended_by_eos"}
+    ended = [row["ended_by_eos"] for row in rows]
+    assert metrics["ended_by_eos"].value == sum(ended) / 12 and metrics["ended_by_eos"].n == 12
     assert about == {"sandbox": rows[0]["sandbox"]}
     assert run_humaneval(None, tokenizer, evals, benchmarks, file) == first  # type: ignore[arg-type]
 
@@ -52,7 +56,7 @@ def test_sampling_that_was_killed_goes_on_to_the_same_samples(
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     run_humaneval(model, tokenizer, evals, benchmarks, whole)
     lines = whole.read_text().splitlines()
-    kept = ("task_id", "sample", "completion")
+    kept = ("task_id", "sample", "completion", "ended_by_eos")
     unjudged = [
         {k: v for k, v in json.loads(line).items() if k in kept} for line in lines[:written]
     ]

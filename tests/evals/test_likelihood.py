@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvf.evals.likelihood import kl_from_base, nll, ratio_metrics
+from lvf.evals.likelihood import cka_with_base, kl_from_base, nll, ratio_metrics
 
 PAIRS = [
     ("Question: the red cup\nAnswer:", " the old lamp"),
@@ -138,3 +138,34 @@ def test_without_the_end_of_text_only_the_text_is_scored(model: Any, tokenizer: 
     metrics = nll(model, tokenizer, [("", text)], 1024, 1, with_end=False)
     assert metrics["tokens"].value == ids.shape[1] - 1
     assert metrics["nll_per_token"].value == pytest.approx(float(expected) / (ids.shape[1] - 1))
+
+
+@pytest.mark.parametrize(("seq_len", "batch_size"), [(1024, 3), (8, 2)])
+def test_cka_is_the_alignment_of_the_centred_kernels(
+    model: Any, other: Any, tokenizer: Any, seq_len: int, batch_size: int
+) -> None:
+    metrics = cka_with_base(other, model, tokenizer, PAIRS, seq_len, batch_size)
+    states: list[list[Any]] = [[], []]
+    for pair in PAIRS:
+        prompt, response = (tokenizer(text)["input_ids"] for text in pair)
+        inputs = [*prompt, *response]  # the end of the text is only predicted
+        for start in range(0, len(inputs), seq_len):
+            window = torch.tensor([inputs[start : start + seq_len]])
+            for one, found in zip((model, other), states, strict=True):
+                with torch.no_grad():
+                    found.append(one(window, output_hidden_states=True).hidden_states[-1][0])
+    kernels = []
+    for found in states:
+        rows = torch.cat(found).double()
+        centring = torch.eye(len(rows), dtype=torch.float64) - 1 / len(rows)
+        kernels.append(centring @ (rows @ rows.T) @ centring)
+    k, m = kernels
+    truth = float((k * m).sum() / (k.norm() * m.norm()))
+    assert metrics["cka"].value == pytest.approx(truth, rel=1e-5)
+    assert metrics["cka"].n == len(k)
+    assert 0 < truth < 0.999
+
+
+def test_cka_with_itself_is_1(model: Any, tokenizer: Any) -> None:
+    metrics = cka_with_base(model, model, tokenizer, PAIRS, 1024, 2)
+    assert metrics["cka"].value == pytest.approx(1.0, abs=1e-12)

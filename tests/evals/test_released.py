@@ -12,9 +12,10 @@ import huggingface_hub.constants
 import pytest
 import torch
 
+from lvf.config.compose import compose
 from lvf.config.schema import MethodConfig, ModelConfig
 from lvf.errors import UserError
-from lvf.evals.released import measure_released
+from lvf.evals.released import measure_released, released_subject
 from lvf.models.load import load_base
 from lvf.models.lora import add_adapters
 from lvf.models.released import adapter_facts, describe, fetch, list_released, load_released
@@ -167,6 +168,18 @@ def test_an_adapter_says_itself_what_it_is_and_loads_into_the_base(
     ids = tokenizer("the red cup", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         assert not torch.allclose(model(ids).logits, load_base(base)(ids).logits, atol=0.1)
+
+
+def test_the_rank_that_an_adapter_has_counts_and_not_that_of_its_name(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy(adapter, tmp_path / "starcoder-lora-rank-64-20B-tokens")
+    (one,) = list_released(str(tmp_path))
+    assert one.rank == 64
+    axes = released_subject(one, compose("scale=paper", "domain=code", "regime=cpt")).axes
+    assert (axes.rank, axes.alpha, axes.method_name) == (2, 4, "lora_r2")
+    told = capsys.readouterr().out
+    assert told.startswith("WARNING") and "the name says rank 64, the adapter has 2" in told
 
 
 def test_every_checkpoint_and_the_base_are_measured_into_records(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lvf.config.grid_schema import SlurmConfig, SweepConfig
+from lvf.data.recipe import sharing_key
 from lvf.errors import UserError
 from lvf.launching.slurm import JOB_SCRIPT, submit
 from lvf.launching.slurm_queue import EVALUATE, TRAIN, Task, endings, queued_jobs, start_evaluation
@@ -180,6 +181,7 @@ def cells(folder: Path, *more: str, cpt: bool = True, ift: bool = True) -> list[
 SLURM = SlurmConfig(
     mem_gb=None,
     cpus_per_task=CPUS,
+    preparation_cpus=CPUS,
     timeout_min=20,
     signal_delay_s=60,
     additional_parameters={"nodelist": "n1"},
@@ -190,15 +192,17 @@ def test_branches_wait_for_their_trunk_and_evaluations_for_their_run(
     tmp_path: Path, later: SlurmConfig
 ) -> None:
     branch, trunk, own = cells(tmp_path)
-    assert submit([branch, trunk, own], later) == 6
+    assert submit([branch, trunk, own], later) == 8
     names = dict(zip((cell.folder.name for cell in (branch, trunk, own)), "btr", strict=True))
     root = tmp_path / "runs" / "slurm"
+    names |= {sharing_key(cell.cfg): key for cell, key in ((trunk, "t"), (own, "r"))}
     jobs = {f"{job.task.kind} {names[job.task.run]}": job.id for job in queued_jobs(root)}
     rows = ask("squeue", "--array", "-h", "-o", "%F_%K %E").splitlines()
     waits = dict(row.split() for row in rows)
-    # One array of the runs that can start; Slurm names what an array's element waits for.
-    assert jobs["train t"].partition("_")[0] == jobs["train r"].partition("_")[0]
-    assert waits[jobs["train t"]] == waits[jobs["train r"]] == "(null)"
+    # Slurm names what an array's element waits for: its data, which two runs of one corpus share.
+    for run in "tr":
+        assert waits[jobs[f"prepare {run}"]] == "(null)"
+        assert waits[jobs[f"train {run}"]] == f"afterok:{jobs[f'prepare {run}']}(unfulfilled)"
     assert waits[jobs["train b"]] == f"afterok:{jobs['train t']}(unfulfilled)"
     for run in "btr":
         array, _, index = jobs[f"train {run}"].partition("_")
@@ -211,7 +215,7 @@ def test_what_is_queued_is_not_queued_again_and_what_was_lost_is(
     tmp_path: Path, later: SlurmConfig
 ) -> None:
     three = cells(tmp_path)
-    assert submit(three, later) == 6
+    assert submit(three, later) == 8
     assert submit(three, later) == 0
     root = tmp_path / "runs" / "slurm"
     own = three[2].folder.name
@@ -225,13 +229,10 @@ def test_what_is_queued_is_not_queued_again_and_what_was_lost_is(
 
 def test_every_export_is_measured_by_a_job_of_its_own(tmp_path: Path, later: SlurmConfig) -> None:
     (own,) = cells(tmp_path, "measure_at=[0.5]", cpt=False)
-    assert submit([own], later) == 3
+    assert submit([own], later) == 4
     jobs = queued_jobs(tmp_path / "runs" / "slurm")
-    assert sorted(str(job.task).partition(own.folder.name)[2] for job in jobs) == [
-        "",
-        " 0.5",
-        " 1.0",
-    ]
+    moments = {str(job.task.moment) for job in jobs if job.task.kind == EVALUATE}
+    assert moments == {"0.5", "1.0"}
 
 
 def test_a_written_export_is_measured_at_once_and_the_others_wait_for_their_runs(
@@ -239,7 +240,7 @@ def test_a_written_export_is_measured_at_once_and_the_others_wait_for_their_runs
 ) -> None:
     two = [*cells(tmp_path, "measure_at=[0.5]", cpt=False)]
     two += cells(tmp_path, "measure_at=[0.5]", "seed=1", cpt=False)
-    assert submit(two, later) == 6
+    assert submit(two, later) == 7
     root = tmp_path / "runs" / "slurm"
     start_evaluation(RunFolder(two[1].folder), 0.5)
 
@@ -275,20 +276,82 @@ def test_a_grid_can_be_started_within_a_job_and_a_bad_partition_is_told(
     with pytest.raises(UserError, match="invalid partition"):
         submit(own, SlurmConfig(partition="gone", mem_gb=None))
     options = {**later.additional_parameters, "mem-per-cpu": "10M"}
-    assert submit(own, replace(later, additional_parameters=options)) == 2
+    assert submit(own, replace(later, additional_parameters=options)) == 3
 
 
-def test_two_nodes_share_a_run(tmp_path: Path) -> None:
+def inside_container(folder: Path) -> list[str]:
+    """What starts a command where there is no other of Slurm, as in most containers."""
+    (folder / "bin").mkdir()
+    for name in ("bash", "env", "sed", "awk", "getent", "ip", "nproc", "hostname", "head", "uname"):
+        if place := shutil.which(name):
+            (folder / "bin" / name).symlink_to(place)
+    return ["env", f"PATH={folder}/bin"]
+
+
+@pytest.mark.parametrize("contained", [False, True])
+def test_two_nodes_share_a_run(tmp_path: Path, contained: bool) -> None:
     settings = ["method=lora", "data.max_documents=64", "runtime.measure=false", "duration=1"]
     nodes = ["runtime.nodes=2", "paths.runs=runs", "paths.shards=shards"]
     line = ["sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", f"--cpus-per-task={CPUS}",
             "--output=out", JOB_SCRIPT]  # fmt: skip
     run = [sys.executable, "-m", "lvf.train", "+experiment=math_ift", *settings, *nodes]
+    if contained:
+        run = [*inside_container(tmp_path), *run]
     job = subprocess.run([*line, *run], cwd=tmp_path, capture_output=True, text=True, check=True)
     until(lambda: state(job.stdout.strip()) in ("COMPLETED", "FAILED"), 120)
     status = json.loads(next(tmp_path.glob("runs/*/status.json")).read_text())
     assert status["state"] == "trained", (tmp_path / "out").read_text()
     assert (tmp_path / "out").read_text().count("training embedded-") == 1
+    ranks = {file.name for file in status_folder(tmp_path).glob("log*.txt")}
+    assert ranks == {"log.txt", "log-rank1.txt"}
+
+
+def status_folder(folder: Path) -> Path:
+    return next(folder.glob("runs/*/status.json")).parent
+
+
+def test_hydras_launcher_gives_a_job_the_nodes_and_gpus_of_its_run(tmp_path: Path) -> None:
+    nodes = ["runtime.nodes=2", "runtime.nproc_per_node=2", "training.global_batch_size=8"]
+    few = ["duration=1", "data.max_documents=64", "runtime.measure=false", "method=full"]
+    asked = [f"hydra.launcher.{one}" for one in ("mem_gb=null", "cpus_per_task=2", "timeout_min=5")]
+    line = [sys.executable, "-m", "lvf.train", "-m", "hydra/launcher=slurm", "+experiment=math_ift"]
+    where = ["paths.runs=runs", "paths.shards=shards"]
+    subprocess.run([*line, *nodes, *few, *asked, *where], cwd=tmp_path, check=True, timeout=240)
+    (script,) = tmp_path.glob("runs/multirun/.submitit/*/*_submission.sh")
+    lines = script.read_text().splitlines()
+    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=2", "#SBATCH --ntasks-per-node=1"} < {
+        *lines
+    }
+    status = json.loads((status_folder(tmp_path) / "status.json").read_text())
+    assert status["state"] == "trained"
+    assert len(list(status_folder(tmp_path).glob("log*.txt"))) == 4
+
+
+def test_runs_wait_for_a_job_without_gpus_that_prepares_their_data(tmp_path: Path) -> None:
+    own, other = [*cells(tmp_path, cpt=False), *cells(tmp_path, "seed=1", cpt=False)]
+    assert submit([own, other], SLURM) == 5
+    root = tmp_path / "runs" / "slurm"
+    (folder,) = root.glob("*-prepare")
+    assert not [one for one in (folder / "submit.sh").read_text().split() if "gpus" in one]
+    until(lambda: not queued_jobs(root), 200)
+    assert [status.state for status in statuses([own, other])] == ["done", "done"]
+    ended = {task.kind: how for task, how in endings(root).items()}
+    assert ended["prepare"] == "COMPLETED"
+    for cell in (own, other):
+        assert "making" not in cell.log.read_text()
+
+
+def test_data_that_cannot_be_prepared_are_why_their_runs_have_failed(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"neither": "question nor answer"}\n')
+    (own,) = cells(tmp_path, f"data.train.path={corpus}", cpt=False)
+    submit([own], SLURM)
+    root = tmp_path / "runs" / "slurm"
+    until(lambda: not queued_jobs(root), 100)
+    until(lambda: "FAILED" in endings(root).values())
+    (status,) = statuses([own])
+    assert status.state == "failed" and "preparation | FAILED" in status.why
+    assert "error: " in status.why and "corpus.jsonl" in status.why
 
 
 def test_a_sweep_ends_complete_though_its_trunk_is_stopped_on_the_way(under_way: Path) -> None:

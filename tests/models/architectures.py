@@ -20,15 +20,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from lvf.config.compose import compose
+from lvf.config.schema import RunConfig
 from lvf.data.loader import collate
 from lvf.data.packing import Row
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.models.layers import decoder_layers, recompute_layers
-from lvf.models.load import load_model_config
+from lvf.models.load import load_export, load_model_config
 from lvf.models.lora import add_adapters, check_rank
 from lvf.models.packed import Layout
 from lvf.training.build_model import make_model
+from lvf.training.exporter import write_export
 from lvf.training.packed_model import PackedModel
 
 VOCABULARY = 1280
@@ -160,6 +162,8 @@ def check(
     if recompute:
         recompute_layers(model.model)
     compare(model, reference)
+    trained, measured = losses_around_export(model, cfg, folder / "export")
+    assert measured == pytest.approx(trained, rel=1e-4), "the measured model is another"
     return model.layout.value
 
 
@@ -204,8 +208,42 @@ def compare(model: PackedModel, reference: Any) -> None:
     assert float(first) == pytest.approx(float(second), rel=1e-4), "documents see each other"
 
 
+def document_loss(model: Any, rows: list[list[Tensor]]) -> float:
+    """Mean loss over the tokens of all documents, each read alone by a plain model."""
+    total, count = 0.0, 0
+    for document in (document for row in rows for document in row if len(document) > 1):
+        with torch.no_grad():
+            logits = model.eval()(input_ids=document[None], use_cache=False).logits[0, :-1]
+        total += float(cross_entropy(logits.float(), document[1:], reduction="sum"))
+        count += len(document) - 1
+    return total / count
+
+
+def losses_around_export(model: PackedModel, cfg: RunConfig, target: Path) -> tuple[float, float]:
+    """Change what learns; the loss then as the run sees it, and as its export is measured.
+
+    An adapter that the architecture passes by, as Jamba does dt_proj's, never leaves zero.
+    """
+    loss_of(model, documents(seed=2)).backward()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name and (parameter.grad is None or not parameter.grad.any()):
+                parameter.zero_()
+            elif parameter.grad is not None and parameter.grad.any():
+                scale = float(parameter.std()) if len(parameter) > 1 else 0.0
+                parameter.add_(max(0.1 * scale, 0.01) * torch.randn_like(parameter))
+    trained = float(loss_of(model, documents(seed=2), train=False))
+    write_export(model.model, model.model.state_dict(), model.tokenizer, target, {})
+    measured, _ = load_export(target, cfg.model)
+    return trained, document_loss(measured, documents(seed=2))
+
+
 def loss_of(
-    model: PackedModel, rows: list[list[Tensor]], silent: tuple[int, int] | None = None
+    model: PackedModel,
+    rows: list[list[Tensor]],
+    silent: tuple[int, int] | None = None,
+    train: bool = True,
 ) -> Tensor:
     """The run's own loss of a batch, without that of the document at (row, place) `silent`."""
     packed = []
@@ -215,7 +253,7 @@ def loss_of(
             one.place(ids.numpy(), np.full(len(ids), silent != (place, index)))
         names = ("input_ids", "loss_mask", "segment_ids")
         packed.append({name: np.array(getattr(one, name)) for name in names})
-    loss: Tensor = model.train()(collate(packed))["loss"]
+    loss: Tensor = model.train(train)(collate(packed))["loss"]
     return loss
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lvf.models import fused_lora
 from lvf.models.fused_lora import FusedLoRA, FusedLoraLinear, draw_dropped, use_fused_lora
 from lvf.models.layers import recompute_layers
 
@@ -35,8 +36,8 @@ def llama(dtype: torch.dtype = torch.float64, **settings: Any) -> PeftModel:
     return model.train()
 
 
-def fast(model: PeftModel) -> PeftModel:
-    use_fused_lora(model)
+def fast(model: PeftModel, mask_per_map: bool = False) -> PeftModel:
+    use_fused_lora(model, mask_per_map)
     return model
 
 
@@ -77,12 +78,50 @@ def test_gradients_with_dropout_are_those_of_finite_differences() -> None:
         return [*tensors[:2], *(tensor.requires_grad_() for tensor in tensors[2:])]
 
     maps = [*one_map(4, 2), *one_map(3, 1)]
-    assert torch.autograd.gradcheck(FusedLoRA.apply, (x_TI, dropped, [0.7, 2.0], *maps))
+    scales = [0.7, 2.0]
+    assert torch.autograd.gradcheck(FusedLoRA.apply, (x_TI, 1, scales, dropped, *maps))
+    other = draw_dropped(x_TI, 0.3)
+    assert torch.autograd.gradcheck(FusedLoRA.apply, (x_TI, 2, scales, dropped, other, *maps))
 
 
-def test_recomputed_activations_give_the_same_gradients_under_dropout() -> None:
+class GivenMask(torch.nn.Module):
+    """PEFT's dropout with a mask that is known."""
+
+    def __init__(self, kept: torch.Tensor, p: float) -> None:
+        super().__init__()
+        self.kept, self.p = kept, p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.kept / (1 - self.p)
+
+
+def test_with_a_mask_for_each_map_loss_and_gradients_are_those_of_peft_with_these_masks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    p, plain, masks = 0.3, llama(lora_dropout=0.3), []
+    torch.manual_seed(5)
+    for name, module in plain.named_modules():  # in the order in which they are called
+        if name.rsplit(".", 1)[-1] in TARGETS:
+            masks.append(torch.rand(*IDS.shape, module.in_features) >= p)
+            module.lora_dropout["default"] = GivenMask(masks[-1], p)
+    assert len(masks) == 7 * LAYERS
+
+    def given(x_TI: torch.Tensor, _p: float) -> torch.Tensor:
+        return torch.nonzero(~masks.pop(0).reshape(-1)).squeeze(1)
+
+    monkeypatch.setattr(fused_lora, "draw_dropped", given)
+    expected_loss, expected = loss_and_gradients(plain)
+    loss, gradients = loss_and_gradients(fast(llama(lora_dropout=p), mask_per_map=True))
+    assert not masks
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mask_per_map", [False, True])
+def test_recomputed_activations_give_the_same_gradients_under_dropout(mask_per_map: bool) -> None:
     def gradients(recompute: bool) -> dict[str, torch.Tensor]:
-        model = fast(llama(lora_dropout=0.2))
+        model = fast(llama(lora_dropout=0.2), mask_per_map)
         if recompute:
             recompute_layers(model)
         torch.manual_seed(3)

@@ -12,9 +12,12 @@ from lvf.config.compose import compose
 from lvf.config.schema import MethodConfig
 from lvf.errors import UserError
 from lvf.models.counts import num_trainable_parameters
+from lvf.models.load import load_base
 from lvf.models.lora import add_adapters, check_rank
 from lvf.models.pissa import to_plain_lora
+from lvf.training.build_model import check_model, make_model
 from lvf.training.parameter_groups import parameter_groups
+from tests.models.architectures import document_loss, documents, loss_of, losses_around_export
 
 CONFIG = LlamaConfig(
     hidden_size=32,
@@ -38,12 +41,23 @@ TRAINED = {
     "lora_attention": 2 * 4 * 4 * 64,
     "lora_mlp": 2 * 3 * 4 * 80,
     "lora_v1": LORA - 2 * 4 * 80,  # without gate_proj
+    "oft": 2 * sum(d_in * 7 // 2 for d_in, _ in MAPS.values()),  # 8 x 8 rotations: 28 angles each
+    "vera": 2 * sum(4 + d_out for _, d_out in MAPS.values()),
+    "miss": 2 * sum(4 * d_out for _, d_out in MAPS.values()),
+    "shira": LORA,
+    "ia3": 2 * (4 * 32 + 3 * 48),  # outputs, and the inputs of down_proj
+}
+SETTINGS = {
+    "oft": ("method.peft.oft_block_size=8", "method.dropout=0.0"),
+    "shira": ("method.rank=4",),
+    "ia3": (),
 }
 IDS = torch.arange(24).reshape(2, 12) % 64
 
 
 def method_of(name: str) -> MethodConfig:
-    return compose(f"method={name}", "method.rank=4", "method.dropout=0.0").method
+    settings = SETTINGS.get(name, ("method.rank=4", "method.dropout=0.0"))
+    return compose(f"method={name}", *settings).method
 
 
 def base() -> LlamaForCausalLM:
@@ -65,7 +79,8 @@ def test_a_method_trains_what_it_names_and_plain_peft_loads_its_export(
     torch.testing.assert_close(logits(model), logits(base()), rtol=1e-4, atol=1e-5)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == TRAINED[name] == num_trainable_parameters(CONFIG, method)
-    optimizer = torch.optim.SGD(parameter_groups(model, method, 0.5))
+    rate = 5.0 if name in SETTINGS else 0.5  # these change less by a step
+    optimizer = torch.optim.SGD(parameter_groups(model, method, rate))
     for _ in range(2):  # A has no gradient before B has left zero
         before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
         optimizer.zero_grad()
@@ -82,6 +97,51 @@ def test_a_method_trains_what_it_names_and_plain_peft_loads_its_export(
     merged = loaded.merge_and_unload()
     torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-5)
     assert (logits(model) - logits(base())).abs().max() > 1e-3  # it has learnt something
+
+
+@pytest.mark.parametrize("name", ["oft", "vera", "miss", "shira", "ia3"])
+def test_the_measured_model_is_the_trained_one_and_a_new_adapter_is_the_base(
+    name: str, tmp_path: Path
+) -> None:
+    cfg = compose("+experiment=math_ift", f"method={name}", "training.precision=fp32")
+    check_model(cfg)
+    model = make_model(cfg)
+    plain = document_loss(load_base(cfg.model), documents(seed=2))
+    assert float(loss_of(model, documents(seed=2), train=False)) == pytest.approx(plain, rel=1e-5)
+    trained, measured = losses_around_export(model, cfg, tmp_path / "export")
+    assert measured == pytest.approx(trained, rel=2e-6)
+    assert measured != pytest.approx(plain, rel=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=oft", "method.peft.oft_block_size=10"], "does not divide"),
+        (["method=shira", "method.rank=60"], "more numbers of"),
+        (["method=vera", "method.peft={init_weights:false}"], "is not supported"),
+        (["method=miss", "method.peft={miss_dropout:0.1}"], "set method.dropout instead"),
+        (["method=ia3", "+method.peft.feedforward=2"], "PEFT does not take it"),
+    ],
+)
+def test_what_other_adapters_cannot_have_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_rank(CONFIG, compose(*words).method)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=vera", "method.dora=true"], "takes no method.dora"),
+        (["method=ia3", "method.rank=4"], "takes no method.rank"),
+        (["method=miss", "method.rank=null"], "needs method.rank"),
+        (["method=oft", "method.peft.oft_block_size=null"], "needs method.peft.oft_block_size"),
+        (["method=oft", "runtime.fsdp_base=true"], "runtime.fsdp_base=true goes with LoRA"),
+        (["method=lora", "method.adapter=lora_fa"], "is not one of lora, oft"),
+    ],
+)
+def test_settings_of_lora_alone_are_refused_when_composed(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose(*words)
 
 
 def test_pissa_starts_with_the_largest_singular_values_of_each_map() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lvf.config.compose import compose
-from lvf.planning.estimates import epoch_rows, plan, total_batches
+from lvf.planning.estimates import checkpoint_bytes, epoch_rows, plan, total_batches
 from lvf.planning.listing import estimates, quantity, totals
+from lvf.planning.shapes import shape_of
 from lvf.runs.sweep import SweepRun
 
 
@@ -46,14 +47,15 @@ def test_a_trunk_pays_for_all_its_batches_and_a_branch_for_its_cooldown_only() -
     assert trunk.compute_hours == pytest.approx(20e9 * per_token / 120e12 / 3600)
     assert (branch.batches, branch.new_batches) == (5_086, 1_017)  # PAPER facts, section 1.4
     assert branch.flops == pytest.approx(4e9 * per_token * 1_017 / 5_086)
-    # fp32 export; checkpoints with Lion's momentum: two, and one for each of the seven branches
-    assert trunk.disk_bytes == 4 * adapters + 9 * 8 * adapters
-    assert branch.disk_bytes == 4 * adapters + 2 * 8 * adapters
+    # fp32 export; checkpoints with Lion's momentum, one for each of the seven branches
+    assert trunk.disk_bytes == 4 * adapters + 7 * 8 * adapters
+    assert branch.disk_bytes == 4 * adapters
 
 
 def test_adamw_keeps_two_momenta() -> None:
-    size = plan(cell("+experiment=code_ift", "scale=paper", "method=full", "optimizer=adamw"))
-    assert size.disk_bytes == 6_738_415_616 * (4 + 2 * (4 + 8))
+    cfg = cell("+experiment=code_ift", "scale=paper", "method=full", "optimizer=adamw").cfg
+    shape = shape_of(cfg.model)
+    assert shape and checkpoint_bytes(cfg, shape) == 6_738_415_616 * (4 + 8)
 
 
 def test_what_is_not_known_is_said() -> None:

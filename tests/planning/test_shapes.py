@@ -26,7 +26,10 @@ PUBLISHED = {
     "smollm2_360m": 361_821_120,
     "embedded": 1_119_360,
 }
-METHODS = ("full", "lora", "lora_attention", "lora_v1_mlp", "dora", "lora_embeddings")
+METHODS = (
+    "full", "lora", "lora_attention", "lora_v1_mlp", "dora", "oft", "vera", "miss", "shira", "ia3",
+    "lora_embeddings",
+)  # fmt: skip
 
 
 def hugging_face(shape: ShapeConfig) -> AutoConfig:
@@ -52,7 +55,8 @@ def test_the_closed_forms_equal_the_counts_on_the_meta_device(name: str) -> None
     assert num_parameters(shape) == counts.num_parameters(config)
     tied = shape.tie_word_embeddings
     for method in METHODS[: -1 if tied else None]:
-        one = compose(f"method={method}", "method.rank=16" if method != "full" else "seed=0").method
+        ranked = method not in ("full", "oft", "ia3")
+        one = compose(f"method={method}", "method.rank=16" if ranked else "seed=0").method
         trained = counts.num_trainable_parameters(config, one)
         assert num_trainable_parameters(shape, one) == trained
         assert train_flops_per_token(shape, one) == counts.train_flops_per_token(config, one)

@@ -52,8 +52,11 @@ def metric(score: float | np.ndarray | list[float]) -> Metric:
 def metrics_of(task: str, score: Any) -> dict[str, Metric]:
     """Metrics of one record; a likelihood with items has documents of one token each.
 
-    A pair (nats, tokens) of arrays stands for documents of those sizes.
+    A pair (nats, tokens) of arrays stands for documents of those sizes, a mapping for several
+    metrics of one task.
     """
+    if isinstance(score, dict):
+        return {name: metric(value) for name, value in score.items()}
     if isinstance(score, tuple):
         nats, tokens = (np.asarray(part, dtype=float) for part in score)
         ratio = float(nats.sum() / tokens.sum())

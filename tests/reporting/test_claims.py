@@ -198,7 +198,8 @@ def test_forgetting_less_at_equal_learning_must_hold_by_score_and_by_loss(tmp_pa
     for path in folder.rglob("*--nll_target.json"):
         tree = json.loads(path.read_text())
         if tree["axes"]["method"] == "lora":  # as if it had learned two lengths less
-            tree["metrics"]["nll_per_token"]["value"] += 0.15
+            of_seed = 5e-4 * (tree["axes"]["seed"] - 1)  # else the seeds' noise cancels to nothing
+            tree["metrics"]["nll_per_token"]["value"] += 0.15 + of_seed
             path.write_text(json.dumps(tree))
     one = told(folder, claim)[claim.name]
     assert one.verdict == MIXED and "equal loss" in one.reason

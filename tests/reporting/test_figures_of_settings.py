@@ -124,7 +124,8 @@ def test_loss_is_drawn_over_budget_and_rate_with_the_best_rate_told(write: Write
     found = selected(load(folder))
     panel = optimal_rates(found, "").axes[3]
     assert curves(panel)["full"] == [(1e-4, 0.5), (1e-3, 0.25), (1e-2, 1.0)]
-    assert [text.get_text() for text in panel.texts] == ["1e-3"]
+    (ring,) = [line for line in panel.get_lines() if line.get_markersize() == 10]
+    assert list(ring.get_xdata()) == [1e-3]
     assert curves(loss_against_budget(found, "").axes[3])["full"] == [(4, 0.75), (8, 0.25)]
 
 

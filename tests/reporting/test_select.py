@@ -41,6 +41,7 @@ def variant(method_name: str, **fields: object) -> Variant:
         "alpha": None,
         "target_modules": None,
         "optimizer": "lion_pytorch.Lion",
+        "replay": None,
     } | fields
     method = "full" if method_name.startswith("full") else "lora"
     row = pd.DataFrame([{"method": method, "method_name": method_name, **here}])

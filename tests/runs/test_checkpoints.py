@@ -18,6 +18,7 @@ from lvf.runs.checkpoints import (
     is_complete,
     name_of,
     newest_complete,
+    prune,
     refuse_code,
     state_file,
 )
@@ -76,6 +77,16 @@ def test_checkpoints_of_which_none_is_whole_are_an_error_with_the_remedy(tmp_pat
     truncate(made(tmp_path, 5))
     with pytest.raises(UserError, match=f"none of the 1 checkpoints.*rm -r {tmp_path}"):
         newest_complete(tmp_path)
+
+
+def test_of_a_trained_run_only_the_checkpoints_of_its_branches_stay(tmp_path: Path) -> None:
+    for batch in (5, 10, 20, 24):
+        made(tmp_path, batch)
+    prune(tmp_path, kept=[5, 10])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ba0000005", "ba0000010"]
+    prune(tmp_path, kept=[])
+    assert not list(tmp_path.iterdir())
+    prune(tmp_path / "never", kept=[])
 
 
 def test_no_checkpoint_at_all_is_a_fresh_start(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from lvf.config.schema import CONF_DIR
 from lvf.models.counts import num_trainable_parameters
 from lvf.models.lora import add_adapters
 from lvf.runs.run_folder import RunFolder
-from lvf.training.trainer import make_loggers, make_optimizer
+from lvf.training.trackers import make_loggers
+from lvf.training.trainer import make_optimizer
 
 CONFIG = LlamaConfig(
     hidden_size=256,

@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from benchmarks.kill_storm import last_weights
+from lvf.config.schema import RunConfig
 from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
 from lvf.errors import UserError
@@ -55,28 +56,46 @@ def folder_hash(path: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def test_the_first_loss_is_the_mean_over_response_tokens_of_each_example_alone(
-    composed: Any,
-) -> None:
-    cfg = composed("method=full")
+def losses_of_first_rows(cfg: RunConfig) -> list[list[float]]:
+    """By transformers: the loss of each predicted token of the first batch, row by row."""
     batch = next(iter(make_loader(prepare(cfg), cfg, "run")))
     model = AutoModelForCausalLM.from_pretrained(
         model_folder_or_id(cfg.model), dtype=torch.float32
     ).eval()
-    total, count = 0.0, 0
+    rows = []
     for ids, labels, positions in zip(
         batch["input_ids"], batch["labels"], batch["position_ids"], strict=True
     ):
+        rows.append([])
         starts = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
         for start, end in zip(starts, starts[1:], strict=False):
             with torch.no_grad():
                 log_p = model(ids[None, start:end]).logits[0].log_softmax(-1)
             for place in range(start + 1, end):
                 if labels[place] != -100:
-                    total -= float(log_p[place - start - 1, labels[place]])
-                    count += 1
-    folder = trained(cfg)
-    assert metrics(folder, "loss/train/total")[0] == pytest.approx(total / count, rel=1e-5)
+                    rows[-1].append(-float(log_p[place - start - 1, labels[place]]))
+    return rows
+
+
+def test_the_first_loss_is_the_mean_over_response_tokens_of_each_example_alone(
+    composed: Any,
+) -> None:
+    cfg = composed("method=full")
+    losses = [loss for row in losses_of_first_rows(cfg) for loss in row]
+    expected = sum(losses) / len(losses)
+    assert metrics(trained(cfg), "loss/train/total")[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_on_request_the_loss_is_the_mean_of_the_microbatches_means(composed: Any) -> None:
+    words = ("method=full", "training.average_loss_over=microbatches")
+    with pytest.raises(UserError, match="runtime.device_microbatch_size=6"):
+        composed(*words)
+    cfg = composed(*words, "runtime.device_microbatch_size=1")
+    rows = losses_of_first_rows(cfg)
+    means, losses = [sum(row) / len(row) for row in rows], [loss for row in rows for loss in row]
+    expected = sum(means) / len(means)
+    assert expected != pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert metrics(trained(cfg), "loss/train/total")[0] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -120,11 +139,12 @@ def test_two_runs_with_one_seed_give_identical_weights_and_another_seed_others(
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("method", ["lora", "vera", "shira"])
 def test_a_broken_run_says_so_and_continues_to_the_weights_of_an_unbroken_one(
-    composed: Any, tmp_path: Path
+    composed: Any, tmp_path: Path, method: str
 ) -> None:
     braces = f"paths.runs='{tmp_path}/a {{rank}}[1]=%'"  # Composer fills in such names
-    settings = ("method=lora", "runtime.checkpoint_every_batches=2", braces)
+    settings = (f"method={method}", "runtime.checkpoint_every_batches=2", braces)
     whole = trained(composed(*settings, f"paths.runs={tmp_path}/whole"))
     crash = add_logger(composed(*settings), CrashAt, batch=3)
     with pytest.raises(ConnectionError):

@@ -1,11 +1,8 @@
-"""The table of claims: for the terminal, and as Markdown."""
+"""The table of claims as Markdown."""
 
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from lvf.reporting.claims.judge import (
     DIRECTION,
@@ -39,27 +36,8 @@ NOTES = (
 )
 
 
-def claims_table(verdicts: list[Verdict], left_out: Sequence[LeftOut]) -> RenderableType:
-    """A table for each evidence set; claims without a number stand on a line below it."""
-    shown: list[RenderableType] = []
-    for evidence_set, its_verdicts in by_evidence_set(verdicts):
-        table = Table(title=f"claims by the {evidence_set} records", title_justify="left")
-        for heading in HEADINGS:
-            right = heading in ("mean", "p", "seeds", "spread")
-            table.add_column(heading, justify="right" if right else "left", no_wrap=right)
-        for verdict in (verdict for verdict in its_verdicts if verdict.effect is not None):
-            number, statement, decision, *rest = _texts(verdict)
-            style = STYLES[verdict.verdict]
-            table.add_row(number, statement, f"[{style}]{decision}[/{style}]", *rest)
-        silent = [f"{x.number} ({x.reason})" for x in its_verdicts if x.effect is None]
-        lines = [f"{NOT_APPLICABLE}: {'; '.join(silent)}"] if silent else []
-        lines += [str(one) for one in left_out if one.evidence_set == evidence_set]
-        shown += [table, *(Text(line, style="dim") for line in lines)]
-    return Group(*shown, *(Text(note, style="dim") for note in NOTES))
-
-
 def claims_markdown(verdicts: list[Verdict], left_out: Sequence[LeftOut]) -> str:
-    """The same as Markdown, all claims in the table, the evidence sets side by side before them."""
+    """A table of all claims by each evidence set, and before these the sets side by side."""
     lines = ["# Claims", ""]
     if len(by_evidence_set(verdicts)) > 1:
         lines += ["## Side by side", "", *side_by_side(verdicts), ""]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 CELL_SECONDS = 600
+SAVED_ONLY = "%matplotlib inline\n%config InlineBackend.figure_formats = set()"
+"""Figures are saved by their cells; nobody sees them a second time below these."""
 
 
 @dataclass(kw_only=True)
@@ -38,7 +40,7 @@ ConfigStore.instance().store(name="figures_schema", node=FiguresConfig)
 
 
 def figures(cfg: FiguresConfig) -> None:
-    """Execute the notebooks, one a core at a time; they are not written back.
+    """Execute the notebooks, in as many kernels as there are cores; they are not written back.
 
     Raises:
         UserError: there are no notebooks, or a cell of one fails.
@@ -52,23 +54,31 @@ def figures(cfg: FiguresConfig) -> None:
     os.environ["LVF_RECORDS"] = str(Path(cfg.records).resolve())
     os.environ["LVF_FIGURES"] = str(Path(cfg.out).resolve())
     books = {path: nbformat.read(path, as_version=4) for path in paths}
+    batches: list[list[Path]] = [[] for _ in range(min(os.cpu_count() or 1, len(paths)))]
+    for path in sorted(paths, key=lambda path: -len(books[path].cells)):
+        min(batches, key=lambda batch: sum(len(books[one].cells) for one in batch)).append(path)
     cells = sum(len(book.cells) for book in books.values())
-    with tqdm(total=cells, unit="cell") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(_execute, path, book, bar) for path, book in books.items()]:
+    with tqdm(total=cells, unit="cell") as bar, ThreadPoolExecutor(len(batches)) as pool:
+        for done in [pool.submit(_execute, batch, books, bar) for batch in batches]:
             done.result()
     print(f"figures of {len(paths)} notebooks in {cfg.out}")
 
 
-def _execute(path: Path, book: NotebookNode, bar: tqdm) -> None:
+def _execute(paths: list[Path], books: dict[Path, NotebookNode], bar: tqdm) -> None:
+    """Execute notebooks one after the other in one kernel, which imports and reads once."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
+    from nbformat.v4 import new_code_cell, new_notebook
 
-    resources = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(book, timeout=CELL_SECONDS, resources=resources)
+    cells = [(path, index, cell) for path in paths for index, cell in enumerate(books[path].cells)]
+    whole = new_notebook(cells=[new_code_cell(SAVED_ONLY), *(cell for *_, cell in cells)])
+    resources = {"metadata": {"path": str(paths[0].parent)}}
+    client = NotebookClient(whole, timeout=CELL_SECONDS, resources=resources)
     with client.setup_kernel():
-        for index, cell in enumerate(book.cells):
+        client.execute_cell(whole.cells[0], 0)
+        for place, (path, index, cell) in enumerate(cells, start=1):
             try:
-                client.execute_cell(cell, index)
+                client.execute_cell(cell, place)
             except CellExecutionError as error:
                 raise UserError(f"{path}, cell {index}: {error}") from error
             bar.update()

@@ -43,7 +43,14 @@ def target_modules(models: pd.DataFrame, title: str) -> Figure:
         _panel(axes, here, "modules", "duration", "target", looks, "code IFT")
         axes.set_title(f"r = {rank}" if rank else "")
     absent = [f"LoRA on {name}" for name in looks if name not in set(rows.modules)]
-    return style.finish(figure, title, looks, absent, left_out=not_scored(rows, "target"))
+    rates = rows.groupby("modules").lr_peak.nunique()
+    untuned = [name for name in looks if rates.get(name, 0) == 1]
+    note = ""
+    if rates.max() > 1 and untuned:
+        note = f"{' and '.join(untuned)}: a single learning rate, not tuned; All: at its best."
+    return style.finish(
+        figure, title, looks, absent, left_out=not_scored(rows, "target"), note=note
+    )
 
 
 @style.styled

@@ -3,13 +3,14 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from lvf.config.schema import CONF_DIR, PACKAGE
+from lvf.records.checkpoints import models
 from lvf.records.store import load, load_paper
 from lvf.reporting.claims.judge import Verdict, judge
 from lvf.reporting.figures import (
@@ -23,8 +24,10 @@ from lvf.reporting.figures import (
     weights,
 )
 from lvf.reporting.figures.forest import forest, no_claims
-from lvf.reporting.select.selection import selected
+from lvf.reporting.select.altered import is_altered
+from lvf.reporting.select.selection import select
 from lvf.reporting.select.settings import groups
+from lvf.reporting.select.variant import with_variants
 
 # A wheel has no records and no place for figures: there it is the folder that one works in.
 ROOT = Path.cwd() if CONF_DIR.parent == PACKAGE else CONF_DIR.parent
@@ -43,6 +46,8 @@ class Data:
 
     judged: tuple[Verdict, ...] | None = None
     """Verdicts of these, where they are known already."""
+    altered: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """`Selection.altered`."""
 
     @classmethod
     def read(cls, records: Path | None = None) -> "Data":
@@ -52,9 +57,10 @@ class Data:
             records: their folder or packed file; by default `LVF_RECORDS`, else the repository's
                 own records.
         """
-        folder = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
-        scores = pd.concat([load(folder), load_paper()], ignore_index=True)
-        return cls(selected(scores), scores)
+        source = records or Path(os.environ.get("LVF_RECORDS", RECORDS))
+        if source.is_file():
+            return _read_once(source, source.stat().st_mtime_ns)
+        return _read(source)
 
     @functools.cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -70,11 +76,27 @@ class Data:
         """The data of each `scale`, or of each `group` of comparable models, by name."""
         if by == "group":
             for name, group in groups(self.models):
-                yield name, replace(self, models=group)
+                conditions = set(group.condition)
+                here = self.altered
+                if len(here):
+                    here = here[here.condition.isin(conditions)]
+                yield name, replace(self, models=group, altered=here)
             return
         for scale in sorted(self.models.scale.unique()):
-            here = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
-            yield str(scale), Data(*here)
+            frames = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
+            yield str(scale), Data(*frames)
+
+
+def _read(source: Path) -> Data:
+    scores = pd.concat([load(source), load_paper()], ignore_index=True)
+    selection = select(with_variants(models(scores)), scores)
+    return Data(selection.models, scores[~is_altered(scores)], altered=selection.altered)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_once(source: Path, modified: int) -> Data:
+    """Of a packed file, once for all notebooks of a kernel."""
+    return _read(source)
 
 
 Draw = Callable[[Data, str], Figure]
@@ -149,7 +171,7 @@ FIGURES_BEYOND = [
     Entry("claim", "claims", "Claims", lambda _, title: no_claims(title), by="claim"),
     Entry(
         "frontier", "tradeoff", "Learning and forgetting over rates",
-        _of_models(tradeoff.frontier), by="group",
+        lambda data, title: tradeoff.frontier(data.models, title, data.altered), by="group",
     ),
     Entry(
         "equal-learning", "tradeoff", "Forgetting at equal learning",
@@ -180,11 +202,19 @@ def drawn(name: str, data: Data) -> dict[str, Figure]:
         }
         return forests or {name: entry.draw(data, entry.title)}
     figures = {
-        f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({part})")
+        f"{name}-{part}": entry.draw(its_data, f"{entry.title} ({_named(part, its_data, entry)})")
         for part, its_data in data.parts(entry.by)
     }
     with_data = {stem: figure for stem, figure in figures.items() if style.has_data(figure)}
     return with_data or {name: entry.draw(data, entry.title)}
+
+
+def _named(part: str, data: Data, entry: Entry) -> str:
+    """A scale as it is called; a group by its domain and regime, without its configuration's id."""
+    if entry.by == "scale":
+        return f"{part} scale"
+    first = data.models[data.models.method != "base"].iloc[0]
+    return f"{first.domain} {style.REGIMES.get(first.regime, first.regime)}, {first.scale} scale"
 
 
 def draw(name: str, data: Data, out: Path | None = None) -> list[Figure]:

@@ -1,16 +1,17 @@
 """What learning costs: arithmetic, time, budgets by rank, and the rate that each rank needs."""
 
 import json
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.lines import Line2D
 
 from lvf.reporting.figures import style
 from lvf.reporting.figures.curves import conditions
 from lvf.reporting.select.compare import circumstances
-from lvf.reporting.select.settings import learning_rate_text, settings
+from lvf.reporting.select.settings import settings
 from lvf.reporting.select.variant import with_variants
 
 THROUGHPUT = {
@@ -19,6 +20,9 @@ THROUGHPUT = {
 }
 TRADED = ("compile", "activation_checkpointing")
 """Settings by which memory or time was bought with the other, or with compilation."""
+RING: Any = {
+    "linestyle": "", "marker": "o", "markersize": 10, "color": "#D55E00", "markerfacecolor": "none",
+}  # fmt: skip
 COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
 
 
@@ -46,7 +50,7 @@ def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
             for label, line in rows.groupby("label", sort=False):
                 series = str(label), looks[str(label)]
                 style.points(axes, line, cost, "target", *series, linestyle="")
-            axes.set_xscale("log")
+            style.log_axis(axes.xaxis)
             axes.set_xlabel(COSTS[cost])
             axes.set_ylabel(style.measure_text("target", rows))
     return style.finish(figure, title, looks)
@@ -111,31 +115,23 @@ def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
             style.say_missing(axes, f"{name.split(':')[0]}\nwith a validation loss")
             continue
         for label, line in rows.groupby("label", sort=False):
-            style.points(axes, line, x, "nll_validation", str(label), looks[str(label)])
+            look: dict[str, Any] = {"markersize": 4, "linewidth": 1.2}
+            style.points(axes, line, x, "nll_validation", str(label), looks[str(label)], **look)
             if x == "lr_peak":
                 _ring_lowest(axes, line)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        style.log_axis(axes.yaxis)
         axes.set_ylabel(style.MEASURE_TEXTS["nll_validation"])
         if x == "duration":
             style.duration_axis(axes, rows)
         else:
             style.learning_rate_axis(axes, list(rows.lr_peak))
-        axes.minorticks_off()
-    return style.finish(figure, title, looks)
+    ringed = [Line2D([], [], **RING, label="lowest loss")] if x == "lr_peak" else []
+    return style.finish(figure, title, looks, more=ringed)
 
 
 def _ring_lowest(axes: Axes, line: pd.DataFrame) -> None:
     best = line.iloc[line.nll_validation.argmin()]
-    axes.plot(
-        [best.lr_peak], [best.nll_validation], "o", markersize=13, color="#D55E00",
-        markerfacecolor="none",
-    )  # fmt: skip
-    axes.annotate(
-        learning_rate_text(best.lr_peak), (best.lr_peak, best.nll_validation), xytext=(0, -14),
-        textcoords="offset points", ha="center", fontsize=8, color="#D55E00",
-    )  # fmt: skip
+    axes.plot([best.lr_peak], [best.nll_validation], **RING)
 
 
 def _lowest(group: pd.DataFrame, x: str) -> pd.DataFrame:

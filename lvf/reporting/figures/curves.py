@@ -16,6 +16,8 @@ from lvf.reporting.select.settings import groups, settings
 
 CONDITIONS = (("code", "cpt"), ("code", "ift"), ("math", "cpt"), ("math", "ift"))
 """The paper's panels A to D."""
+FAR = 4
+"""Times the range of the trained models' scores, beyond which the base is told in words."""
 TULU_SCORES = {
     "mt_bench": ("score", "MT-bench, mean of 160 scores"),
     "gsm8k": ("exact_match,strict-match", "GSM8K strict match"),
@@ -48,8 +50,9 @@ def conditions(models: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         by_condition.setdefault(condition, []).append(group)
     for domain, regime in CONDITIONS:
         name = f"{domain} {style.REGIMES[regime]}"
-        for group in by_condition.get((domain, regime), []):
-            yield f"{name}: {group.dataset.iloc[0]}", domain, group
+        found = by_condition.get((domain, regime), [])
+        for group in found:
+            yield f"{name}: {group.dataset.iloc[0]}" if len(found) > 1 else name, domain, group
         if (domain, regime) not in by_condition:
             yield name, domain, models.iloc[:0]
 
@@ -100,7 +103,7 @@ def tulu(models: pd.DataFrame, scores: pd.DataFrame, tasks: Sequence[str], title
         if task in TULU_SCORES:
             metric, text = TULU_SCORES[task]
             group, measure = with_score(mixed, scores, "target", task, metric), "target"
-        shown.append(Panel(f"Tülu-v2-mix: {task}", group, measure, text))
+        shown.append(Panel("Tülu-v2-mix", group, measure, text))
     return _drawn(shown, len(shown), title)
 
 
@@ -138,14 +141,24 @@ def _curves(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Lo
     its rates where none can be chosen. Checkpoints that are not cooled down are hollow, on dotted
     lines. Published lines beside others are dashed and paler.
     """
-    for base in rows[rows.method == "base"][name].dropna().unique():
-        axes.axhline(base, **style.BASE_LINE, label=style.BASE)
     trained = rows[rows.method != "base"]
+    for base in rows[rows.method == "base"][name].dropna().unique():
+        if _is_far(base, trained[name]):
+            text = f"base model: {base:.3g}, {'below' if base < trained[name].min() else 'above'}"
+            axes.set_title(text, loc="right", fontsize=8, color="0.35")
+        else:
+            axes.axhline(base, **style.BASE_LINE, label=style.BASE)
     beside = trained.source.nunique() > 1
     for (label, _), line in trained.groupby(["label", "lr_peak"], dropna=False, sort=False):
         published: dict[str, Any] = {"alpha": 0.5, "linestyle": "--"}
         look = published if beside and line.source.iloc[0] == "paper" else {}
         _curve(axes, line, name, (str(label), looks[str(label)]), look)
+
+
+def _is_far(base: float, scores: pd.Series) -> bool:
+    """Whether a line at the base's score would press all others together."""
+    low, high = scores.min(), scores.max()
+    return max(low - base, base - high) > FAR * (high - low) > 0
 
 
 def _curve(

@@ -10,9 +10,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lvf.records.checkpoints import names
 from lvf.reporting.select.scope import benchmark_name, is_generated, retention_name, target_name
@@ -27,6 +29,7 @@ CONTRASTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SERIES_MARKERS = ("s", "o", "^", "D", "v", "P")
 BASE_LINE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1, "zorder": 0}
 BASE, HOT = "base model", "not cooled down"
+STRENGTH, CUT = "along strength", "update cut to rank r,\nor intruders damped (d)"
 STYLE: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titlelocation": "left", "axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True,
@@ -59,6 +62,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
     with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once for both files
         figure.savefig(paths[0], metadata={"CreationDate": None})
         figure.savefig(paths[1])
     return paths
@@ -97,6 +102,7 @@ def finish(
     missing: Sequence[str] = (),
     more: Sequence[Line2D] = (),
     left_out: pd.DataFrame | None = None,
+    note: str = "",
 ) -> Figure:
     """Title, a legend of what was drawn, and below everything what is missing and left out.
 
@@ -108,6 +114,7 @@ def finish(
         more: further legend entries.
         left_out: rows that the rule of learning rates leaves out
             (`lvf.reporting.select.selection.not_scored`).
+        note: a sentence on what was drawn.
     """
     looks = looks or {}
     drawn = {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
@@ -116,12 +123,17 @@ def finish(
         *legend_of({name: look for name, look in looks.items() if name in drawn}),
         *([Line2D([], [], **BASE_LINE, label=BASE)] if BASE in drawn - set(looks) else []),
         *([Line2D([], [], color="0.4", **hot, label=HOT)] if HOT in drawn else []),
+        *([Line2D([], [], color="0.4", linestyle="-.", marker=".", label=STRENGTH)]
+          if STRENGTH in drawn else []),
+        *([Line2D([], [], color="0.4", linestyle="", marker="$r$", label=CUT)]
+          if CUT in drawn else []),
         *more,
-    ]
+    ]  # fmt: skip
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     if handles:
         figure.legend(handles=handles, loc="outside right center")
-    lines = [f"No records for {'; '.join(missing)}."] if missing else []
+    lines = [note] if note else []
+    lines += [f"No records for {'; '.join(missing)}."] if missing else []
     if left_out is not None and len(left_out):
         names = {f"{row['label']} ({duration_text(row['duration'], True)} {row['duration_unit']})"
                  for row in left_out.to_dict("records")}  # fmt: skip
@@ -212,6 +224,14 @@ def log2_axis(axes: Axes, values: Sequence[float], text: Callable[[float], str])
     turn: Any = {"rotation": 60, "fontsize": 8} if len(ticks) > 6 else {}
     axes.set_xticks(ticks, [text(value) for value in ticks], **turn)
     axes.minorticks_off()
+
+
+def log_axis(axis: XAxis | YAxis) -> None:
+    """A log axis with few ticks, named as people write numbers: 0.3, 20, 2e12."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
+    axis.set_major_formatter(lambda x, _: f"{x:g}" if 1e-3 < x < 1e4 else learning_rate_text(x))
+    axis.set_minor_locator(NullLocator())
 
 
 def learning_rate_axis(axes: Axes, rates: Sequence[float]) -> None:

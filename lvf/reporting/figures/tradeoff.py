@@ -9,12 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 from lvf.reporting.figures import style
 from lvf.reporting.figures.curves import conditions
 from lvf.reporting.select.selection import not_scored, without_ablations
-from lvf.reporting.select.settings import duration_text, learning_rate_text, settings
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    learning_rate_text,
+    settings,
+)
 
 LABEL_POINTS = 7
 AROUND = ((0, 1), (1, 0.6), (1, -0.6), (0, -1), (-1, 0.6), (-1, -0.6))
@@ -55,16 +59,19 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
 
 
 @style.styled
-def frontier(group: pd.DataFrame, title: str) -> Figure:
+def frontier(group: pd.DataFrame, title: str, altered: pd.DataFrame | None = None) -> Figure:
     """Learning against forgetting of a group over its learning rates, means over seeds.
 
     A panel for retention and a panel for held-out source NLL, on a reversed log axis. A thick line
     joins a method's durations at its chosen learning rate, a thin line the rates of a duration;
     larger marks trained longer, hollow marks are not cooled down; bars are one standard error.
+    A dash-dotted line joins the strengths of a checkpoint's update; letters are updates that were
+    cut to a rank (r) or rid of intruders (d).
 
     Args:
         group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
         title: heading.
+        altered: rows of `lvf.reporting.select.selection.Selection.altered` of the group, if any.
     """
     everything = settings(without_ablations(group))
     rows = everything.dropna(subset="target")
@@ -77,6 +84,8 @@ def frontier(group: pd.DataFrame, title: str) -> Figure:
     figure, places = style.panels(len(shown), len(shown), (4.7, 4.2), legend=1.9)
     looks = style.looks(everything)
     for axes, name in zip(places, shown, strict=True):
+        if altered is not None and len(altered):
+            _draw_altered(axes, altered, name, looks)
         _panel(axes, rows, name, looks)
         text = style.measure_line(name, group)
         axes.set_xlabel(f"{text}\n(forgets less →)")
@@ -117,34 +126,59 @@ def _panel(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Loo
         axes.errorbar(
             point[name], point.target, xerr=style.bars(point, name),
             yerr=style.bars(point, "target"), color=colour, marker=marker,
-            markersize=sizes[row.duration], elinewidth=0.7,
+            markersize=sizes.get(row.duration, LABEL_POINTS), elinewidth=0.7,
             markerfacecolor=colour if row.cooled_down else "white", linestyle="", label=row.label,
         )  # fmt: skip
     if name == "nll_source":
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axes.minorticks_off()
+        style.log_axis(axes.xaxis)
         axes.invert_xaxis()
     axes.margins(0.08)
+
+
+def _draw_altered(
+    axes: Axes, altered: pd.DataFrame, name: str, looks: dict[str, style.Look]
+) -> None:
+    """A line along the strengths of each drawn checkpoint; marks for the other alterations."""
+    rows = _plottable(altered_settings(altered), name)
+    rows = rows[rows.is_drawn & rows.label.isin(list(looks))]
+    along = rows[rows.strength.notna()]
+    keys = ["label", "lr_peak", "run_duration", "duration"]
+    for (label, *_), line in along.groupby(keys, dropna=False):
+        line = line.sort_values("strength")
+        axes.plot(
+            line[name], line.target, color=looks[str(label)][0], linestyle="-.", linewidth=0.9,
+            marker=".", markersize=4, label=style.STRENGTH,
+        )  # fmt: skip
+    for row in rows[rows.strength.isna()].to_dict("records"):
+        mark = f"$r_{{{row['truncate']:g}}}$" if pd.notna(row["truncate"]) else "$d$"
+        axes.plot(
+            row[name], row["target"], color=looks[row["label"]][0], marker=mark, markersize=11,
+            linestyle="", label=style.CUT,
+        )  # fmt: skip
 
 
 def _label_rates(
     figure: Figure, axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look]
 ) -> None:
-    """Write each cooled-down point's rate where it covers the least of what stands already."""
+    """Write the rate of each method's longest training where it covers nothing, if anywhere."""
     figure.draw_without_rendering()  # positions are known only after the layout
     complete = _plottable(rows, name)
     spots = axes.transData.transform(complete[[name, "target"]].to_numpy())
     pixels = figure.dpi / 72
+    longest = complete.groupby("variant").duration.max()
     taken = [(x, y, 5 * pixels, 5 * pixels) for x, y in spots]  # half width, half height
     for row, (x, y) in zip(complete.to_dict("records"), spots, strict=True):
         if pd.isna(row["lr_peak"]) or not row["cooled_down"]:
             continue
+        if row["duration"] < longest[row["variant"]]:
+            continue
         text = learning_rate_text(row["lr_peak"])
         size = 0.32 * LABEL_POINTS * len(text) * pixels, 0.6 * LABEL_POINTS * pixels
         boxes = [(x + dx * 1.4 * pixels, y + dy * pixels, *size) for dx, dy in OFFSETS]
-        best = min(range(len(OFFSETS)), key=lambda i: sum(_overlap(boxes[i], t) for t in taken))
+        covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
+        best = int(np.argmin(covered))
+        if covered[best] > 0:
+            continue
         taken.append(boxes[best])
         dx, dy = OFFSETS[best]
         axes.annotate(

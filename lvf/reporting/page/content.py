@@ -1,184 +1,159 @@
-"""What the page shows, as plain rows: claims, results, and the marks of its plot."""
+"""What the page shows first: its banner, and the marks of its plots."""
 
-import math
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.colors import to_hex
 
-from lvf.reporting.claims.judge import FAILS, HOLDS, MIXED, Verdict
-from lvf.reporting.claims.table import by_evidence_set, counts_text
-from lvf.reporting.figures import style
-from lvf.reporting.page.provenance import Provenance
-from lvf.reporting.report import Report
+import lvf
+from lvf.config.schema import CONF_DIR
+from lvf.reporting.claims.evidence import DOMAINS
+from lvf.reporting.claims.judge import Verdict
+from lvf.reporting.claims.table import interval
+from lvf.reporting.figures.cost import with_costs
+from lvf.reporting.figures.style import REGIMES
+from lvf.reporting.select.scope import is_generated, model_size
+from lvf.reporting.select.selection import evidence_set_name
 from lvf.reporting.select.settings import duration_text, groups, learning_rate_text, settings
 from lvf.reporting.tables.results import Row
-from lvf.reporting.tables.text import interval_text, number, p_text, signed
+from lvf.reporting.tables.text import number, p_text, signed
 
-SHOWN = ("target", "nll_target", "retention", "nll_source", "nll_validation", "kl_base")
-HEADINGS = {
-    "retention": "source tasks (retention) ↑", "nll_target": "target NLL ↓",
-    "nll_source": "source NLL ↓", "nll_validation": "validation NLL ↓",
-    "kl_base": "KL from base",
-}  # fmt: skip
-MARKS = {HOLDS: "✓", FAILS: "✗", MIXED: "±"}
-SHAPES = {"s": "square", "o": "circle", "^": "triangle-up", "D": "diamond", "v": "triangle-down"}
+MARKED = ("retention", "nll_source", "target")
+SCORE = "score"
 
 
-def claims_table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """A row a claim, a cell an evidence set, which has its verdict's place in the list."""
-    sets = sorted(by_evidence_set(verdicts), key=lambda named: (named[0] != "published", named[0]))
-    names = [name for name, _ in sets]
-    rows: dict[str, dict[str, Any]] = {}
-    for index, verdict in enumerate(verdicts):
-        row = rows.setdefault(verdict.number, {"claim": verdict, "cells": dict.fromkeys(names)})
-        low, high = verdict.low, verdict.high
-        row["cells"][verdict.evidence_set] = {
-            "index": index, "verdict": verdict.verdict, "mark": MARKS.get(verdict.verdict, "?"),
-            "effect": None if verdict.effect is None else signed(verdict.effect),
-            "interval": None if low is None else f"[{signed(low)}, {signed(high)}]",
-            "unit": verdict.unit, "decision": verdict.verdict.replace(" ", "-"),
-            "agree": f"{verdict.agree} of {verdict.compared} agree" if verdict.compared else "",
-        }  # fmt: skip
-    counts = {name: counts_text(of_set) for name, of_set in sets}
-    return {"sets": names, "rows": list(rows.values()), "counts": counts}
+def evidence_sets(models: pd.DataFrame) -> list[str]:
+    """Names of the sets of records with trained models: the published last."""
+    trained = models[models.method != "base"]
+    keys = trained[["source", "scale", "model"]].drop_duplicates().itertuples(index=False)
+    names = dict.fromkeys(evidence_set_name(*map(str, key)) for key in keys)
+    return sorted(names, key=lambda name: name == "published")
 
 
-def result_tables(models: pd.DataFrame, provenance: Provenance) -> list[dict[str, Any]]:
-    """A table for each group of comparable models: a row a (method, learning rate, duration)."""
-    return [_result_table(name, group, provenance) for name, group in _own_first(models)]
-
-
-def _own_first(models: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Groups of comparable models: not the published first, and then the larger first."""
-
-    def place(named: tuple[str, pd.DataFrame]) -> tuple[bool, int]:
-        group = named[1]
-        return bool((group.source == "paper").all()), -int(group.target.notna().sum())
-
-    return sorted(groups(models), key=place)
-
-
-def _result_table(name: str, group: pd.DataFrame, provenance: Provenance) -> dict[str, Any]:
-    rows = settings(group)
-    shown = [measure for measure in SHOWN if rows[measure].notna().any()]
-    target = f"{style.measure_line('target', group)} ↑"
-    return {
-        "name": name,
-        "unit": str(group.duration_unit.dropna().iloc[0]),
-        "headings": [HEADINGS.get(measure, target) for measure in shown],
-        "rows": [
-            {
-                "label": row["label"],
-                "rate": (row["lr_peak"], learning_rate_text(row["lr_peak"])),
-                "duration": (row["duration"], _duration(row)),
-                "seeds": row["seeds"],
-                "numbers": [
-                    _number(row, measure, provenance.of(group.loc[row["models"]], measure))
-                    for measure in shown
-                ],
-            }
-            for row in _dicts(rows)
-        ],
-    }
-
-
-def leaderboards(report: Report, provenance: Provenance) -> list[dict[str, Any]]:
-    """Ranks of the methods at equal learning, of every group with several."""
-    boards = [(name, report.boards[name]) for name, _ in _own_first(report.models)]
-    return [
-        {
-            "name": name,
-            "measure": HEADINGS[board.measure.iloc[0]],
-            "rows": [_rank(row, report.models, provenance) for row in _dicts(board)],
-        }
-        for name, board in boards
-        if len(board) > 1
+def facts(models: pd.DataFrame, scores: pd.DataFrame) -> list[tuple[str, str]]:
+    """The banner: model, data, seeds, dates and commit, of the reader's own records if any."""
+    trained = models[models.method != "base"]
+    own = trained[trained.source != "paper"]
+    rows = trained if own.empty else own
+    if rows.empty:
+        return [("lvf", commit())]
+    names = [
+        f"{model} ({size} parameters)" if (size := model_size(its_rows, str(model))) else str(model)
+        for model, its_rows in rows.groupby("model", sort=True)
     ]
+    seeds = rows.groupby("setting").size()
+    several = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
+    kind = "generated" if is_generated(rows) else ", ".join(sorted(set(rows.dataset)))
+    told = [("model", ", ".join(names)), ("data", kind), ("seeds", several)]
+    days = sorted(set(scores.created_at[scores.source != "paper"].dropna().str.slice(0, 10)))
+    if days:
+        told.append(("measured", " to ".join(dict.fromkeys([days[0], days[-1]]))))
+    return [*told, ("lvf", commit())]
 
 
-def _rank(row: Row, models: pd.DataFrame, provenance: Provenance) -> dict[str, Any]:
-    ends = [row["best"], row["worst"]]
-    gap: dict[str, Any] = {"value": None, "records": []}
-    if not math.isnan(row["gap"]):
-        behind = models.loc[row["models"]]
-        records = [key for x in ("target", row["measure"]) for key in provenance.of(behind, x)]
-        gap = {"value": row["gap"], "records": records}
-    return {
-        "rank": (row["best"] + row["worst"] / 100, "–".join(map(str, dict.fromkeys(ends)))),
-        "method": row["method"],
-        "gap": gap | {"text": interval_text(row["gap"], row["low"], row["high"])},
-        "p": (row["p"], p_text(row["p"])),
-    }
+def commit() -> str:
+    """Version of lvf, and the commit of the checkout that it runs from."""
+    line = ["git", "-C", str(CONF_DIR.parent), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return lvf.__version__
+    return f"{lvf.__version__}, commit {done.stdout.strip()}"
+
+
+def methods(models: pd.DataFrame) -> list[str]:
+    """Labels of all methods in the order of the plots' colours: base, main methods, all others."""
+    order = {"base": 0, "main": 1}
+    rows = models.assign(place=models.role.map(order).fillna(2), full=models.method != "full")
+    return list(rows.sort_values(["place", "full", "rank", "label"]).label.unique())
+
+
+def marks(models: pd.DataFrame) -> list[dict[str, Any]]:
+    """A mark of the plots for each (method, learning rate, duration) with a target score."""
+    found = []
+    for _, group in sorted(groups(models), key=_in_main_grid, reverse=True):
+        first = group[group.method != "base"].iloc[0]
+        several = models[(models.domain == first.domain) & (models.regime == first.regime)]
+        same = several[(several.scale == first.scale) & (several.method != "base")]
+        condition = f"{first.domain} {REGIMES.get(first.regime, first.regime)}"
+        if same[["model", "dataset"]].drop_duplicates().shape[0] > 1:
+            condition += f": {first.dataset}"
+        where = {
+            "records": evidence_set_name(first.source, first.scale, first.model),
+            "condition": condition,
+        }  # fmt: skip
+        rows = with_costs(group)
+        base = settings(group[group.method == "base"])
+        for row in [*_dicts(base), *_dicts(rows)]:
+            if not pd.isna(row["target"]):
+                found.append(where | _mark(row, str(first.duration_unit)))
+    return found
+
+
+def _in_main_grid(named: tuple[str, pd.DataFrame]) -> bool:
+    return named[1].domain.iloc[0] in DOMAINS
+
+
+def _mark(row: Row, unit: str) -> dict[str, Any]:
+    is_base = row["method"] == "base"
+    rate = learning_rate_text(row["lr_peak"])
+    length = duration_text(row["duration"], row["cooled_down"])
+    mark = {
+        "method": row["label"], "main": is_base or (row["role"] == "main" and row["is_drawn"]),
+        "rate": rate, "seeds": row["seeds"],
+        "duration": 1.0 if is_base else row["duration"],
+        "length": "–" if is_base else f"{length} {unit}",
+        "line": "" if is_base or not row["cooled_down"] else f"{row['label']} {rate}",
+    }  # fmt: skip
+    numbers = {name: row[name] for name in ("target", "retention")}
+    errors = {name: row[f"{name}_se"] for name in numbers}
+    numbers["likelihood"] = np.exp(-row["nll_source"])
+    errors["likelihood"] = numbers["likelihood"] * row["nll_source_se"]
+    for name, value in numbers.items():
+        if not pd.isna(value):
+            mark[name] = _short(value)
+            error = 0.0 if pd.isna(errors[name]) else errors[name]
+            mark |= {f"{name}_low": _short(value - error), f"{name}_high": _short(value + error)}
+    mark |= {f"{name}_text": number(row[name], row[f"{name}_se"]) for name in MARKED}
+    spent = {name: row.get(name, np.nan) for name in ("train_flops", "device_hours")}
+    known = {name: _short(value) for name, value in spent.items() if value > 0}
+    texts = {"train_flops": "FLOPs", "device_hours": "hours"}
+    told = ", ".join(f"{value:.3g} {texts[name]}" for name, value in known.items())
+    return mark | known | {"cost": told or "–", "labels": row["models"]}
+
+
+def effects(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """A mark of the claims' plot for each verdict that has a number."""
+    found = []
+    for place, one in enumerate(verdicts):
+        if one.effect is None:
+            continue
+        effect = _short(one.effect)
+        ends = {"low": effect, "high": effect}  # no bar
+        if one.low is not None and one.high is not None:
+            ends = {"low": _short(one.low), "high": _short(one.high)}
+        found.append({
+            "records": one.evidence_set, "family": _family(one), "place": place,
+            "label": f"{one.number}{'*' if one.primary else ''}  {one.statement}",
+            "verdict": one.verdict, "effect": effect, "unit": one.unit, **ends,
+            "effect_text": signed(one.effect), "interval": interval(one.low, one.high),
+            "agree": f"{one.agree} of {one.compared}", "p": p_text(one.p),
+            "href": f"#claim-{place}",
+        })  # fmt: skip
+    return sorted(found, key=lambda mark: mark["family"] != SCORE)
+
+
+def _family(verdict: Verdict) -> str:
+    """The panel of a claim: claims with one scale."""
+    return SCORE if verdict.unit.startswith(SCORE) else verdict.unit
+
+
+def _short(value: float) -> float:
+    """Five digits, which is more than can be seen."""
+    return float(f"{value:.5g}")
 
 
 def _dicts(frame: pd.DataFrame) -> list[Row]:
     return frame.to_dict("records")
-
-
-def plot_rows(models: pd.DataFrame, provenance: Provenance) -> list[dict[str, Any]]:
-    """For each group the marks of its learning-forgetting plot, with the looks of its series."""
-    plots = []
-    for name, group in _own_first(models):
-        everything = settings(group)
-        rows = everything.dropna(subset="target")
-        trained = rows[rows.method != "base"]
-        measures = [x for x in ("retention", "nll_source") if trained[x].notna().any()]
-        if not measures:
-            continue
-        by_rate = trained.lr_peak.nunique() > trained.label.nunique()
-        looks = style.looks(everything)
-        marks = []
-        for row in _dicts(trained):
-            behind = group.loc[row["models"]]
-            records = [key for x in ("target", *measures) for key in provenance.of(behind, x)]
-            marks.append(_mark(row, measures, by_rate) | {"records": records})
-        plots.append({
-            "group": name,
-            "y": style.measure_line("target", group),
-            "measures": [(x, style.measure_line(x, group)) for x in measures],
-            "series": [
-                {"label": label, "colour": to_hex(look[0]), "shape": SHAPES.get(look[1], "cross")}
-                for label, look in looks.items()
-                if label in set(trained.label)
-            ],
-            "base": _base(rows[rows.method == "base"], measures),
-            "marks": marks,
-        })  # fmt: skip
-    return plots
-
-
-def _mark(row: Row, measures: Sequence[str], by_rate: bool) -> dict[str, Any]:
-    mark = {
-        "label": row["label"], "rate": learning_rate_text(row["lr_peak"]),
-        "duration": _duration(row),
-        "seeds": row["seeds"], "size": row["duration"], "cooled": row["cooled_down"],
-        "line": f"{row['label']} {row['duration'] if by_rate else ''}",
-        "order": row["lr_peak"] if by_rate else row["duration"],
-    }  # fmt: skip
-    for name in ("target", *measures):
-        mark |= {name: _known(row[name]), f"{name}_se": _known(row[f"{name}_se"])}
-    mark["order"] = _known(mark["order"])
-    return mark
-
-
-def _base(rows: pd.DataFrame, measures: Sequence[str]) -> dict[str, float | None] | None:
-    if rows.empty:
-        return None
-    return {name: _known(rows[name].iloc[0]) for name in ("target", *measures)}
-
-
-def _number(row: Row, measure: str, records: Sequence[str]) -> dict[str, Any]:
-    value = row[measure]
-    text = number(value, row[f"{measure}_se"])
-    known = not math.isnan(value)
-    return {"value": value if known else None, "text": text, "records": records if known else []}
-
-
-def _duration(row: Row) -> str:
-    return "–" if row["method"] == "base" else duration_text(row["duration"], row["cooled_down"])
-
-
-def _known(number: float) -> float | None:
-    return None if pd.isna(number) else float(number)

@@ -1,5 +1,5 @@
 "use strict";
-const DATA = JSON.parse(document.getElementById("data").textContent);
+const PLOTS = JSON.parse(document.getElementById("plots").textContent);
 const byId = (id) => document.getElementById(id);
 
 function element(tag, text, children = []) {
@@ -9,30 +9,127 @@ function element(tag, text, children = []) {
   return made;
 }
 
-// --- sorting: numbers by data-value where a cell has one, else by its text
+// Blocks of the page are JSON or a script, gzip, base64.
+function unpack(id) {
+  const bytes = Uint8Array.from(atob(byId(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+}
+
+const vega = unpack("vega").text().then((text) => {
+  const script = element("script", text);
+  document.head.append(script);
+});
+
+// --- plots: Vega-Lite has their data, controls, legends and tooltips; here are width and colours
+const DARK = window.matchMedia("(prefers-color-scheme: dark)");
+const OTHERS = ["#1b87c9", "#d0661c", "#12916a", "#b5830a", "#c05c99", "#4f9fb3", "#a34e3c", "#6f7f2a"];
+const COLOURS = {
+  light: ["#8a8f98", "#111111", "#cf7fd0", "#a869cf", "#7d5fcb", "#5b50be", "#3c3fae", "#1d2a86", ...OTHERS],
+  dark: ["#8a8f98", "#ffffff", "#f0b4ec", "#d9a0f5", "#bd97ff", "#9f9bff", "#86a8ff", "#7fc4ff", ...OTHERS],
+};
+
+// a method looks alike in all plots: the base, which comes first, has no cost
+const SHAPES = ["circle", "square", "triangle-up", "cross", "diamond", "triangle-down", "triangle-right", "triangle-left"];
+
+function look(narrow, first) {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, soft, line] = ["--ink", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
+  return {
+    background: "transparent", font: "system-ui, sans-serif", view: { stroke: null },
+    axis: { labelColor: soft, titleColor: soft, titleFontWeight: 500, gridColor: line, gridOpacity: 0.6, domainColor: line, tickColor: line, tickCount: 5 },
+    header: { labelColor: ink, labelFontSize: 13, labelFontWeight: 600 },
+    legend: { labelColor: ink, labelFontSize: 12, symbolSize: 90, labelLimit: 240, orient: narrow ? "top" : "right", columns: narrow ? 3 : 1 },
+    rule: { color: soft }, text: { color: ink, fontSize: 12 },
+    range: { category: (DARK.matches ? COLOURS.dark : COLOURS.light).slice(first), symbol: SHAPES.slice(first) },
+  };
+}
+
+async function draw(name) {
+  const place = byId(name);
+  if (!place || place.offsetParent === null) return;
+  if (!PLOTS.charts[name]) {
+    place.hidden = true;
+    return;
+  }
+  const spec = structuredClone(PLOTS.charts[name]);
+  const rows = PLOTS[spec.data.name];
+  if (!rows.length) {
+    place.textContent = "No records to draw.";
+    return;
+  }
+  spec.data = { values: rows };
+  const room = place.clientWidth;
+  const narrow = room < 640;
+  if (name === "forest") {
+    spec.spec.width = room - (narrow ? 24 : 170);
+    spec.params.find((one) => one.name === "panel").value = spec.spec.width;
+  } else {
+    spec.columns = narrow ? 1 : 2;
+    spec.spec.width = narrow ? room - 64 : (room - 330) / 2;
+    spec.spec.height = narrow ? 210 : 250;
+  }
+  for (const one of spec.params) if (one.bind && one.bind !== "legend") one.bind.element = `#${name}-controls`;
+  byId(`${name}-controls`).replaceChildren();
+  await vega;
+  await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", logLevel: 1, config: look(narrow, name === "cost" ? 1 : 0), loader: { target: "_self" } });
+  place.dataset.drawn = "true";
+}
+
+const drawAll = () => Promise.all(Object.keys(PLOTS.charts).map(draw));
+let drawnWidth = window.innerWidth;
+window.addEventListener("resize", () => {
+  if (window.innerWidth !== drawnWidth) drawAll();
+  drawnWidth = window.innerWidth;
+});
+DARK.addEventListener("change", drawAll);
+drawAll();
+
+// --- tabs
+const TABS = [...document.querySelectorAll("[role=tab]")];
+
+function choose(tab) {
+  for (const one of TABS) {
+    one.setAttribute("aria-selected", one === tab);
+    one.tabIndex = one === tab ? 0 : -1;
+    byId(one.getAttribute("aria-controls")).hidden = one !== tab;
+  }
+  draw("cost");
+}
+
+for (const [place, tab] of TABS.entries()) {
+  tab.addEventListener("click", () => choose(tab));
+  tab.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const next = TABS[(place + step + TABS.length) % TABS.length];
+    choose(next);
+    next.focus();
+  });
+}
+
+// --- tables: sorted by data-value where a cell has it, else by the number that its text begins with
 function sortKey(row, index) {
   const cell = row.cells[index];
-  const text = cell.dataset.value ?? cell.textContent.trim();
-  const number = Number(text);
-  return text === "" || text === "nan" ? null : Number.isNaN(number) ? text : number;
+  const text = (cell.dataset.value ?? cell.textContent).trim().replace("−", "-");
+  if (["", "–", "nan"].includes(text)) return null;
+  const number = parseFloat(text);
+  return Number.isNaN(number) ? text : number;
 }
 
 function compare(a, b) {
-  if (a === null || b === null) return (a === null) - (b === null);
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
 }
 
 function sortBy(table, heading) {
-  const index = heading.cellIndex;
   const rising = heading.getAttribute("aria-sort") !== "ascending";
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
-  const keyed = [...table.tBodies[0].rows].map((row) => [sortKey(row, index), row]);
-  keyed.sort(([a], [b]) => (a === null || b === null ? compare(a, b) : (rising ? 1 : -1) * compare(a, b)));
+  const keyed = [...table.tBodies[0].rows].map((row) => [sortKey(row, heading.cellIndex), row]);
+  keyed.sort(([a], [b]) => (a === null || b === null ? (a === null) - (b === null) : (rising ? 1 : -1) * compare(a, b)));
   table.tBodies[0].append(...keyed.map(([, row]) => row));
 }
 
-for (const table of document.querySelectorAll("table.sortable")) {
+for (const table of document.querySelectorAll("table")) {
   for (const heading of table.tHead.rows[0].cells) {
     const button = element("button", heading.textContent);
     button.addEventListener("click", () => sortBy(table, heading));
@@ -40,113 +137,69 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 
-// --- filter of the claims
-for (const button of document.querySelectorAll("[data-filter]")) {
+const quoted = (cell) => `"${cell.textContent.trim().replaceAll('"', '""')}"`;
+for (const button of document.querySelectorAll(".download")) {
   button.addEventListener("click", () => {
-    for (const other of document.querySelectorAll("[data-filter]")) other.setAttribute("aria-pressed", other === button);
-    for (const row of document.querySelector("table.claims").tBodies[0].rows) {
-      const verdicts = [...row.querySelectorAll(".verdict")].map((cell) => cell.dataset.value);
-      row.hidden = button.dataset.filter !== "" && !verdicts.includes(button.dataset.filter);
-    }
+    const rows = [...button.parentElement.querySelectorAll("tr")].map((row) => [...row.cells].map(quoted).join(","));
+    const link = element("a");
+    link.href = URL.createObjectURL(new Blob([rows.join("\n") + "\n"], { type: "text/csv" }));
+    link.download = `${button.dataset.name}.csv`;
+    link.click();
+    URL.revokeObjectURL(link.href);
   });
 }
 
-// --- provenance
-function show(title, ...children) {
-  byId("details-body").replaceChildren(element("h3", title), ...children);
+// --- where a number comes from: #records-1.2.3 and #claim-4 open it
+let unpacked;
+
+function details() {
+  unpacked ??= unpack("packed").json();
+  return unpacked;
+}
+
+function show(title, children) {
+  byId("details-title").textContent = title;
+  byId("details-body").replaceChildren(...children);
   if (!byId("details").open) byId("details").showModal();
   byId("details").scrollTop = 0;
 }
 
-function recordView(id, open) {
-  const view = element("details", undefined, [
-    element("summary", id), element("pre", JSON.stringify(DATA.records[id], null, 2)),
-  ]);
+function recordView(record, open) {
+  const title = [record.axes.dataset, record.axes.method_name, record.task, record.file].filter(Boolean).join(", ");
+  const view = element("details", undefined, [element("summary", title), element("pre", JSON.stringify(record, null, 2))]);
   view.open = open;
   return view;
 }
 
-function showRecords(ids) {
-  const single = ids.length === 1;
-  show(single ? "The record of this number" : `The ${ids.length} records of this number`, ...ids.map((id) => recordView(id, single)));
+function showRecords(records) {
+  const single = records.length === 1;
+  show(single ? "The record of this number" : `The ${records.length} records of this number`, records.map((one) => recordView(one, single)));
 }
 
-function showVerdict(verdict) {
+function showVerdict(verdict, all) {
   const models = verdict.records.map((model) => element("details", undefined, [
-    element("summary", model), ...(DATA.models[model] ?? []).map((id) => recordView(id, false)),
+    element("summary", model), ...(all.models[model] ?? []).map((number) => recordView(all.records[number], false)),
   ]));
   const decision = verdict.p === null ? verdict.verdict : `${verdict.verdict}, corrected p = ${verdict.p.toPrecision(2)}`;
-  show(`${verdict.number}. ${verdict.statement}`,
+  show(`${verdict.number}. ${verdict.statement}`, [
     element("p", `${verdict.evidence_set}: ${decision}. ${verdict.reason}`),
     element("p", verdict.test),
     ...(verdict.comparisons.length ? [element("h4", "Comparisons"), element("ul", undefined, verdict.comparisons.map((text) => element("li", text)))] : []),
-    ...(models.length ? [element("h4", `${models.length} models`), ...models] : []));
+    ...(models.length ? [element("h4", `${models.length} models`), ...models] : []),
+  ]);
 }
 
-document.addEventListener("click", (event) => {
-  const from = event.target.closest("[data-records], [data-verdict]");
-  if (from?.dataset.records) showRecords(from.dataset.records.split(" "));
-  if (from?.dataset.verdict) showVerdict(DATA.verdicts[Number(from.dataset.verdict)]);
+async function route() {
+  const [, kind, numbers] = location.hash.match(/^#(records|claim)-([\d.]+)$/) ?? [];
+  if (!kind) return;
+  const all = await details();
+  if (kind === "records") showRecords(numbers.split(".").map((number) => all.records[number]));
+  else showVerdict(all.verdicts[numbers], all);
+}
+
+window.addEventListener("hashchange", route);
+byId("details").addEventListener("close", () => history.replaceState(null, "", "#"));
+byId("details").addEventListener("click", (event) => {
   if (event.target.closest(".close") || event.target === byId("details")) byId("details").close();
 });
-
-// --- the plot
-function plotSpec(plot, measure, text) {
-  const nll = measure.startsWith("nll");
-  const kind = nll ? { type: "log", reverse: true } : { type: "linear", zero: false };
-  const scale = { ...kind, nice: false, padding: 25 };
-  const labels = plot.series.map((one) => one.label);
-  const narrow = byId("plot-view").clientWidth < 600;
-  const x = { field: measure, type: "quantitative", scale, title: [text, "(forgets less →)"], axis: { tickCount: 6, format: "~g" } };
-  const y = { field: "target", type: "quantitative", scale: { zero: false, nice: false, padding: 20 }, title: `${plot.y} (learns more →)` };
-  const color = { field: "label", type: "nominal", title: null, scale: { domain: labels, range: plot.series.map((one) => one.colour) } };
-  const shape = { field: "label", type: "nominal", title: null, scale: { domain: labels, range: plot.series.map((one) => one.shape) } };
-  const known = { filter: `isValid(datum['${measure}'])` };
-  const bar = (field) => ({
-    transform: [{ filter: `isValid(datum['${field}_se'])` },
-      { calculate: `datum['${field}'] - datum['${field}_se']`, as: "from" }, { calculate: `datum['${field}'] + datum['${field}_se']`, as: "to" }],
-    mark: { type: "rule", strokeWidth: 1, opacity: 0.7 },
-    encoding: field === "target" ? { y: { ...y, field: "from" }, y2: { field: "to" }, color } : { x: { ...x, field: "from" }, x2: { field: "to" }, color },
-  });
-  const base = plot.base === null ? [] : [["x", measure], ["y", "target"]].map(([axis, field]) => ({
-    data: { values: [plot.base] },
-    mark: { type: "rule", strokeDash: [5, 4], color: "#666" },
-    encoding: { x: null, y: null, [axis]: { field, type: "quantitative" } },
-  }));
-  return {
-    width: "container", height: 420, data: { values: plot.marks }, transform: [known],
-    encoding: { x, y },
-    layer: [...base,
-      { mark: { type: "line", strokeWidth: 1.5 }, encoding: { color, detail: { field: "line" }, order: { field: "order" } } },
-      bar(measure), bar("target"),
-      { mark: { type: "point", filled: true, opacity: 1, strokeWidth: 1.5 },
-        encoding: { color, shape,
-          size: { field: "size", type: "quantitative", legend: null, scale: { type: "log", range: [70, 260] } },
-          tooltip: [["label", "method"], ["rate", "learning rate"], ["duration", "duration"], ["seeds", "seeds"]].map(([field, title]) => ({ field, title }))
-            .concat([["target", plot.y], ["target_se", "± "], [measure, text], [`${measure}_se`, "±"]].map(([field, title]) => ({ field, title, type: "quantitative", format: ".3f" }))) } }],
-    config: { font: "system-ui, sans-serif", axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, gridColor: "#eee" },
-      legend: { labelFontSize: 12, orient: narrow ? "bottom" : "right", columns: narrow ? 2 : 1, symbolSize: 90 }, view: { stroke: null } },
-  };
-}
-
-async function drawPlot() {
-  const plot = DATA.plot[byId("plot-group").value];
-  const [measure, text] = plot.measures[byId("plot-measure").value];
-  const made = await window.vegaEmbed("#plot-view", plotSpec(plot, measure, text), { actions: false, renderer: "svg" });
-  made.view.addEventListener("click", (_, item) => { if (item?.datum?.records) showRecords([...new Set(item.datum.records)]); });
-}
-
-function chooseGroup() {
-  const plot = DATA.plot[byId("plot-group").value];
-  byId("plot-measure").replaceChildren(...plot.measures.map(([, text], index) => { const option = element("option", text); option.value = index; return option; }));
-  drawPlot();
-}
-
-if (DATA.plot.length) {
-  byId("plot-group").append(...DATA.plot.map((plot, index) => { const option = element("option", plot.group); option.value = index; return option; }));
-  byId("plot-group").addEventListener("change", chooseGroup);
-  byId("plot-measure").addEventListener("change", drawPlot);
-  chooseGroup();
-} else {
-  byId("plot-view").textContent = "No model has both a target score and a measure of forgetting.";
-}
+route();

@@ -53,9 +53,8 @@ def scope_text(models: pd.DataFrame) -> str:
     trained = models[models.method != "base"]
     lines = []
     for (source, model), rows in trained.groupby(["source", "model"], sort=True):
-        size = _num_parameters(rows) or PUBLISHED_PARAMETERS.get(str(model)) or 0
-        unit, name = (1e9, "B") if size > 1e9 else (1e6, "M")
-        large = f" of {size / unit:.1f} {name} parameters" if size else ""
+        size = model_size(rows, str(model))
+        large = f" of {size} parameters" if size else ""
         seeds = (
             rows.groupby("setting").size() if "setting" in rows else rows.groupby("label").size()
         )
@@ -65,6 +64,13 @@ def scope_text(models: pd.DataFrame) -> str:
         datasets = ", ".join(sorted(set(rows.dataset)))
         lines.append(f"Model {model}{large}; {data}: {datasets}; {number}{published}.")
     return " ".join(lines)
+
+
+def model_size(rows: pd.DataFrame, model: str) -> str:
+    """Parameters of the base model of some trained models, such as `1.1 M`; empty: not known."""
+    size = _num_parameters(rows) or PUBLISHED_PARAMETERS.get(model) or 0
+    unit, name = (1e9, "B") if size > 1e9 else (1e6, "M")
+    return f"{size / unit:.1f} {name}" if size else ""
 
 
 def _num_parameters(rows: pd.DataFrame) -> int | None:

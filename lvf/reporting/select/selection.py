@@ -9,17 +9,19 @@
    variant out, and figures of scores draw all of its rates.
 3. Main methods are full finetuning, and LoRA with alpha = 2r on all linear maps, both by the
    optimiser that most runs of the experiment have.
+4. Checkpoints that were altered after training are kept apart (`Selection.altered`).
 
 What a rule leaves out although it has scores is named: see `Selection.left_out`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from lvf.records.checkpoints import GROUP, in_few_blocks, measures, models
+from lvf.reporting.select.altered import altered_models, is_altered
 from lvf.reporting.select.compare import MODEL
 from lvf.reporting.select.settings import SETTING, duration_text, learning_rate_text
 from lvf.reporting.select.variant import UNIT, VARIANT, with_variants
@@ -59,6 +61,8 @@ class Selection:
     - `is_chosen`: whether the model has its variant's chosen learning rate (also the base model);
     - `is_drawn`: the same, and all models of variants that have no chosen rate."""
     left_out: tuple[LeftOut, ...] = ()
+    altered: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Models altered after training, which no other comparison takes: see `altered_models`."""
 
 
 def selected(scores: pd.DataFrame) -> pd.DataFrame:
@@ -74,6 +78,7 @@ def select(measured: pd.DataFrame, scores: pd.DataFrame) -> Selection:
             its rows, among which to choose.
         scores: rows of `lvf.records.store.load`.
     """
+    whole, measured = measured, measured[~is_altered(measured)]
     repeated = _repeated(measured)
     rows = measured.drop(index=[index for index, _ in repeated])
     rows = rows.assign(
@@ -97,8 +102,9 @@ def select(measured: pd.DataFrame, scores: pd.DataFrame) -> Selection:
             )
     has_choice = is_chosen.groupby(rows.variant).transform("any").astype(bool)
     rows = in_few_blocks(rows.assign(is_chosen=is_chosen, is_drawn=is_chosen | ~has_choice))
+    scores = scores[~is_altered(scores)]
     left_out += [*_without_a_rate(rows), *_not_scored(rows, scores), *_not_main(rows)]
-    return Selection(rows, tuple(left_out))
+    return Selection(rows, tuple(left_out), altered_models(whole, rows))
 
 
 def chosen_learning_rate(variant: pd.DataFrame) -> float | None:
@@ -112,7 +118,10 @@ def chosen_learning_rate(variant: pd.DataFrame) -> float | None:
     """
     finished = variant[variant.cooled_down]
     rows = variant if finished.empty else finished
-    by_rate = rows[rows.duration == rows.duration.max()].groupby("lr_peak", dropna=False)
+    longest = rows[rows.duration == rows.duration.max()]
+    if longest.empty:  # of models from elsewhere no duration is known
+        longest = rows
+    by_rate = longest.groupby("lr_peak", dropna=False)
     losses = by_rate.nll_validation.mean()
     if len(losses) == 1:
         return float(losses.index[0])

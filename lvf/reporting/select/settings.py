@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lvf.records.checkpoints import GROUP, measures
+from lvf.records.schema import ALTERATIONS
 from lvf.reporting.select.variant import VARIANT
 
 SETTING = ["source", "label", *VARIANT, "lr_peak", "run_duration", "duration", "cooled_down"]
@@ -63,13 +64,31 @@ def settings(models: pd.DataFrame) -> pd.DataFrame:
     columns = [name + end for end in ENDS for name in values]
     frame = models.iloc[[rows[0] for rows in members]][[*SETTING, *MARKED]].reset_index(drop=True)
     frame = frame.assign(
-        seeds=[len(rows) for rows in members], models=[list(models.index[rows]) for rows in members]
+        rank=frame["rank"].astype("Int64"),
+        seeds=[len(rows) for rows in members],
+        models=[list(models.index[rows]) for rows in members],
     )
     table = pd.DataFrame(np.array(numbers).reshape(-1, len(columns)), columns=pd.Index(columns))
-    frame = pd.concat([frame, table], axis=1).astype({"rank": "Int64"})
     order = frame.method.map({"base": 0, "lora": 1, "full": 3}).fillna(2)
-    by = ["order", "rank", "label", "duration", "run_duration", "lr_peak"]
-    return frame.assign(order=order).sort_values(by, ignore_index=True).drop(columns="order")
+    by = ["rank", "label", "duration", "run_duration", "lr_peak"]
+    places = frame[by].assign(order=order).sort_values(["order", *by]).index
+    return pd.concat([frame, table], axis=1).loc[places].reset_index(drop=True)
+
+
+def altered_settings(altered: pd.DataFrame) -> pd.DataFrame:
+    """As `settings`, of checkpoints that were altered after training, by alteration.
+
+    Args:
+        altered: rows of `lvf.reporting.select.selection.Selection.altered`, at least one.
+    """
+    kinds = list(ALTERATIONS)
+    altered = altered.astype(dict.fromkeys(kinds, "float64"))
+    parts = [
+        settings(rows).assign(**{kind: rows[kind].iloc[0] for kind in kinds})
+        for _, rows in altered.groupby(kinds, dropna=False, sort=True)
+    ]
+    by = ["label", "lr_peak", "duration", *kinds]
+    return pd.concat(parts).sort_values(by, ignore_index=True)
 
 
 def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:

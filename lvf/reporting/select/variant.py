@@ -13,7 +13,8 @@ MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 MODULE_SETS = {ATTENTION | MLP: "all", ATTENTION: "attention", MLP: "mlp"}
 FAMILY_NAMES = {
     "lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "pissa": "PiSSA", "lora_plus": "LoRA+",
-    "lora_embeddings": "LoRA with embeddings",
+    "lora_embeddings": "LoRA with embeddings", "oft_b8": "OFT", "vera": "VeRA", "miss": "MiSS",
+    "shira": "SHiRA", "ia3": "(IA)³",
 }  # fmt: skip
 NAMED_FIELDS = {
     "full_decay_": ("weight_decay", 1.0),
@@ -42,6 +43,8 @@ class Variant:
     weight_decay: float | None = None
     attention_dropout: float | None = None
     """Share of attention probabilities that are dropped."""
+    replay: float | None = None
+    """Share of the training rows that is source text."""
 
     @classmethod
     def of(cls, row: Any) -> "Variant":
@@ -54,6 +57,7 @@ class Variant:
         if method == "lora":
             found |= {"rank": _known(row.rank), "alpha": _known(row.alpha)}
             found["modules"] = _modules(row.target_modules)
+        found["replay"] = _known(row.replay)
         if not pd.isna(row.optimizer):
             found["optimizer_name"] = str(row.optimizer).split(".")[-1]
         return cls(method=method, **found)
@@ -68,9 +72,10 @@ class Variant:
         """Whether it is a method of the paper's main grid but for its optimiser.
 
         These are full finetuning without regularisation, and LoRA of any rank r with alpha = 2r on
-        all linear maps.
+        all linear maps; both without replay.
         """
-        if self.family != self.method or {self.weight_decay, self.attention_dropout} != {None}:
+        settings = {self.weight_decay, self.attention_dropout, self.replay}
+        if self.family != self.method or settings != {None}:
             return False
         twice = self.rank is not None and self.alpha == 2 * self.rank
         return self.method != "lora" or (twice and self.modules == "all")
@@ -94,6 +99,8 @@ class Variant:
             marks.append(f"decay {self.weight_decay:g}")
         if self.attention_dropout is not None:
             marks.append(f"attention dropout {self.attention_dropout:g}")
+        if self.replay is not None:
+            marks.append(f"replay {self.replay:g}")
         return " ".join(marks)
 
     def role(self, usual_optimizer: str) -> str:
@@ -125,13 +132,13 @@ def with_variants(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: with the axes of records as columns.
     """
-    axes = ["method", "method_name", "rank", "alpha", "target_modules", "optimizer"]
+    axes = ["method", "method_name", "rank", "alpha", "target_modules", "optimizer", "replay"]
     kinds = rows.groupby(axes, dropna=False, sort=False).ngroup()
     first = rows.assign(kind=kinds).drop_duplicates("kind").set_index("kind")
     of_kind = dict(zip(first.index, map(Variant.of, first.itertuples()), strict=True))
     variants = [of_kind[kind] for kind in kinds]
     columns = pd.DataFrame(map(astuple, variants), rows.index, VARIANT, dtype="object")
-    numbers = dict.fromkeys(("alpha", "weight_decay", "attention_dropout"), "float64")
+    numbers = dict.fromkeys(("alpha", "weight_decay", "attention_dropout", "replay"), "float64")
     rows = rows.assign(**columns.astype({**numbers, "rank": "float64"}).astype({"rank": "Int64"}))
     usual = pd.Series("", rows.index, dtype="object")
     for _, experiment in rows.groupby(["source", "scale", "model"]):

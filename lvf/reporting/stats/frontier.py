@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lvf.records.schema import ALTERATIONS
 from lvf.reporting.stats.contrast import Contrast, linearised, setting_labels
 
 MORE_IS_BETTER = {"target": 1, "retention": 1, "nll_target": -1, "nll_source": -1}
@@ -93,6 +94,44 @@ def matched_learning(
         return found
     spans = [f"{rows[learning].min():.3f} to {rows[learning].max():.3f}" for rows in sides]
     return Incomparable(f"no shared level of learning: {' against '.join(spans)}")
+
+
+@dataclass(frozen=True)
+class AlongStrength:
+    """A method's line along strength against a method's line along training."""
+
+    scaled: str
+    """Label of the method whose longest trained update was scaled."""
+    trained: str
+    gap: Contrast | Incomparable
+    """As of `matched_learning`: positive where the scaled method forgets less."""
+
+
+def along_strength(
+    models: pd.DataFrame, altered: pd.DataFrame, learning: str = "target", kept: str = "nll_source"
+) -> list[AlongStrength]:
+    """Every main method along strength against every main method along training.
+
+    Args:
+        models: of one group, as in `lvf.reporting.select.selection.Selection`.
+        altered: of the same group, likewise.
+        learning: as of `matched_learning`.
+        kept: likewise.
+    """
+    both = pd.concat([models, altered])
+    usable = both[(both.role == "main") & both.is_drawn & both.cooled_down]
+    scaled = usable[usable.strength.notna()]
+    trained = usable[usable[list(ALTERATIONS)].isna().all(axis=1)]
+    found = []
+    for label, first in scaled.groupby("label"):
+        first = first[first.duration == first.duration.max()]
+        found += [
+            AlongStrength(
+                str(label), str(other), matched_learning(both, first, second, learning, kept)
+            )
+            for other, second in trained.groupby("label")
+        ]
+    return found
 
 
 def hypervolume(

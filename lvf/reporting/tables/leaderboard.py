@@ -6,13 +6,11 @@ from itertools import combinations
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from lvf.records.estimate import Estimate
 from lvf.reporting.stats.contrast import Contrast
 from lvf.reporting.stats.frontier import matched_learning
 from lvf.reporting.stats.pooling import holm
-from lvf.reporting.tables.text import p_text, signed
 
 LEVEL = 0.05
 COLUMNS = [
@@ -66,21 +64,6 @@ def leaderboard(group: pd.DataFrame, name: str) -> pd.DataFrame:
         board.append(row | (_against(variant, full[0], pairs, adjusted) if full else {}))
     frame = pd.DataFrame(board, columns=pd.Index(COLUMNS))
     return frame.sort_values(["best", "worst"], kind="stable", ignore_index=True)
-
-
-def leaderboard_table(board: pd.DataFrame) -> Table:
-    """The leaderboard for the terminal."""
-    name, measure = board.group.iloc[0], board.measure.iloc[0]
-    table = Table(title=f"{name}: {measure} at equal learning", title_justify="left")
-    for heading in ("rank", "method", "forgets less than full by", "95 % interval", "p"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in board.to_dict("records"):
-        ends = dict.fromkeys([row["best"], row["worst"]])
-        known = not pd.isna(row["low"])
-        interval = f"{signed(row['low'])} to {signed(row['high'])}" if known else "–"
-        rank = "–".join(map(str, ends))
-        table.add_row(rank, row["method"], signed(row["gap"]), interval, p_text(row["p"]))
-    return table
 
 
 def _against(

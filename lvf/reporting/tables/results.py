@@ -9,26 +9,36 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lvf.records.checkpoints import measures, names
+from lvf.records.checkpoints import BESIDE_TARGET, measures, models, names
 from lvf.records.store import load
+from lvf.reporting.select.altered import alteration_text
 from lvf.reporting.select.scope import (
     benchmark_name,
     is_generated,
     scope_text,
     target_name,
 )
-from lvf.reporting.select.selection import selected
-from lvf.reporting.select.settings import duration_text, learning_rate_text, settings
+from lvf.reporting.select.selection import select
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    learning_rate_text,
+    settings,
+)
+from lvf.reporting.select.variant import with_variants
 from lvf.reporting.tables.text import markdown, number
 
 HEADINGS = {
-    "target": "target ↑", "retention": "source tasks\n(retention) ↑", "nll_target": "target\nNLL ↓",
+    "target": "target ↑", "target_flexible": "flexible\nmatch ↑",
+    "target_ended": "ended\nby itself", "retention": "source tasks\n(retention) ↑",
+    "nll_target": "target\nNLL ↓",
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
-    "kl_base": "KL from\nbase",
+    "kl_base": "KL from\nbase", "cka_source": "CKA with\nbase",
 }  # fmt: skip
-TABLE_WIDTH = 170
-"""Columns that the widest table takes, with the parts of retention."""
-SHOWN = ["target", "nll_target", "retention", "nll_source"]
+TABLE_WIDTH = 100
+"""Columns of a table where there is no terminal."""
+SHOWN = ["target", *BESIDE_TARGET.values(), "nll_target", "retention", "nll_source"]
+DRIFT = ["kl_base", "cka_source"]
 NOTES = (
     "± is one standard error: of the items, and of the mean over seeds where there are several.",
     "Second line, or column Δ: difference to the base model, paired by item where items are kept.",
@@ -38,32 +48,15 @@ Row = dict[Any, Any]
 """A row of `lvf.reporting.select.settings.settings`."""
 
 
-def summary(group: pd.DataFrame, title: str, parts: bool) -> RenderableType:
-    """A row for each (variant, learning rate, duration) of a group of models, means over seeds.
+def summary_markdown(group: pd.DataFrame, title: str) -> str:
+    """A row for each (variant, learning rate, duration), means over seeds, as a Markdown section.
+
+    The parts of retention and each difference to the base have a column.
 
     Args:
         group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
-        title: heading of the table.
-        parts: show the three parts of retention too.
+        title: heading.
     """
-    rows = settings(group)
-    shown = _measures_of(rows, parts)
-    axes = _axes(rows, group)
-    table = Table(title=title, title_justify="left")
-    for heading in axes:
-        table.add_column(
-            str(heading), no_wrap=True, justify="left" if heading == "method" else "right"
-        )
-    for name in shown:
-        table.add_column(_heading(name, group), justify="right", no_wrap=True)
-    last = rows.label != rows.label.shift(-1)
-    for row, texts, ends in zip(_dicts(rows), axes.to_numpy().tolist(), last, strict=True):
-        table.add_row(*texts, *(_stacked(row, name) for name in shown), end_section=bool(ends))
-    return Group(table, *(Text(note, style="dim") for note in _notes(rows)))
-
-
-def summary_markdown(group: pd.DataFrame, title: str) -> str:
-    """The same rows as a Markdown section, with the parts and each difference in its column."""
     rows = settings(group)
     table = _axes(rows, group)
     for name in _measures_of(rows, parts=True):
@@ -93,6 +86,8 @@ def run_table(group: pd.DataFrame) -> RenderableType:
     for row in _dicts(rows):
         length = duration_text(row["duration"], row["cooled_down"])
         heading = "base" if row["method"] == "base" else f"{length} {unit}"
+        if row["method"] != "base" and pd.isna(row["duration"]):
+            heading = "tuned"
         table.add_column(heading, justify="right", no_wrap=True)
     for name in _measures_of(rows, parts=True):
         heading = _heading(name, group).replace("\n", " ")
@@ -106,15 +101,46 @@ def print_run(paths: Iterable[Path]) -> None:
     Args:
         paths: record files of the run and of its base model.
     """
-    group = selected(load(paths))
-    if (group.method != "base").any():
-        console().print(run_table(group))
+    scores = load(paths)
+    selection = select(with_variants(models(scores)), scores)
+    if (selection.models.method != "base").any():
+        console().print(run_table(selection.models))
+    if len(selection.altered):
+        console().print(altered_table(selection.altered, "altered after training"))
+
+
+def altered_table(altered: pd.DataFrame, title: str) -> Table:
+    """A row for each alteration of the checkpoints of a group, means over seeds.
+
+    Args:
+        altered: some rows of `lvf.reporting.select.selection.Selection.altered`.
+        title: heading of the table.
+    """
+    rows = altered_settings(altered)
+    shown = _measures_of(rows, parts=False)
+    shown += [name for name in DRIFT if rows[name].notna().any()]
+    table = Table(title=title, title_justify="left")
+    for heading in ("method", "rate", "length", "altered"):
+        table.add_column(heading, no_wrap=True)
+    for name in shown:
+        table.add_column(_heading(name, altered), justify="right", no_wrap=True)
+    row: Any
+    for row in rows.itertuples():
+        cells = row._asdict()
+        untrained = pd.isna(cells["duration"])
+        length = "–" if untrained else duration_text(cells["duration"], cells["cooled_down"])
+        rate = learning_rate_text(cells["lr_peak"])
+        texts = [cells["label"], rate, length, alteration_text(row)]
+        scores = [_stacked(cells, name) for name in shown]
+        table.add_row(*map(str, texts), *scores)
+    return table
 
 
 def console() -> Console:
-    """Standard output, wide enough that no cell is cut where there is no terminal."""
+    """Standard output, at most 100 columns wide."""
     screen = Console()
-    return screen if screen.is_terminal else Console(width=TABLE_WIDTH)
+    wide = screen.is_terminal and screen.width < TABLE_WIDTH
+    return screen if wide else Console(width=TABLE_WIDTH)
 
 
 def _dicts(rows: pd.DataFrame) -> list[Row]:
@@ -125,9 +151,10 @@ def _measures_of(rows: pd.DataFrame, parts: bool) -> list[str]:
     """The measures that any row has: learning, then retention."""
     wanted = list(SHOWN)
     if parts:
-        wanted[3:3] = names().retention
-        wanted.insert(2, "nll_validation")
-        wanted.append("kl_base")
+        before = wanted.index("nll_source")
+        wanted[before:before] = names().retention
+        wanted.insert(wanted.index("retention"), "nll_validation")
+        wanted += DRIFT
     return [name for name in wanted if rows[name].notna().any()]
 
 

@@ -1,0 +1,151 @@
+"""What `lvf.report` prints: the answer, a table of the main methods, the verdicts in short."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lvf.reporting.claims.answer import answers
+from lvf.reporting.claims.judge import NOT_APPLICABLE, Verdict
+from lvf.reporting.claims.table import STYLES, by_evidence_set
+from lvf.reporting.report import Report
+from lvf.reporting.select.scope import scope_text, target_name
+from lvf.reporting.select.settings import (
+    altered_settings,
+    duration_text,
+    groups,
+    learning_rate_text,
+    settings,
+)
+from lvf.reporting.tables.altered import strength_sentences
+from lvf.reporting.tables.results import altered_table
+from lvf.reporting.tables.text import number, signed
+
+SETS = 2
+"""Sets of records that are printed."""
+ROWS = 24
+"""Rows of the table of main methods that are printed."""
+ALTERED = 6
+"""Altered checkpoints, and sentences on them, that are printed."""
+MEASURES = {"target": "target ↑", "retention": "source tasks ↑", "nll_source": "source NLL ↓"}
+
+
+def answer(verdicts: Sequence[Verdict], models: pd.DataFrame) -> RenderableType:
+    """Three sentences by each set of records, and what these are of."""
+    shown: list[RenderableType] = []
+    for name, its_verdicts in by_evidence_set(verdicts)[:SETS]:
+        sentences = [Padding(text, (0, 0, 0, 2)) for text in answers(its_verdicts)]
+        shown += [Text(f"By the {name} records:", style="bold"), *sentences]
+    own = models[models.source != "paper"]
+    return Group(*shown, Text(scope_text(own if len(own) else models), style="dim"))
+
+
+def main_methods_table(models: pd.DataFrame) -> RenderableType:
+    """A row a main method: its chosen rate, and its scores after its longest training."""
+    table = Table(box=box.SIMPLE, title="main methods, longest training", title_justify="left")
+    for heading in ("", "method", "rate", "length", "seeds", *MEASURES.values()):
+        justify: Any = "left" if heading in ("", "method") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
+    own_first = sorted(groups(models), key=lambda named: (named[1].source == "paper").all())
+    left = 0
+    for _, group in own_first:
+        first = group[group.method != "base"].iloc[0]
+        name = f"{first.scale} {first.domain} {str(first.regime).upper()}"
+        rows = settings(group)
+        rows = rows[(rows.method == "base") | ((rows.role == "main") & rows.is_drawn)]
+        rows = rows[rows.duration.isna() | (rows.duration == _longest(rows))]
+        if table.row_count + len(rows) > ROWS and table.row_count:
+            left += 1
+            continue
+        for place, row in enumerate(rows.to_dict("records")):
+            is_base = row["method"] == "base"
+            length = "–" if is_base else duration_text(row["duration"], row["cooled_down"])
+            table.add_row(
+                name if place == 0 else "", row["label"], learning_rate_text(row["lr_peak"]),
+                length, str(row["seeds"]),
+                *(number(row[measure], row[f"{measure}_se"]) for measure in MEASURES),
+                end_section=place == len(rows) - 1,
+            )  # fmt: skip
+    targets = dict.fromkeys(target_name(group) for _, group in own_first[: len(own_first) - left])
+    notes = [f"target: {'; '.join(targets)}. ± one standard error."]
+    if left:
+        notes.append(f"{left} more conditions are in the files.")
+    return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def altered(results: Report) -> RenderableType:
+    """Checkpoints that were altered after training, if these are few, and what they say."""
+    rows = results.selection.altered
+    found = [strength_sentences(its, results.altered(its)) for _, its in groups(results.models)]
+    lines = [Text(line) for of_group in found for line in of_group]
+    shown: list[RenderableType] = [Text("More of them are in altered.csv.", style="dim")]
+    if len(altered_settings(rows)) <= ALTERED:
+        shown = [altered_table(rows, "altered after training")]
+    return Group(*shown, *lines[:ALTERED])
+
+
+def verdict_lines(verdicts: Sequence[Verdict]) -> RenderableType:
+    """The numbers of the claims of each verdict, a line a verdict."""
+    shown: list[RenderableType] = []
+    for name, its_verdicts in by_evidence_set(verdicts)[:SETS]:
+        shown.append(Text(f"The paper's claims by the {name} records:", style="bold"))
+        for decision, style in STYLES.items():
+            numbers = [one.number for one in its_verdicts if one.verdict == decision]
+            if numbers:
+                text = Text(f"  {_named(decision)}: ", style=style)
+                shown.append(text.append(", ".join(numbers), style="default"))
+    return Group(*shown)
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> RenderableType:
+    """A line a claim that has a number; those that need other records in a line below."""
+    sets = by_evidence_set(verdicts)[:SETS]
+    alone = len(sets) == 1
+    width = 32
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("the paper says", no_wrap=True)
+    for name, _ in sets:
+        table.add_column(name, no_wrap=True)
+        table.add_column("mean", no_wrap=True, justify="right")
+        if alone:
+            table.add_column("95 % here", no_wrap=True)
+            table.add_column("agree", no_wrap=True)
+    rows = list(zip(*(of_set for _, of_set in sets), strict=True))
+    spoken = [row for row in rows if any(one.effect is not None for one in row)]
+    for row in spoken:
+        cells: list[Text | str] = []
+        for one in row:
+            cells += [Text(one.verdict, style=STYLES[one.verdict]), signed(one.effect)]
+            if alone:
+                ends = "–" if one.low is None else f"{signed(one.low)} to {signed(one.high)}"
+                cells += [ends, f"{one.agree} of {one.compared}"]
+        star = "*" if row[0].primary else ""
+        table.add_row(
+            f"{row[0].number}{star}",
+            textwrap.shorten(row[0].statement, width, placeholder="…"),
+            *cells,
+        )
+    silent = ", ".join(row[0].number for row in rows if row not in spoken)
+    notes = ["Positive: as the paper says. * named beforehand. docs/verdicts.md has the rules."]
+    if silent:
+        notes.insert(0, f"{_named(NOT_APPLICABLE)}: {silent}")
+    if len(by_evidence_set(verdicts)) > SETS:
+        notes.append("More sets of records are in claims.md.")
+    return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def _longest(rows: pd.DataFrame) -> pd.Series:
+    return rows.groupby("variant").duration.transform("max")
+
+
+def _named(decision: str) -> str:
+    if decision == NOT_APPLICABLE:
+        return f"{decision} (they need other records, models or data)"
+    return decision
