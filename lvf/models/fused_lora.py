@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -27,36 +27,39 @@ SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Maps of a block that transformers gives one and the same tensor, in the order of their calls."""
 
 
+def register_fused_lora(config: LoraConfig) -> None:
+    """Let PEFT make its maps of nn.Linear of `FusedLoraLinear`: its interface for custom layers."""
+    config._register_custom_module({nn.Linear: FusedLoraLinear})
+
+
 def use_fused_lora(model: PeftModel, mask_per_map: bool = False) -> None:
-    """Give every plain LoRA map of a model the fast forward.
+    """Give the maps of a model that PEFT made of `FusedLoraLinear` the fused forward.
 
     Maps with one input share a dropout mask unless there is to be a `mask_per_map`.
     Variants such as DoRA, and maps that are merged, disabled or in evaluation, keep PEFT's own.
     """
     for module in list(model.modules()):
-        children = {n: m for n, m in module.named_children() if type(m) is Linear}
-        # GPT-2's Conv1D holds its matrix the other way round.
         plain = {
-            name: m
-            for name, m in children.items()
-            if not m.lora_variant and isinstance(m.base_layer, nn.Linear)
+            name: child
+            for name, child in module.named_children()
+            if isinstance(child, FusedLoraLinear) and not child.lora_variant
         }
         for names in (*SHARED_INPUTS, *((name,) for name in plain)):
             members = [plain.pop(name) for name in names if name in plain]
             group = Group(members, mask_per_map)
-            for member in group.members:
-                member.__class__ = FusedLoraLinear
-                member.group = group  # type: ignore[assignment]
+            for member in members:
+                member.group = group
 
 
 class FusedLoraLinear(Linear):
-    """PEFT's LoRA map, trained as a member of a group."""
+    """PEFT's LoRA map of nn.Linear, trained as a member of a group where it has one."""
 
-    group: Group
+    group: Group | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base and adapter on x [..., in_features]."""
-        if self.training and not (self.merged or self.disable_adapters or args or kwargs):
+        off = self.merged or self.disable_adapters or args or kwargs
+        if self.training and self.group is not None and not off:
             return self.group.output(self, x)
         return super().forward(x, *args, **kwargs)
 
@@ -64,7 +67,7 @@ class FusedLoraLinear(Linear):
 class Group:
     """Maps that see the same input: the first one called computes for all of them."""
 
-    def __init__(self, members: list[Linear], mask_per_map: bool = False) -> None:
+    def __init__(self, members: Sequence[Linear], mask_per_map: bool = False) -> None:
         self.members, self.mask_per_map = members, mask_per_map
         self._input: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
@@ -81,7 +84,7 @@ class Group:
         return found
 
 
-def adapted(members: list[Linear], x: Tensor, mask_per_map: bool = False) -> list[Tensor]:
+def adapted(members: Sequence[Linear], x: Tensor, mask_per_map: bool = False) -> list[Tensor]:
     """Outputs [..., out_features] of maps that share the input x [..., in_features]."""
     (adapter,) = members[0].active_adapters
     kind = x.device.type

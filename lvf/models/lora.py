@@ -191,16 +191,18 @@ def num_adapter_parameters(config: PretrainedConfig, method: MethodConfig) -> in
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
+def add_adapters(base: PreTrainedModel, method: MethodConfig, fused: bool = False) -> PeftModel:
     """Freeze the base and add PEFT's adapters, which change nothing yet.
 
-    PiSSA takes out of the base what its adapters start with; see `lvf.models.pissa`.
+    PiSSA takes out of the base what its adapters start with; see `lvf.models.pissa`. `fused` is for
+    LoRA whose maps `lvf.models.fused_lora.use_fused_lora` is to compute.
 
     Raises:
         UserError: PEFT does not take `method.peft`.
     """
     import peft
 
+    from lvf.models.fused_lora import register_fused_lora
     from lvf.models.pissa import remember_start
 
     kind = ADAPTERS[method.adapter]
@@ -223,6 +225,8 @@ def add_adapters(base: PreTrainedModel, method: MethodConfig) -> PeftModel:
         }
     try:
         config = getattr(peft, kind.config)(**options | (method.peft or {}))
+        if fused:
+            register_fused_lora(config)
         model = peft.get_peft_model(base, config)
     except (TypeError, ValueError) as error:
         if not method.peft:

@@ -92,9 +92,12 @@ def adapt(base: Any, method: MethodConfig, layout: Layout, cfg: RunConfig) -> An
     if layout is not Layout.ROWS:
         base.set_attn_implementation("flash_attention_2" if layout is Layout.FLASH else NAME)
     use_memory_efficient_layers(base)
-    model = add_adapters(base, method) if method.kind == "lora" else base
-    if method.kind == "lora" and cfg.training.fused_lora and not method.peft:
-        use_fused_lora(model, cfg.training.dropout_per_map)
+    model = base
+    if method.kind == "lora":
+        fused = cfg.training.fused_lora and method.adapter == "lora" and not method.peft
+        model = add_adapters(base, method, fused)
+        if fused:
+            use_fused_lora(model, cfg.training.dropout_per_map)
     if layout is not Layout.ROWS:
         give_loss_in_chunks(model, cfg.runtime.loss_chunk_tokens)
     return model

@@ -58,17 +58,32 @@ TODAY = {
 
 ADDED: dict[str, dict[str, Any]] = {
     "model": {"trust_remote_code": False},
-    "method": {"peft": None},
+    "method": {"peft": None, "adapter": "lora"},
+    "data": {"replay": 0.0, "source": None, "source_column": "text"},
     "training": {"dropout_per_map": False, "average_loss_over": "tokens"},
 }
 """Settings that 95b6887 did not have, with the value that changes nothing; scale=paper differs."""
+ADDED_ALONE = {"strength": [], "truncate": [], "damp": []}
+"""The same of settings that belong to no group."""
+ONE_PAGE = {
+    "name": "{run_id}",
+    "init_kwargs": {
+        "id": "{run_id}", "resume": "allow", "dir": "{run_folder}", "config": "{configuration}"
+    },
+}  # fmt: skip
+"""What W&B is given today."""
+JSONL = {
+    "_target_": "lvf.training.metrics_log.JsonlLogger", "filename": "{run_folder}/metrics.jsonl"
+}  # fmt: skip
 
 
 def before(places: dict[str, int]) -> dict[str, Any]:
     run = {key: BEFORE["values"][key][place] for key, place in places.items()}
-    run |= {key: run[key] | new for key, new in ADDED.items()}
+    run |= {key: run[key] | new for key, new in ADDED.items()} | ADDED_ALONE
     if run["scale"]["name"] == "paper":
         run["training"] = run["training"] | {"dropout_per_map": True}
+    if "wandb" in run["logger"]:  # of one page for all of a run, beside the file
+        run["logger"] = {"jsonl": JSONL, "wandb": run["logger"]["wandb"] | ONE_PAGE}
     lm_eval = {
         name: task | {"training_prompt": False} for name, task in run["evals"]["lm_eval"].items()
     }

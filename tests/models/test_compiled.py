@@ -12,7 +12,7 @@ from lvf.config.compose import compose
 from lvf.config.validate import require_compiler
 from lvf.errors import UserError
 from lvf.models.compiled import compile_layers
-from lvf.models.fused_lora import use_fused_lora
+from lvf.models.fused_lora import register_fused_lora, use_fused_lora
 from lvf.models.layers import recompute_layers
 from lvf.models.memory_efficient import use_memory_efficient_layers
 from lvf.models.packed import NAME, Layout
@@ -38,7 +38,10 @@ def model_of(architecture: str, **lora: Any) -> Any:
     if lora:
         fast = lora.pop("fast", True)
         options = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "target_modules": TARGETS} | lora
-        model = get_peft_model(model, LoraConfig(**options))
+        peft_config = LoraConfig(**options)
+        if fast:
+            register_fused_lora(peft_config)
+        model = get_peft_model(model, peft_config)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -12,7 +12,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lvf.models import fused_lora
-from lvf.models.fused_lora import FusedLoRA, FusedLoraLinear, draw_dropped, use_fused_lora
+from lvf.models.fused_lora import (
+    FusedLoRA,
+    FusedLoraLinear,
+    draw_dropped,
+    register_fused_lora,
+    use_fused_lora,
+)
 from lvf.models.layers import recompute_layers
 
 LAYERS = 2
@@ -20,7 +26,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 IDS = torch.arange(24).reshape(2, 12) % 50
 
 
-def llama(dtype: torch.dtype = torch.float64, **settings: Any) -> PeftModel:
+def llama(dtype: torch.dtype = torch.float64, fused: bool = False, **settings: Any) -> PeftModel:
     """A small Llama with adapters that already do something; the same one at every call."""
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 64}
@@ -29,14 +35,20 @@ def llama(dtype: torch.dtype = torch.float64, **settings: Any) -> PeftModel:
         LlamaConfig(num_hidden_layers=LAYERS, use_cache=False, **shape, **heads)
     )
     options = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": TARGETS} | settings
-    model = get_peft_model(base.to(dtype), LoraConfig(**options))
+    config = LoraConfig(**options)
+    if fused:
+        register_fused_lora(config)
+    model = get_peft_model(base.to(dtype), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model.train()
 
 
-def fast(model: PeftModel, mask_per_map: bool = False) -> PeftModel:
+def fast(
+    dtype: torch.dtype = torch.float64, mask_per_map: bool = False, **settings: Any
+) -> PeftModel:
+    model = llama(dtype, fused=True, **settings)
     use_fused_lora(model, mask_per_map)
     return model
 
@@ -59,7 +71,7 @@ def loss_and_gradients(model: PeftModel) -> tuple[float, dict[str, torch.Tensor]
 )
 def test_loss_and_every_gradient_equal_those_of_peft(settings: dict[str, Any]) -> None:
     expected_loss, expected = loss_and_gradients(llama(**settings))
-    loss, gradients = loss_and_gradients(fast(llama(**settings)))
+    loss, gradients = loss_and_gradients(fast(**settings))
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     assert gradients.keys() == expected.keys() and all("lora_" in name for name in gradients)
     for name, gradient in gradients.items():
@@ -111,7 +123,7 @@ def test_with_a_mask_for_each_map_loss_and_gradients_are_those_of_peft_with_thes
 
     monkeypatch.setattr(fused_lora, "draw_dropped", given)
     expected_loss, expected = loss_and_gradients(plain)
-    loss, gradients = loss_and_gradients(fast(llama(lora_dropout=p), mask_per_map=True))
+    loss, gradients = loss_and_gradients(fast(lora_dropout=p, mask_per_map=True))
     assert not masks
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     for name, gradient in gradients.items():
@@ -121,7 +133,7 @@ def test_with_a_mask_for_each_map_loss_and_gradients_are_those_of_peft_with_thes
 @pytest.mark.parametrize("mask_per_map", [False, True])
 def test_recomputed_activations_give_the_same_gradients_under_dropout(mask_per_map: bool) -> None:
     def gradients(recompute: bool) -> dict[str, torch.Tensor]:
-        model = fast(llama(lora_dropout=0.2), mask_per_map)
+        model = fast(lora_dropout=0.2, mask_per_map=mask_per_map)
         if recompute:
             recompute_layers(model)
         torch.manual_seed(3)
@@ -135,7 +147,7 @@ def test_recomputed_activations_give_the_same_gradients_under_dropout(mask_per_m
 def test_autocast_gives_the_gradients_of_peft_to_the_rounding_of_bf16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         expected_loss, expected = loss_and_gradients(llama(torch.float32))
-        loss, gradients = loss_and_gradients(fast(llama(torch.float32)))
+        loss, gradients = loss_and_gradients(fast(torch.float32))
     assert loss == pytest.approx(expected_loss, rel=1e-2)
     for name, gradient in gradients.items():
         assert gradient.dtype == torch.float32
@@ -183,7 +195,7 @@ def test_elements_of_a_small_input_are_dropped_equally_often_and_independently()
 
 def test_dropout_keeps_the_mean_of_the_adapters_update() -> None:
     """Against PEFT in evaluation: the mean of many masked updates is the update without a mask."""
-    model = fast(llama(lora_dropout=0.4))
+    model = fast(lora_dropout=0.4)
     layer: Any = model.get_submodule("base_model.model.model.layers.0.mlp.down_proj")
     torch.manual_seed(0)
     x_TI = torch.randn(6, 48, dtype=torch.float64)
@@ -202,7 +214,7 @@ def count_products(model: PeftModel) -> dict[str, int]:
 
 
 def test_a_block_has_one_node_for_each_input_and_no_product_for_a_frozen_weights_gradient() -> None:
-    model = fast(llama(torch.float32))
+    model = fast(torch.float32)
     for module in model.modules():  # biases would hide in other operations
         if isinstance(module, FusedLoraLinear):
             module.base_layer.bias = None
@@ -217,7 +229,7 @@ def test_a_block_has_one_node_for_each_input_and_no_product_for_a_frozen_weights
 
 def test_evaluation_merging_and_disabled_adapters_are_left_to_peft() -> None:
     torch.manual_seed(0)
-    model, plain = fast(llama(lora_dropout=0.5)).eval(), llama(lora_dropout=0.5).eval()
+    model, plain = fast(lora_dropout=0.5).eval(), llama(lora_dropout=0.5).eval()
     with torch.no_grad():
         assert torch.equal(model(IDS).logits, plain(IDS).logits)
         with model.disable_adapter(), plain.disable_adapter():
@@ -227,12 +239,13 @@ def test_evaluation_merging_and_disabled_adapters_are_left_to_peft() -> None:
 
 
 def test_variants_such_as_dora_keep_their_own_forward() -> None:
-    model = fast(llama(use_dora=True))
-    assert not any(isinstance(module, FusedLoraLinear) for module in model.modules())
+    model = fast(use_dora=True)
+    maps = [module for module in model.modules() if isinstance(module, FusedLoraLinear)]
+    assert maps and all(module.group is None for module in maps)
 
 
 def test_an_adapter_is_saved_as_peft_saves_it(tmp_path: Path) -> None:
-    fast(llama()).save_pretrained(tmp_path / "fast")
+    fast().save_pretrained(tmp_path / "fast")
     llama().save_pretrained(tmp_path / "plain")
     found, expected = (
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("fast", "plain")
