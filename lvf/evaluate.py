@@ -36,6 +36,7 @@ def run(cfg: RunConfig) -> None:
     from lvf.analysis.alter import altered_subjects
     from lvf.analysis.subjects import base_weights, models
     from lvf.data.shards import prepare
+    from lvf.evals.model_card import write_cards
     from lvf.evals.subjects import measure_all
     from lvf.reporting.tables.results import print_run
     from lvf.runs.run_folder import run_folder
@@ -55,6 +56,7 @@ def run(cfg: RunConfig) -> None:
         subjects += altered_subjects(cfg, found, base_weights(cfg))
     records = measure_all(subjects, cfg, prepare(cfg))
     if cfg.tuned is None:
+        write_cards(cfg, folder)
         folder.mark_measured(cfg)
         log_scores(cfg, folder)
     print_run(records)

@@ -38,6 +38,7 @@ def _lead(cfg: RunConfig) -> None:
     print("loading libraries ...", flush=True)
     from lvf.data.report import left_out
     from lvf.data.shards import prepare
+    from lvf.evals.model_card import write_cards
     from lvf.evals.subjects import check_measurable, measure_run
     from lvf.launching.ranks import train_on_ranks
     from lvf.launching.slurm_queue import start_evaluation
@@ -76,6 +77,7 @@ def _lead(cfg: RunConfig) -> None:
             print(f"next     python -m lvf.evaluate with the same settings, for {folder.path}")
             return
         records = measure_run(cfg, prepared, folder)
+        write_cards(cfg, folder)
         folder.mark_measured(cfg)
         log_scores(cfg, folder)
     from lvf.reporting.tables.results import (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from lvf.config.compose import compose
 from lvf.records.schema import read_record
@@ -23,6 +25,22 @@ def run_line(folder: Path, *more: str) -> str:
     return done.stdout
 
 
+def check_model_card(export: Path, records: list[Path]) -> None:
+    """Its head is what the hub reads, its scores are the records', its snippet loads the model."""
+    card = ModelCard.load(export / "README.md")
+    assert card.data.library_name == "peft"
+    assert card.data.base_model is None  # it is not on the hub
+    rows = [[cell.strip() for cell in line.split("|")] for line in card.text.splitlines()]
+    shown = {(row[1], row[2]): row[3] for row in rows if len(row) == 8}
+    for record in map(read_record, records):
+        if record.checkpoint != "base":
+            for name, metric in record.metrics.items():
+                assert shown[record.task, name] == f"{metric.value:.4f}"
+    (snippet,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    code = snippet.replace("path or hub id of this folder", str(export))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=export)
+
+
 @pytest.mark.slow
 def test_the_line_gives_records_and_started_again_does_nothing(tmp_path: Path) -> None:
     first = run_line(tmp_path)
@@ -35,6 +53,7 @@ def test_the_line_gives_records_and_started_again_does_nothing(tmp_path: Path) -
     # Of the finetuned model and of the base, which does not diverge from itself.
     assert len(records) == 2 * len(tasks) - 1
     weights = next(tmp_path.rglob("adapter_model.safetensors"))
+    check_model_card(weights.parent, list(records))
     written = weights.stat().st_mtime_ns
     second = run_line(tmp_path)
     assert "trained already" in second
