@@ -91,7 +91,7 @@ def test_after_a_lasting_fault_in_the_middle_the_same_command_goes_on_with_the_f
     assert prepare(tmp_path, hub, "local", f"data.train.path={corpus}").returncode == 0
     hub.fail("error", r"GET .*train-2.jsonl", math.inf)
     broken = prepare(tmp_path, hub, "hub shards")
-    assert broken.returncode == 1
+    assert broken.returncode == 2
     assert "Traceback" not in broken.stderr
     assert "the same command goes on with what is missing" in broken.stderr
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "hub shards").rglob("*.mds")}
@@ -106,6 +106,6 @@ def test_after_a_lasting_fault_in_the_middle_the_same_command_goes_on_with_the_f
 def test_a_hub_that_is_away_is_told_in_one_message(tmp_path: Path, hub: FaultyProxy) -> None:
     hub.fail("drop", ".*", math.inf)
     broken = prepare(tmp_path, hub, "hub shards")
-    assert broken.returncode == 1
+    assert broken.returncode == 2
     assert "Traceback" not in broken.stderr
     assert "model.path=owner/tiny cannot be loaded" in broken.stderr
