@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -213,18 +214,47 @@ def test_what_the_first_rank_of_torchrun_refuses_ends_all_of_them(
     assert done.returncode != 0 and told in done.stderr
 
 
-def test_two_machines_share_a_run_by_torchruns_rendezvous(tmp_path: Path) -> None:
+OWN_SHARED_MEMORY = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -t tmpfs tmpfs /dev/shm; exec "$@"',
+    "sh",
+]
+"""Lets a command see a /dev/shm of its own, as each machine has."""
+
+
+def start_two_nodes(tmp_path: Path, *before: str) -> list[subprocess.Popen[str]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     torchrun = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=a"]
     line = ["-m", "lvf.train", "+experiment=math_ift", "method=full", *QUICK]
-    words = [sys.executable, *torchrun, *meeting, *line, "runtime.measure=false"]
-    machines = [subprocess.Popen(words, cwd=tmp_path) for _ in range(2)]
-    assert [machine.wait(timeout=300) for machine in machines] == [0, 0]
+    words = [*before, sys.executable, *torchrun, *meeting, *line, "runtime.measure=false"]
+    return [
+        subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"]).returncode != 0,
+    reason="needs mount namespaces",
+)
+def test_two_machines_share_a_run_by_torchruns_rendezvous(tmp_path: Path) -> None:
+    machines = start_two_nodes(tmp_path, *OWN_SHARED_MEMORY)
+    said = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
     (status,) = tmp_path.glob("runs/embedded-*/status.json")
     assert json.loads(status.read_text())["state"] == "trained"
     assert not list(status.parent.glob("checkpoints/*"))  # which nothing will continue
+
+
+def test_two_nodes_on_one_machine_are_refused(tmp_path: Path) -> None:
+    machines = start_two_nodes(tmp_path)
+    said = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert all(machine.returncode for machine in machines)
+    assert "Start torchrun once on each machine" in "".join(said)
 
 
 def test_several_nodes_are_named_with_the_commands_that_start_them(tmp_path: Path) -> None:

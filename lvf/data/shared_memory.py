@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from lvf.errors import UserError
 
 if TYPE_CHECKING:
     from streaming import StreamingDataset
@@ -31,8 +34,8 @@ def open_dataset(kind: type[StreamingDataset], **arguments: Any) -> StreamingDat
     from torch import distributed
 
     own_group = maybe_init_dist()
-    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
     with _gate().open("a+") as gate:
+        leads = _is_first_at(gate)
         if leads:
             fcntl.flock(gate, fcntl.LOCK_EX)
             _adopt_of_killed_leader(gate)
@@ -48,6 +51,28 @@ def open_dataset(kind: type[StreamingDataset], **arguments: Any) -> StreamingDat
     if own_group:
         distributed.destroy_process_group()
     return dataset
+
+
+def _is_first_at(gate: TextIO) -> bool:
+    """Whether this rank is the first of its job that has this gate, and with it this machine.
+
+    Raises:
+        UserError: two launchers of the job are on this machine, which streaming does not support.
+    """
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return True
+    facts = os.fstat(gate.fileno())
+    here = (socket.gethostname(), facts.st_dev, facts.st_ino)
+    ranks: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(ranks, (here, os.environ.get("LOCAL_RANK", "0")))
+    if len(set(ranks)) < len(ranks):
+        raise UserError(
+            "two of the run's nodes are one machine, where they would share their rows' numbers. "
+            "Start torchrun once on each machine, with --nproc-per-node=NUMBER_OF_GPUS"
+        )
+    return [machine for machine, _ in ranks].index(here) == distributed.get_rank()
 
 
 def _own(number: str, leads: bool) -> None:
