@@ -34,9 +34,10 @@ def make_model(cfg: RunConfig) -> PackedModel:
     Raises:
         UserError: lvf cannot train this architecture rightly.
     """
+    from lvf.training.outcome import on_rank_zero
     from lvf.training.packed_model import PackedModel
 
-    layout = check_architecture(cfg)
+    layout = on_rank_zero(lambda: check_architecture(cfg))  # whose probe takes memory
     model = _rounded(_base_with_adapters(cfg, layout), cfg)
     tokenizer: Any = load_tokenizer(cfg.model)
     # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.

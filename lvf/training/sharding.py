@@ -49,11 +49,12 @@ def shard(model: HuggingFaceModel, cfg: RunConfig, device: Device) -> None:
         )
         for dtype in (torch.bfloat16 if in_bf16 else None, None)
     )
-    whole = adapters(model) + [p for p in model.parameters() if not p.requires_grad and p.dim() < 2]
     settings: dict[str, Any] = {
-        "mesh": init_device_mesh(own_device().type, (dist.get_world_size(),)),
-        "ignored_params": set(whole) if cfg.method.kind == "lora" else set(),
+        "mesh": init_device_mesh(own_device().type, (dist.get_world_size(),))
     }
+    if cfg.method.kind == "lora":
+        frozen = (p for p in model.parameters() if not p.requires_grad and p.dim() < 2)
+        settings["ignored_params"] = {*adapters(model), *frozen}
     for layer in decoder_layers(model.model):
         receive(layer, device)
         fully_shard(layer, mp_policy=within, **settings)

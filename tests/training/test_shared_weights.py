@@ -66,9 +66,11 @@ def config_of(folder: Path, *words: str) -> RunConfig:
 def test_a_rank_that_receives_a_model_holds_what_it_keeps_and_one_layer(
     of_200_mb: Path, tmp_path: Path, words: list[str], most_copies: float
 ) -> None:
+    small = compose("+experiment=math_ift", "runtime.nproc_per_node=2", *words)
     cfg = config_of(of_200_mb, *words)
 
     def build() -> None:
+        spread_out(make_model(small), small, False, DeviceCPU())  # loads what libraries need
         memory = PeakMemory()
         model = make_model(cfg)
         spread_out(model, cfg, False, DeviceCPU())
