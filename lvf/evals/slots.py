@@ -51,8 +51,8 @@ class SlotCache(Cache):
 
     A row's next token goes to the column behind its last, whatever column the other rows are at: so
     a new sample can take the place of a finished one at any step. What rows share stays outside of
-    them: memory and its traffic, which bound decoding, do not grow with the samples of a prompt, nor
-    with the prompts that begin alike.
+    them: memory and its traffic, which bound decoding, do not grow with the samples of a prompt,
+    nor with the prompts that begin alike.
     """
 
     def __init__(
@@ -87,21 +87,18 @@ class SlotCache(Cache):
         of theirs sees it, so that columns are positions, by which windows are counted.
         """
         start = 0 if self.beginning is None else self.beginning.num_tokens
-        ends = [len(ids) - start for ids in prompts]
-        device = self.model.device
-        rest = [
-            ids[start:] + [0] * (max(ends) - end) for ids, end in zip(prompts, ends, strict=True)
-        ]
+        device, rests = self.model.device, [ids[start:] for ids in prompts]
+        ends = [len(ids) for ids in rests]
+        padded = [ids + [0] * (max(ends) - len(ids)) for ids in rests]
         columns = torch.arange(start, start + max(ends), device=device)
         places = sorted({end - 1 for end in ends})
         cache = DynamicCache()
         if self.beginning is not None:
-            for layer, both in enumerate(
-                zip(self.beginning.keys, self.beginning.values, strict=True)
-            ):
-                cache.update(*(part.expand(len(prompts), -1, -1, -1) for part in both), layer)
+            pairs = zip(self.beginning.keys, self.beginning.values, strict=True)
+            for layer, pair in enumerate(pairs):
+                cache.update(*(part.expand(len(prompts), -1, -1, -1) for part in pair), layer)
         logits = self.model(
-            input_ids=torch.tensor(rest, device=device),
+            input_ids=torch.tensor(padded, device=device),
             attention_mask=torch.ones(len(prompts), start + max(ends), device=device).long(),
             position_ids=columns.expand(len(prompts), -1),
             past_key_values=cache,
@@ -117,7 +114,7 @@ class SlotCache(Cache):
                 values=[layer.values[row, :, first : start + end] for layer in layers],
             )
             both = (part, None) if is_shared else (self.beginning, part)
-            read.append(Prompt(*both, logits=logits[row, places.index(end - 1)]))
+            read.append(Prompt(*both, logits[row, places.index(end - 1)]))
         return read
 
     def place(self, prompt: Prompt, rows: list[int]) -> None:
