@@ -19,7 +19,7 @@ from lvf.evals.generate import generate
 from lvf.models.special_tokens import end_ids
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GREEDY_OPTIONS = {"do_sample", "temperature"}
 """Options of a request that is greedy decoding and no more, beside its stop strings and limit."""
@@ -53,7 +53,7 @@ class CountingLM(HFLM):
         self.num_tokens: dict[tuple[str, str], int] = {}
         self.num_cut = self.num_generated = self.num_ended = 0
         self.ends = end_ids(model, tokenizer)
-        settings: GenerationConfig = model.generation_config  # type: ignore[assignment]
+        settings: Any = model.generation_config
         # lm-eval cuts at stop strings only; `generate` must end each answer itself.
         settings.eos_token_id = sorted(self.ends)
         self.decodes_plainly = settings.to_diff_dict().keys() <= OF_NO_EFFECT
@@ -65,7 +65,8 @@ class CountingLM(HFLM):
         the rest of a batch where stop strings overlap or are special tokens; those here are as in a
         batch of a single request.
         """
-        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)  # type: ignore[arg-type]
+        decode: Any = self.tok_decode
+        eos = decode(self.eot_token_id, skip_special_tokens=False)
         alike: dict[tuple[tuple[str, ...], int], list[int]] = defaultdict(list)
         others = []
         for place, request in enumerate(requests):
@@ -91,6 +92,7 @@ class CountingLM(HFLM):
         self, prompts: Sequence[str], stops: Sequence[str], limit: int, disable_tqdm: bool
     ) -> list[str]:
         """Answers of at most `limit` tokens, in the order of the prompts."""
+        tokenizer: Any = self.tokenizer
         longest = self.max_length - limit
         ids = {}
         for place, prompt in enumerate(prompts):
@@ -99,7 +101,7 @@ class CountingLM(HFLM):
             ids[str(place)] = whole[-longest:]
         request = Request(
             model=self.model,
-            tokenizer=self.tokenizer,  # type: ignore[arg-type]
+            tokenizer=tokenizer,
             prompts=ids,
             wanted=[(name, 0) for name in sorted(ids, key=lambda name: -len(ids[name]))],
             sampling=Sampling(
@@ -122,8 +124,8 @@ class CountingLM(HFLM):
     def _answer(self, completion: Completion, stops: Sequence[str]) -> str:
         self.num_generated += 1
         self.num_ended += completion.ended_by_eos
-        text = self.tok_decode(completion.tokens)  # type: ignore[arg-type]
-        return postprocess_generated_text(text, list(stops), None)
+        decode: Any = self.tok_decode
+        return postprocess_generated_text(decode(completion.tokens), list(stops), None)
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
         for request, context, continuation in requests:
