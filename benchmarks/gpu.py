@@ -26,6 +26,7 @@ from lvf.analysis.changes import Change
 from lvf.analysis.spectra import singular_values
 from lvf.bench import benchmark
 from lvf.config.compose import compose
+from lvf.data.prompts import prompt_ids
 from lvf.errors import UserError
 from lvf.evals.completion import Request, Sampling
 from lvf.evals.generate import generate
@@ -145,7 +146,10 @@ def sampling(tiny: bool) -> None:
     words = [f"model.shape.vocab_size={len(tokenizer)}", *(TINY if tiny else [])]
     module: Any = load_base(_composed("method=full", *words).model)
     model = module.to(device=DEVICE, dtype=torch.bfloat16).eval()
-    prompts = {str(number): f"def f{number}(x):\n" for number in range(2 if tiny else 16)}
+    prompts = {
+        str(number): prompt_ids(tokenizer, f"def f{number}(x):\n")
+        for number in range(2 if tiny else 16)
+    }
     wanted = [(name, sample) for name in prompts for sample in range(2 if tiny else 50)]
     length = 32 if tiny else 256
     how = Sampling(temperature=0.8, top_p=0.95, max_length_tokens=length, stop_strings=STOP_STRINGS)

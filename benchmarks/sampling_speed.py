@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StopStringCriteria
 
 from lvf.config.schema import SourceConfig
+from lvf.data.prompts import prompt_ids
 from lvf.data.sources import local_files
 from lvf.embedded.corpora import base_dir
 from lvf.evals.completion import Request, Sampling
@@ -52,7 +53,7 @@ def ours(model: Any, tokenizer: Any, prompts: list[str], batch_rows: int) -> int
         max_length_tokens=MAX_LENGTH_TOKENS,
         stop_strings=STOP_STRINGS,
     )
-    named = {str(number): prompt for number, prompt in enumerate(prompts)}
+    named = {str(number): prompt_ids(tokenizer, prompt) for number, prompt in enumerate(prompts)}
     wanted = [(name, sample) for name in named for sample in range(SAMPLES)]
     request = Request(
         model=model, tokenizer=tokenizer, prompts=named, wanted=wanted, sampling=sampling,

@@ -24,6 +24,11 @@ class Sampling:
     max_length_tokens: int
     """Limit of a prompt and its completion together."""
     stop_strings: Sequence[str]
+    max_new_tokens: int | None = None
+    """Limit of a completion alone; None for no further limit."""
+    decode_behind_prompt: bool = True
+    """Whether a completion's text is read behind its prompt: some tokenizers drop the blank of a
+    text's first word. lm-eval reads it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +38,23 @@ class Request:
     model: PreTrainedModel
     """Causal language model in eval mode."""
     tokenizer: PreTrainedTokenizerBase
-    prompts: Mapping[str, str]
-    """Name to text."""
+    prompts: Mapping[str, list[int]]
+    """Name to token ids."""
     wanted: Sequence[Key]
     """Samples to make; those of one prompt stand together."""
     sampling: Sampling
     batch_rows: int
     """Samples that are written at once."""
+
+    def room(self, name: str) -> int:
+        """Tokens that a completion of this prompt may have; none or less if it does not fit."""
+        room = self.sampling.max_length_tokens - len(self.prompts[name])
+        limit = self.sampling.max_new_tokens
+        return room if limit is None else min(room, limit)
+
+    def context(self, name: str) -> list[int]:
+        """Tokens behind which the text of a completion is read."""
+        return self.prompts[name] if self.sampling.decode_behind_prompt else []
 
 
 class Completion(NamedTuple):
@@ -49,6 +64,8 @@ class Completion(NamedTuple):
     """Up to the first stop string."""
     ended_by_eos: bool
     """Whether the model ended it, instead of a stop string or the limit."""
+    tokens: list[int]
+    """What the model wrote, with the token that ends it and those of a stop string."""
 
 
 Backend = Callable[[Request], Iterator[tuple[Key, Completion]]]
@@ -68,19 +85,29 @@ def cut(text: str, stop_strings: Sequence[str]) -> str:
 
 def completion_text(
     tokenizer: PreTrainedTokenizerBase,
-    prompt: list[int],
+    context: list[int],
     new: list[int],
     stops: Sequence[str],
     ends: Collection[int],
 ) -> tuple[str, bool]:
     """Text of the new tokens up to a stop string or one of `ends`, and whether a string stops it.
 
-    It is decoded behind the prompt: some tokenizers drop the blank of a text's first word.
+    `context` are the tokens before the new ones, of which some tokenizers need one not to drop the
+    blank of a text's first word.
     """
     new = new[: next((place for place, token in enumerate(new) if token in ends), len(new))]
-    text = _decode(tokenizer, prompt + new)[len(_decode(tokenizer, prompt)) :]
+    text = _decode(tokenizer, context + new)[len(_decode(tokenizer, context)) :]
     up_to_stop = cut(text, stops)
     return up_to_stop, len(up_to_stop) < len(text)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> set[int]:
+    """Ids of special tokens that hold a stop string; a completion's text leaves them out."""
+    return {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and any(stop in token.content for stop in stops)
+    }
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from lvf.data.prompts import prompt_ids
 from lvf.evals.completion import (
     Completion,
     Key,
@@ -19,6 +18,7 @@ from lvf.evals.completion import (
     StopWatch,
     completion_text,
     seed_of,
+    stop_ids,
 )
 from lvf.evals.plain_rows import PlainRows, slots_are_right
 from lvf.evals.slots import SlotCache
@@ -28,6 +28,8 @@ PROMPTS_AT_ONCE = 8
 """Prompts that are read in one pass."""
 SHARED_FROM = 4
 """Samples of a prompt from which they share its keys and values: each prompt costs some steps."""
+BEGINNING_FROM = 32
+"""Tokens that all prompts begin with, from which these are read once for all."""
 
 
 @dataclass
@@ -35,7 +37,8 @@ class Row:
     """A sample that is being written."""
 
     key: Key
-    prompt: list[int]
+    context: list[int]
+    """Tokens behind which its text is decoded."""
     uniforms: np.ndarray
     """[room]: the random numbers of this sample, one a token."""
     tail: str = ""
@@ -58,17 +61,23 @@ class _Batch:
     def __init__(self, request: Request) -> None:
         model, tokenizer, sampling = request.model, request.tokenizer, request.sampling
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.request = request
         self.num_samples = Counter(name for name, _ in request.wanted)
-        self.ids = {name: prompt_ids(tokenizer, request.prompts[name]) for name in self.num_samples}
         self.ends = end_ids(model, tokenizer)
+        self.stops = stop_ids(tokenizer, sampling.stop_strings)
         self.waiting = deque(request.wanted)
-        self.unread = deque(name for name in self.ids if self._room(name) > 0)
+        self.unread = deque(name for name in self.num_samples if request.room(name) > 0)
         self.read: dict[str, Any] = {}
         self.watch = StopWatch(tokenizer, sampling.stop_strings)
         num_rows = min(request.batch_rows, len(request.wanted))
         self.rows: list[Row | None] = [None] * num_rows
         kind: Any = SlotCache if slots_are_right(model) else PlainRows
-        self.cache = kind(model, num_rows, sampling.max_length_tokens)
+        prompts = {name: request.prompts[name] for name in self.unread}
+        capacity = max((len(ids) + request.room(name) for name, ids in prompts.items()), default=0)
+        beginning = common_beginning(list(prompts.values()))
+        if len(beginning) < BEGINNING_FROM or max(self.num_samples.values()) >= SHARED_FROM:
+            beginning = []
+        self.cache = kind(model, num_rows, capacity, beginning)
         self.logits = torch.zeros(
             num_rows, model.config.vocab_size, dtype=model.dtype, device=model.device
         )
@@ -85,23 +94,19 @@ class _Batch:
                 tokens = tokens[self._shrink()]
             self.logits = self.cache.step(tokens)
 
-    def _room(self, name: str) -> int:
-        return self.sampling.max_length_tokens - len(self.ids[name])
-
     def _refill(self) -> Iterator[tuple[Key, Completion]]:
         """Put waiting samples into free rows, behind a copy of their prompts' keys and values."""
         free = deque(index for index, row in enumerate(self.rows) if row is None)
         placed: dict[str, list[int]] = {}
         while self.waiting and free:
             key = self.waiting.popleft()
-            name, room = key[0], self._room(key[0])
+            name, room = key[0], self.request.room(key[0])
             if room <= 0:
-                yield key, Completion("", ended_by_eos=False)
+                yield key, Completion("", ended_by_eos=False, tokens=[])
                 continue
             index = free.popleft()
-            self.rows[index] = Row(
-                key, self.ids[name], np.random.default_rng(seed_of(key)).random(room)
-            )
+            uniforms = np.random.default_rng(seed_of(key)).random(room)
+            self.rows[index] = Row(key, self.request.context(name), uniforms)
             placed.setdefault(name, []).append(index)
         for name, indices in placed.items():
             prompt = self._prompt(name)
@@ -114,7 +119,7 @@ class _Batch:
         if name not in self.read:
             names = [self.unread.popleft() for _ in range(min(PROMPTS_AT_ONCE, len(self.unread)))]
             shared = [self.num_samples[one] >= SHARED_FROM for one in names]
-            prompts = self.cache.read([self.ids[one] for one in names], shared)
+            prompts = self.cache.read([self.request.prompts[one] for one in names], shared)
             self.read.update(zip(names, prompts, strict=True))
         return self.read[name]
 
@@ -131,15 +136,15 @@ class _Batch:
             if row is None:
                 continue
             row.new.append(token)
-            ended = token in self.ends or len(row.new) == len(row.uniforms)
+            ended = token in self.ends or token in self.stops or len(row.new) == len(row.uniforms)
             row.tail, suspected = self.watch.follow(row.tail, token)
             if ended or suspected:
                 text, stopped = completion_text(
-                    self.tokenizer, row.prompt, row.new, self.sampling.stop_strings, self.ends
+                    self.tokenizer, row.context, row.new, self.sampling.stop_strings, self.ends
                 )
                 if ended or stopped:
                     self.rows[index] = None
-                    yield row.key, Completion(text, token in self.ends and not stopped)
+                    yield row.key, Completion(text, token in self.ends and not stopped, row.new)
 
     def _shrink(self) -> list[int]:
         """Give up the free rows once they are half of all; return the indices of those kept."""
@@ -149,6 +154,17 @@ class _Batch:
         self.rows = [self.rows[index] for index in kept]
         self.cache.keep(kept)
         return kept
+
+
+def common_beginning(prompts: Sequence[list[int]]) -> list[int]:
+    """The tokens that all prompts begin with, up to the last but one of the shortest."""
+    if not prompts:
+        return []
+    first, last = min(prompts), max(prompts)  # what these two share, all in between share
+    shortest = min(map(len, prompts))
+    pairs = enumerate(zip(first, last, strict=False))
+    num_equal = next((place for place, (one, other) in pairs if one != other), shortest)
+    return first[: min(num_equal, shortest - 1)]
 
 
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:

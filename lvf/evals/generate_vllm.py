@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from vllm import LLM, SamplingParams, TokensPrompt
 
-from lvf.data.prompts import prompt_ids
 from lvf.evals.completion import Completion, Key, Request, completion_text, seed_of
 from lvf.models.special_tokens import end_ids
 
@@ -47,11 +46,9 @@ def generate(request: Request) -> Iterator[tuple[Key, Completion]]:
 
 def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[Key, Completion]]:
     tokenizer, sampling = request.tokenizer, request.sampling
-    names = dict.fromkeys(name for name, _ in keys)
-    ids = {name: prompt_ids(tokenizer, request.prompts[name]) for name in names}
     ends = end_ids(request.model, tokenizer)
-    room = {name: sampling.max_length_tokens - len(row) for name, row in ids.items()}
-    yield from ((key, Completion("", False)) for key in keys if room[key[0]] <= 0)
+    room = {name: request.room(name) for name, _ in keys}
+    yield from ((key, Completion("", False, [])) for key in keys if room[key[0]] <= 0)
     keys = [key for key in keys if room[key[0]] > 0]
     settings = [
         SamplingParams(
@@ -64,10 +61,10 @@ def _call(engine: LLM, request: Request, keys: Sequence[Key]) -> Iterator[tuple[
         )
         for key in keys
     ]
-    outputs = engine.generate([TokensPrompt(prompt_token_ids=ids[name]) for name, _ in keys],
-                              settings)  # fmt: skip
+    prompts = [TokensPrompt(prompt_token_ids=request.prompts[name]) for name, _ in keys]
+    outputs = engine.generate(prompts, settings)
     for key, output in zip(keys, outputs, strict=True):
         new = list(output.outputs[0].token_ids)
-        prompt = ids[key[0]]
-        text, stopped = completion_text(tokenizer, prompt, new, sampling.stop_strings, ends)
-        yield key, Completion(text, not stopped and bool(ends & set(new)))
+        context = request.context(key[0])
+        text, stopped = completion_text(tokenizer, context, new, sampling.stop_strings, ends)
+        yield key, Completion(text, not stopped and bool(ends & set(new)), new)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from lvf.config.schema import EvalsConfig, HumanEvalConfig
+from lvf.data.prompts import prompt_ids
 from lvf.errors import UserError
 from lvf.evals.completion import Backend, Request, Sampling
 from lvf.evals.sandbox.supervisor import require_isolation, score_completions
@@ -129,7 +130,7 @@ def sample_completions(
     request = Request(
         model=model,
         tokenizer=tokenizer,
-        prompts=prompts,
+        prompts={name: prompt_ids(tokenizer, prompts[name]) for name in prompts},
         wanted=missing,
         sampling=sampling,
         batch_rows=settings.batch_rows,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-PROBED_PROMPTS = ([5, 9, 4, 7, 6], [8, 4, 11, 5, 10, 6, 12, 7, 9, 13, 4, 8, 5])
+PROBED_BEGINNING = [8, 4, 11, 5, 10, 6]
+PROBED_PROMPTS = ([*PROBED_BEGINNING, 9, 4], [*PROBED_BEGINNING, 12, 7, 9, 13, 4, 8, 5])
 PROBED_STEPS = 12
 TOLERANCE = 1e-3
 """Relative difference of logits."""
@@ -33,7 +34,13 @@ class ReadPrompt:
 class PlainRows:
     """Rows of text with the interface of `SlotCache`."""
 
-    def __init__(self, model: PreTrainedModel, num_rows: int, capacity_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        num_rows: int,
+        capacity_tokens: int,
+        _beginning: Sequence[int] = (),
+    ) -> None:
         self.model, self.capacity_tokens = model, capacity_tokens
         self.rows: list[list[int]] = [[0] for _ in range(num_rows)]
 
@@ -87,7 +94,7 @@ def slots_are_right(model: PreTrainedModel) -> bool:
             small = sharp_base(model.config, trust_remote_code=own_code).eval()
             capacity = len(PROBED_PROMPTS[1]) + PROBED_STEPS + 1
             plain = PlainRows(small, 3, capacity)
-            slots = SlotCache(small, 3, capacity)
+            slots = SlotCache(small, 3, capacity, PROBED_BEGINNING)
             shared, own = slots.read(PROBED_PROMPTS, [True, False])
             both = plain.read(PROBED_PROMPTS, [])
             plain.place(both[0], [0, 2])

@@ -16,85 +16,123 @@ if TYPE_CHECKING:
 
 ATTENTION = "lvf_slots"
 """Name of `attend` among transformers' implementations of attention."""
+Rows = torch.Tensor | slice
+"""Indices of rows; a slice for all of them, which needs no copy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Keys and values of some tokens of a text."""
+
+    keys: list[torch.Tensor]
+    """Of each layer, [num_kv_heads, num_tokens, head_dim]."""
+    values: list[torch.Tensor]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the part."""
+        return self.keys[0].shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """A prompt that the model has read."""
 
-    keys: list[torch.Tensor]
-    """Of each layer, [num_kv_heads, num_tokens, head_dim]."""
-    values: list[torch.Tensor]
+    shared: Part | None
+    """Its first tokens, of which all rows that share them see one copy."""
+    own: Part | None
+    """The tokens behind them, of which each row has a copy."""
     logits: torch.Tensor
     """Of the token behind the prompt, [vocab]."""
-    shared: bool
-    """Whether its samples look at this one copy, rather than each at its own."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Length of the prompt."""
-        return self.keys[0].shape[1]
 
 
 class SlotCache(Cache):
     """Fixed rows; each holds the keys and values of one sample, from its first column on.
 
     A row's next token goes to the column behind its last, whatever column the other rows are at: so
-    a new sample can take the place of a finished one at any step. A shared prompt stays outside the
-    rows: memory and its traffic, which bound decoding, do not grow with the samples of a prompt.
+    a new sample can take the place of a finished one at any step. What rows share stays outside of
+    them: memory and its traffic, which bound decoding, do not grow with the samples of a prompt,
+    nor with the prompts that begin alike.
     """
 
-    def __init__(self, model: PreTrainedModel, num_rows: int, capacity_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        num_rows: int,
+        capacity_tokens: int,
+        beginning: Sequence[int] = (),
+    ) -> None:
+        """Make room for texts of up to `capacity_tokens`, and read what all of them begin with."""
         super().__init__(layers=[])
-        self.model, self.capacity_tokens = model, capacity_tokens
+        self.model, self.capacity_tokens = model, capacity_tokens - len(beginning)
         self.lengths = [0] * num_rows
-        self.prompts: list[Prompt | None] = [None] * num_rows  # those of rows that share theirs
+        self.shared: list[Part | None] = [None] * num_rows
         self.keys: list[torch.Tensor] = []  # [num_rows, num_kv_heads, capacity_tokens, head_dim]
         self.values: list[torch.Tensor] = []
-        self.groups: list[tuple[Prompt, torch.Tensor]] = []  # of a step: a prompt and its rows
+        self.groups: list[tuple[Part, Rows]] | None = None  # what rows share; None once they change
+        self.longest_shared = 0
+        self._before = torch.empty(0)  # shared tokens of each row
         self._columns = (torch.empty(0), torch.empty(0))  # of a step: each row, and its column
         self._width = 0
+        self._masks: dict[int | None, torch.Tensor] = {}
+        self.beginning: Part | None = None
+        if beginning:
+            self.beginning = self.read([list(beginning)], [True])[0].shared
 
     @torch.no_grad()
     def read(self, prompts: Sequence[list[int]], shared: Sequence[bool]) -> list[Prompt]:
-        """Read some prompts in one pass; `shared` says of each whether its samples share it."""
-        longest = max(len(ids) for ids in prompts)
-        padding = [longest - len(ids) for ids in prompts]
-        ids = torch.tensor([[0] * pad + row for pad, row in zip(padding, prompts, strict=True)])
-        attended = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
+        """Read some prompts in one pass; `shared` says of each whether its samples share it.
+
+        What all texts begin with is not read again. Padding is behind the prompts, where no token
+        of theirs sees it, so that columns are positions, by which windows are counted.
+        """
+        start = 0 if self.beginning is None else self.beginning.num_tokens
+        device, rests = self.model.device, [ids[start:] for ids in prompts]
+        ends = [len(ids) for ids in rests]
+        padded = [ids + [0] * (max(ends) - len(ids)) for ids in rests]
+        columns = torch.arange(start, start + max(ends), device=device)
+        places = sorted({end - 1 for end in ends})
         cache = DynamicCache()
+        if self.beginning is not None:
+            pairs = zip(self.beginning.keys, self.beginning.values, strict=True)
+            for layer, pair in enumerate(pairs):
+                cache.update(*(part.expand(len(prompts), -1, -1, -1) for part in pair), layer)
         logits = self.model(
-            input_ids=ids.to(self.model.device),
-            attention_mask=attended.to(self.model.device),
-            position_ids=(attended.cumsum(1) - 1).clamp(min=0).to(self.model.device),
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=torch.ones(len(prompts), start + max(ends), device=device).long(),
+            position_ids=columns.expand(len(prompts), -1),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+            logits_to_keep=torch.tensor(places, device=device),
+        ).logits
         layers: Any = cache.layers
-        return [
-            Prompt(
-                keys=[layer.keys[row, :, pad:] for layer in layers],
-                values=[layer.values[row, :, pad:] for layer in layers],
-                logits=logits[row],
-                shared=shared[row],
+        read = []
+        for row, (end, is_shared) in enumerate(zip(ends, shared, strict=True)):
+            first = 0 if is_shared else start
+            part = Part(
+                keys=[layer.keys[row, :, first : start + end] for layer in layers],
+                values=[layer.values[row, :, first : start + end] for layer in layers],
             )
-            for row, pad in enumerate(padding)
-        ]
+            both = (part, None) if is_shared else (self.beginning, part)
+            read.append(Prompt(*both, logits[row, places.index(end - 1)]))
+        return read
 
     def place(self, prompt: Prompt, rows: list[int]) -> None:
         """Begin these rows with a prompt."""
         if not self.keys:
-            self.keys = [self._allocate(part) for part in prompt.keys]
-            self.values = [self._allocate(part) for part in prompt.values]
+            like = prompt.own or prompt.shared
+            assert like is not None  # a prompt has tokens
+            self.keys = [self._allocate(part) for part in like.keys]
+            self.values = [self._allocate(part) for part in like.values]
         for row in rows:
-            self.prompts[row] = prompt if prompt.shared else None
-            self.lengths[row] = 0 if prompt.shared else prompt.num_tokens
-        if not prompt.shared:
+            self.shared[row] = prompt.shared
+            self.lengths[row] = 0 if prompt.own is None else prompt.own.num_tokens
+        if prompt.own is not None:
             for whole, part in zip(
-                [*self.keys, *self.values], [*prompt.keys, *prompt.values], strict=True
+                [*self.keys, *self.values], [*prompt.own.keys, *prompt.own.values], strict=True
             ):
-                whole[rows, :, : prompt.num_tokens] = part
+                whole[rows, :, : prompt.own.num_tokens] = part
+        self.groups = None
 
     def _allocate(self, part: torch.Tensor) -> torch.Tensor:
         num_heads, _, head_dim = part.shape
@@ -106,7 +144,8 @@ class SlotCache(Cache):
         self.keys = [part[rows] for part in self.keys]
         self.values = [part[rows] for part in self.values]
         self.lengths = [self.lengths[row] for row in rows]
-        self.prompts = [self.prompts[row] for row in rows]
+        self.shared = [self.shared[row] for row in rows]
+        self.groups = None
 
     @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -117,18 +156,16 @@ class SlotCache(Cache):
         device = tokens.device
         self.lengths = [min(length, self.capacity_tokens - 1) for length in self.lengths]
         at = torch.tensor(self.lengths, device=device)
-        before = torch.tensor([0 if one is None else one.num_tokens for one in self.prompts])
         self._columns = (torch.arange(len(at), device=device), at)
         self._width = self.get_seq_length() + 1
-        self.groups = []
-        for prompt in filter(None, dict.fromkeys(self.prompts)):
-            rows = [row for row, one in enumerate(self.prompts) if one is prompt]
-            self.groups.append((prompt, torch.tensor(rows, device=device)))
+        self._masks = {}
+        if self.groups is None:
+            self._group(device)
         with attention_of(self.model):
             logits = self.model(
                 input_ids=tokens[:, None],
                 attention_mask=torch.ones(len(at), 1, 1, self._width, device=device).bool(),
-                position_ids=(before.to(device) + at)[:, None],
+                position_ids=(self._before + at)[:, None],
                 cache_position=torch.tensor([self._width - 1], device=device),
                 past_key_values=self,
                 use_cache=True,
@@ -137,27 +174,40 @@ class SlotCache(Cache):
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
-    def visible(self, longest: int, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each row's token sees in this step.
+    def _group(self, device: torch.device) -> None:
+        """Note which rows share a part, and how long it is."""
+        self.groups = []
+        for part in filter(None, dict.fromkeys(self.shared)):
+            rows = [row for row, one in enumerate(self.shared) if one is part]
+            everything = len(rows) == len(self.shared)
+            self.groups.append(
+                (part, slice(None) if everything else torch.tensor(rows, device=device))
+            )
+        before = [0 if part is None else part.num_tokens for part in self.shared]
+        self._before, self.longest_shared = torch.tensor(before, device=device), max(before)
+
+    def mask(self, window: int | None, scores: torch.Tensor) -> torch.Tensor:
+        """What is added to each row's scores in this step: 0 where its token sees, else -inf.
 
         Args:
-            longest: Tokens of the longest shared prompt.
             window: Tokens that are seen at most, the row's own among them.
+            scores: Whose data type the mask has.
 
         Returns:
-            Of the shared prompt [num_rows, longest], and of its own columns [num_rows, width].
+            [num_rows, 1, 1, longest_shared + width]: the shared columns, and the row's own.
         """
-        at = self._columns[1][:, None]
-        columns = torch.arange(self._width, device=at.device)
-        before = torch.zeros_like(at)
-        for prompt, rows in self.groups:
-            before[rows] = prompt.num_tokens
-        shared = torch.arange(longest, device=at.device)
-        shared_seen, own_seen = shared < before, columns <= at
-        if window is not None:
-            shared_seen = shared_seen & (shared > before + at - window)
-            own_seen = own_seen & (columns > at - window)
-        return shared_seen, own_seen
+        if window not in self._masks:
+            at, before = self._columns[1][:, None], self._before[:, None]
+            columns = torch.arange(self._width, device=at.device)
+            shared = torch.arange(self.longest_shared, device=at.device)
+            shared_seen, own_seen = shared < before, columns <= at
+            if window is not None:
+                shared_seen = shared_seen & (shared > before + at - window)
+                own_seen = own_seen & (columns > at - window)
+            seen = torch.cat([shared_seen, own_seen], -1)
+            mask = scores.new_zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+            self._masks[window] = mask[:, None, None]
+        return self._masks[window]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of the longest row."""
@@ -197,7 +247,7 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **_others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Softmax attention of one token a row, over its shared prompt and its own columns together.
+    """Softmax attention of one token a row, over what its row shares and its own columns together.
 
     Args:
         module: The layer's attention; takes `layer_idx`.
@@ -216,27 +266,27 @@ def attend(
     """
     num_rows, num_kv_heads = key.shape[:2]
     query = query.view(num_rows, num_kv_heads, -1, query.shape[-1]) * scaling
-    own = query @ key.transpose(2, 3)
-    longest = max((prompt.num_tokens for prompt, _ in slots.groups), default=0)
-    shared = own.new_full((*own.shape[:3], longest), float("-inf"))
-    for prompt, rows in slots.groups:
-        prompt_keys = prompt.keys[module.layer_idx].transpose(1, 2)
-        shared[rows, :, :, : prompt.num_tokens] = _by_head(query[rows], prompt_keys)
+    scores, longest = query @ key.transpose(2, 3), slots.longest_shared
+    groups = slots.groups or ()
+    if longest:
+        # Left empty where a row shares less: the mask covers it, and its weights are 0.
+        shared = scores.new_zeros(*scores.shape[:3], longest)
+        for part, rows in groups:
+            part_keys = part.keys[module.layer_idx].transpose(1, 2)
+            shared[rows, :, :, : part.num_tokens] = _by_head(query[rows], part_keys)
+        scores = torch.cat([shared, scores], -1)
     if softcap is not None:
-        own, shared = (softcap * torch.tanh(part / softcap) for part in (own, shared))
-    shared_seen, own_seen = slots.visible(longest, sliding_window)
-    own = own.masked_fill(~own_seen[:, None, None], float("-inf"))
-    shared = shared.masked_fill(~shared_seen[:, None, None], float("-inf"))
-    scores = torch.cat([shared, own], -1)
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + slots.mask(sliding_window, scores)
+    width = scores.shape[-1]
     if s_aux is not None:
         sinks = s_aux.to(scores.dtype).view(1, num_kv_heads, -1, 1).expand(num_rows, -1, -1, 1)
         scores = torch.cat([scores, sinks], -1)
-    weights = scores.softmax(-1, dtype=torch.float32)[..., : longest + own.shape[-1]]
-    weights = weights.to(value.dtype)
+    weights = scores.softmax(-1, dtype=torch.float32)[..., :width].to(value.dtype)
     attended = weights[..., longest:] @ value
-    for prompt, rows in slots.groups:
-        prompt_values = prompt.values[module.layer_idx]
-        attended[rows] += _by_head(weights[rows, :, :, : prompt.num_tokens], prompt_values)
+    for part, rows in groups:
+        part_values = part.values[module.layer_idx]
+        attended[rows] += _by_head(weights[rows, :, :, : part.num_tokens], part_values)
     return attended.view(num_rows, 1, -1, attended.shape[-1]), None
 
 

@@ -18,7 +18,6 @@ from lvf.config.schema import EvalsConfig, LmEvalTaskConfig
 from lvf.errors import UserError
 from lvf.evals.official import load_tasks
 from lvf.log import silence_own_handlers
-from lvf.models.special_tokens import end_ids
 from lvf.records.schema import Metric
 
 if TYPE_CHECKING:
@@ -68,11 +67,13 @@ def run_lm_eval(
     """
     from lm_eval.evaluator import evaluate
 
+    from lvf.evals.language_model import CountingLM
+
     _quieten_and_speed_up()
     with tempfile.TemporaryDirectory() as cache:
         loaded = load_tasks(task, benchmarks, cache, prompt_of)
         _seed(loaded["tasks"])
-        lm = _language_model(model, tokenizer, evals.batch_size)
+        lm = CountingLM(model, tokenizer, evals.batch_size)
         results: Any = evaluate(lm, loaded, limit=evals.limit, bootstrap_iters=BOOTSTRAP_ITERS)
     if native_json is not None:
         _write_native(native_json, results)
@@ -155,54 +156,6 @@ def _num_new_tokens(official: Any) -> int:
     if official.OUTPUT_TYPE != "generate_until":
         return 0
     return int((official.config.generation_kwargs or {}).get("max_gen_toks", MAX_GEN_TOKS))
-
-
-def _language_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
-) -> Any:
-    """lm-eval's own, which also notes in `num_tokens` how long each continuation is.
-
-    `num_cut` counts the prompts that it cuts from the left, since they do not fit, `num_generated`
-    the answers that it writes, `num_ended` those that the model ended itself.
-    """
-    from lm_eval.models.huggingface import HFLM
-
-    class CountingLM(HFLM):
-        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            for request, context, continuation in requests:
-                self.num_tokens[request] = len(continuation)
-                self.num_cut += len(context) + len(continuation) > self.max_length + 1
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
-
-        def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
-            longest = kwargs.get("left_truncate_len")
-            if longest:
-                self.num_cut += sum(len(self.tok_encode(one)) > longest for one in strings)
-            return super().tok_batch_encode(strings, *args, **kwargs)
-
-        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
-            rows = super()._model_generate(context, *args, **kwargs)
-            stops = kwargs.get("stop") or ()
-            for new in rows[:, context.shape[1] :].tolist():
-                end = next((place for place, token in enumerate(new) if token in ends), None)
-                text = self.tok_decode(new[:end])
-                self.num_generated += 1
-                self.num_ended += end is not None and not any(stop in text for stop in stops)
-            return rows
-
-    lm = CountingLM(
-        pretrained=model,  # type: ignore[arg-type]
-        tokenizer=tokenizer,  # type: ignore[arg-type]
-        batch_size=batch_size,
-        trust_remote_code=False,  # both are loaded already
-        softmax_dtype="float32",  # in bf16, scores of whole answers are multiples of 0.5
-    )
-    lm.num_tokens, lm.num_cut = {}, 0
-    lm.num_generated, lm.num_ended = 0, 0
-    ends = sorted(end_ids(model, tokenizer))
-    # lm-eval cuts at stop strings only; `generate` must end each answer itself.
-    model.generation_config.eos_token_id = ends  # type: ignore[union-attr]
-    return lm
 
 
 def _seed(tasks: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, TopPLogitsWarper
 
+from lvf.data.prompts import prompt_ids
 from lvf.evals.completion import Key, Request, Sampling, cut
 from lvf.evals.generate import SHARED_FROM, choose, generate, nucleus
 from lvf.evals.humaneval import STOP_STRINGS
@@ -32,8 +33,9 @@ def sampled(
     sampling: Sampling,
     batch_rows: int,
 ) -> Iterator[tuple[Key, str]]:
+    ids = {name: prompt_ids(tokenizer, prompt) for name, prompt in prompts.items()}
     request = Request(
-        model=model, tokenizer=tokenizer, prompts=prompts, wanted=keys, sampling=sampling,
+        model=model, tokenizer=tokenizer, prompts=ids, wanted=keys, sampling=sampling,
         batch_rows=batch_rows,
     )  # fmt: skip
     return ((key, completion.text) for key, completion in generate(request))
@@ -175,8 +177,9 @@ def test_a_sample_says_whether_the_model_ended_it(
     end = new["first"][3]
     monkeypatch.setattr(model, "generation_config", GenerationConfig(eos_token_id=end))
     limited = replace(GREEDY, max_length_tokens=24, stop_strings=[])
+    ids = {name: prompt_ids(tokenizer, prompt) for name, prompt in PROMPTS.items()}
     request = Request(
-        model=model, tokenizer=tokenizer, prompts=PROMPTS, wanted=wanted(1), sampling=limited,
+        model=model, tokenizer=tokenizer, prompts=ids, wanted=wanted(1), sampling=limited,
         batch_rows=4,
     )  # fmt: skip
     ended = {name: one.ended_by_eos for (name, _), one in generate(request)}

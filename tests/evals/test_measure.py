@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lvf.config.compose import compose
 from lvf.config.schema import RunConfig, SourceConfig, stable_hash
 from lvf.errors import UserError
-from lvf.evals.measure import Subject, benchmarks_dir, measure, source_documents, task_inputs
+from lvf.evals.measure import (
+    Subject,
+    benchmarks_dir,
+    cpu_has_bf16_units,
+    measure,
+    source_documents,
+    task_inputs,
+)
 from lvf.records.schema import Axes, read_record, record_path
 from tests.conftest import ROOT
 from tests.evals.conftest import write_jsonl
@@ -181,3 +189,19 @@ def test_lines_of_running_text_are_joined_into_articles(small: RunConfig, tmp_pa
     assert list(source_documents(small)) == articles
     write_jsonl(tmp_path / "wiki.jsonl", [{"text": "one"}, {"text": "two\nlines"}])
     assert list(source_documents(small)) == [(("", "one"), True), (("", "two\nlines"), True)]
+
+
+def test_weights_are_rounded_to_bf16_only_where_the_run_asks_for_it_and_the_machine_has_units(
+    cfg: RunConfig, benchmarks: Path
+) -> None:
+    by_torch: Any = torch.cpu
+    assert cpu_has_bf16_units() == (
+        by_torch._is_avx512_bf16_supported() or by_torch._is_amx_tile_supported()
+    )
+    has_units = torch.cuda.is_available() or cpu_has_bf16_units()
+    for precision, dtype in {
+        "fp32": "float32",
+        "amp_bf16": "bfloat16" if has_units else "float32",
+    }.items():
+        cfg.training.precision = precision
+        assert task_inputs("winogrande", cfg, {}, benchmarks)["dtype"] == dtype
