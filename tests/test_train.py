@@ -92,6 +92,7 @@ def test_every_experiment_goes_from_corpus_to_records(
         assert record.training["tokens"] == 8192  # exact: rows are full
 
 
+@pytest.mark.slow
 def test_a_run_of_a_multirun_that_is_refused_lets_the_others_run(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "lvf.train", "-m", "+experiment=math_ift", "method=lora"]
     ranks = "method.rank=100000,4"  # the first is refused
@@ -109,6 +110,7 @@ def test_a_run_of_a_multirun_that_is_refused_lets_the_others_run(tmp_path: Path)
     assert states == ["trained"]
 
 
+@pytest.mark.slow
 def test_started_by_torchrun_a_run_is_that_which_lvf_starts_itself(tmp_path: Path) -> None:
     line = [
         "-m",
@@ -148,6 +150,7 @@ def test_started_by_torchrun_a_run_is_that_which_lvf_starts_itself(tmp_path: Pat
     assert again.stdout.count("trained already") == 1
 
 
+@pytest.mark.slow
 def test_ranks_read_rows_from_a_remote_of_which_their_machine_has_nothing_yet(
     tmp_path: Path,
 ) -> None:
@@ -165,6 +168,7 @@ def test_ranks_read_rows_from_a_remote_of_which_their_machine_has_nothing_yet(
     assert curves[0] == curves[1] == curves[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ctrl_c_saves_and_the_same_line_continues(tmp_path: Path, ranks: int) -> None:
     words = ["duration=6", f"runtime.nproc_per_node={ranks}", "runtime.measure=false"]
@@ -237,6 +241,7 @@ def start_two_nodes(tmp_path: Path, *before: str) -> list[subprocess.Popen[str]]
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"]).returncode != 0,
     reason="needs mount namespaces",
@@ -250,6 +255,7 @@ def test_two_machines_share_a_run_by_torchruns_rendezvous(tmp_path: Path) -> Non
     assert not list(status.parent.glob("checkpoints/*"))  # which nothing will continue
 
 
+@pytest.mark.slow
 def test_two_nodes_on_one_machine_are_refused(tmp_path: Path) -> None:
     machines = start_two_nodes(tmp_path)
     said = [machine.communicate(timeout=300)[1] for machine in machines]

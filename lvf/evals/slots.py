@@ -94,9 +94,10 @@ class SlotCache(Cache):
         places = sorted({end - 1 for end in ends})
         cache = DynamicCache()
         if self.beginning is not None:
+            every = (len(prompts), -1, -1, -1)
             pairs = zip(self.beginning.keys, self.beginning.values, strict=True)
-            for layer, pair in enumerate(pairs):
-                cache.update(*(part.expand(len(prompts), -1, -1, -1) for part in pair), layer)
+            for layer, (keys, values) in enumerate(pairs):
+                cache.update(keys.expand(every), values.expand(every), layer)
         logits = self.model(
             input_ids=torch.tensor(padded, device=device),
             attention_mask=torch.ones(len(prompts), start + max(ends), device=device).long(),
@@ -113,8 +114,11 @@ class SlotCache(Cache):
                 keys=[layer.keys[row, :, first : start + end] for layer in layers],
                 values=[layer.values[row, :, first : start + end] for layer in layers],
             )
-            both = (part, None) if is_shared else (self.beginning, part)
-            read.append(Prompt(*both, logits[row, places.index(end - 1)]))
+            following = logits[row, places.index(end - 1)]
+            if is_shared:
+                read.append(Prompt(part, None, following))
+            else:
+                read.append(Prompt(self.beginning, part, following))
         return read
 
     def place(self, prompt: Prompt, rows: list[int]) -> None:

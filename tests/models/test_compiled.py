@@ -79,7 +79,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "way, recompute",
-    [("full", False), ("full", True), ("lora", False), ("lora", True), ("peft", False)],
+    [("full", True), ("lora", False), ("peft", False)],
     ids=lambda value: {False: "kept", True: "recomputed"}.get(value, value),
 )
 def test_losses_masks_and_gradients_are_those_without_compilation_and_no_batch_needs_its_own(

@@ -182,6 +182,7 @@ def expected(
     return found
 
 
+@pytest.mark.slow
 def test_claims_figures_and_tables_compare_72_settings_at_the_same_rates(
     committed: tuple[pd.DataFrame, pd.DataFrame],
     expected: dict[tuple[str, str, str], dict[float, float]],

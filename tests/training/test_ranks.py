@@ -63,6 +63,7 @@ class IdleTensors(LoggerDestination):
         self.file.with_suffix(f".{rank}").write_text(json.dumps(idle))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ranks_give_the_loss_curve_of_one_and_train_every_tensor(
     composed: Any, tmp_path: Path, way: str
@@ -109,6 +110,7 @@ def saved_weights(run: RunFolder) -> dict[str, torch.Tensor]:
     return torch.load(whole)["model"]
 
 
+@pytest.mark.slow
 def test_each_of_two_ranks_writes_half_of_a_sharded_model_and_of_its_optimizer(
     composed: Any,
 ) -> None:
@@ -147,6 +149,7 @@ def whole(tensor: Any) -> torch.Tensor:
     return getattr(tensor, "full_tensor", lambda: tensor)().detach().clone()
 
 
+@pytest.mark.slow
 def test_lion_on_two_ranks_steps_as_on_one_but_where_the_sign_is_rounding(
     composed: Any, tmp_path: Path
 ) -> None:
@@ -184,6 +187,7 @@ class AskToStop(LoggerDestination):
             self.batch = -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "first", "then"),
     [
@@ -213,6 +217,7 @@ def test_a_run_saved_on_one_number_of_ranks_continues_on_another(
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [["method=full"], ["method=lora", "runtime.fsdp_base=true"]])
 def test_on_two_ranks_a_stopped_run_ends_with_the_weights_and_counts_of_an_undisturbed_one(
     composed: Any, tmp_path: Path, way: list[str]
@@ -240,6 +245,7 @@ def export_facts(run: RunFolder) -> dict[str, Any]:
     return json.loads((run.finished_exports()[-1] / "export.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_spoilt_part_of_one_rank_has_the_checkpoint_passed_over(
     composed: Any, tmp_path: Path
 ) -> None:

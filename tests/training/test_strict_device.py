@@ -53,8 +53,7 @@ def under_strict_device(cfg: RunConfig, work: Any, waits: Path) -> None:
     ranks.end_with([0] * cfg.runtime.nproc_per_node)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("ranks", "precision"), [(1, "amp_bf16"), (2, "fp32"), (2, "amp_bf16")])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_moves_all_that_it_shares_and_multiplies_to_the_device(
     composed: Any, tmp_path: Path, way: str, ranks: int, precision: str
