@@ -315,7 +315,8 @@ def status_folder(folder: Path) -> Path:
 def test_hydras_launcher_gives_a_job_the_nodes_and_gpus_of_its_run(tmp_path: Path) -> None:
     nodes = ["runtime.nodes=2", "runtime.nproc_per_node=2", "training.global_batch_size=8"]
     few = ["duration=1", "data.max_documents=64", "runtime.measure=false", "method=full"]
-    asked = [f"hydra.launcher.{one}" for one in ("mem_gb=null", "cpus_per_task=2", "timeout_min=20")]
+    settings = ("mem_gb=null", "cpus_per_task=2", "timeout_min=20")
+    asked = [f"hydra.launcher.{one}" for one in settings]
     line = [sys.executable, "-m", "lvf.train", "-m", "hydra/launcher=slurm", "+experiment=math_ift"]
     where = ["paths.runs=runs", "paths.shards=shards"]
     subprocess.run([*line, *nodes, *few, *asked, *where], cwd=tmp_path, check=True, timeout=240)
