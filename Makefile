@@ -54,16 +54,14 @@ test: $(VENV)/installed-dev
 test-fast: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-# The packages that Composer and streaming declare, which pip takes: no override is read. The fast
-# tests, but for those of the generated world, of the planner and of the sandbox, which use none of them.
+# The packages that Composer and streaming declare, which pip takes: no override is read.
 .venv-older/installed: pyproject.toml
 	test -x .venv-older/bin/uv || { $(PYTHON) -m venv .venv-older && .venv-older/bin/pip install --quiet uv; }
 	.venv-older/bin/uv pip install --no-config --python .venv-older/bin/python --editable '.[dev]'
 	touch $@
 
 test-older: .venv-older/installed
-	OMP_NUM_THREADS=1 .venv-older/bin/python -m pytest -n 2 -m "not slow" \
-		--ignore tests/embedded --ignore tests/planning --ignore tests/evals/sandbox
+	OMP_NUM_THREADS=1 .venv-older/bin/python -m pytest -n 2 -m "not slow"
 
 # pyenv finds no python3.12 that is not asked for by this variable.
 test-pythons:

@@ -98,7 +98,7 @@ def _live(rank: int, world_size: int, port: int, log: Path, work: Callable[[], N
     # A fork's first use of torch's thread pool replaces the parent's; two threads at once break it.
     torch.set_num_threads(torch.get_num_threads())
     if world_size > 1:
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0}
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}  # as torchrun does
         sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in (ranks | sizes).items()})
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}

@@ -50,10 +50,10 @@ def run(cfg: RunConfig) -> None:
             "python -m lvf.train ..."
         )
     log_to(folder.log() if cfg.tuned is None else Path(cfg.paths.runs) / "log.txt")
-    found = models(cfg)
-    subjects = [subject for subject, _ in found]
+    named = models(cfg)
+    subjects = [subject for subject, _ in named]
     if cfg.strength or cfg.truncate or cfg.damp:
-        subjects += altered_subjects(cfg, found, base_weights(cfg))
+        subjects += altered_subjects(cfg, named, base_weights(cfg))
     records = measure_all(subjects, cfg, prepare(cfg))
     if cfg.tuned is None:
         write_cards(cfg, folder)

@@ -229,27 +229,33 @@ OWN_SHARED_MEMORY = [
 """Lets a command see a /dev/shm of its own, as each machine has."""
 
 
-def start_two_nodes(tmp_path: Path, *before: str) -> list[subprocess.Popen[str]]:
+def start_two_nodes(tmp_path: Path, *before: str) -> list[subprocess.Popen[bytes]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     torchrun = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=a"]
     line = ["-m", "lvf.train", "+experiment=math_ift", "method=full", *QUICK]
     words = [*before, sys.executable, *torchrun, *meeting, *line, "runtime.measure=false"]
-    return [
-        subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    logs = [(tmp_path / f"node{node}.txt").open("w") for node in range(2)]
+    return [subprocess.Popen(words, cwd=tmp_path, stderr=log) for log in logs]
+
+
+def ends_of(machines: list[subprocess.Popen[bytes]], tmp_path: Path) -> tuple[list[int], str]:
+    """How the nodes ended, and what they said."""
+    codes = [machine.wait(timeout=300) for machine in machines]
+    return codes, "".join(log.read_text() for log in tmp_path.glob("node*.txt"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"]).returncode != 0,
+    shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
     reason="needs mount namespaces",
 )
 def test_two_machines_share_a_run_by_torchruns_rendezvous(tmp_path: Path) -> None:
     machines = start_two_nodes(tmp_path, *OWN_SHARED_MEMORY)
-    said = [machine.communicate(timeout=300)[1] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], said
+    codes, said = ends_of(machines, tmp_path)
+    assert codes == [0, 0], said
     (status,) = tmp_path.glob("runs/embedded-*/status.json")
     assert json.loads(status.read_text())["state"] == "trained"
     assert not list(status.parent.glob("checkpoints/*"))  # which nothing will continue
@@ -258,9 +264,9 @@ def test_two_machines_share_a_run_by_torchruns_rendezvous(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_two_nodes_on_one_machine_are_refused(tmp_path: Path) -> None:
     machines = start_two_nodes(tmp_path)
-    said = [machine.communicate(timeout=300)[1] for machine in machines]
-    assert all(machine.returncode for machine in machines)
-    assert "Start torchrun once on each machine" in "".join(said)
+    codes, said = ends_of(machines, tmp_path)
+    assert all(codes)
+    assert "Start torchrun once on each machine" in said
 
 
 def test_several_nodes_are_named_with_the_commands_that_start_them(tmp_path: Path) -> None:

@@ -64,15 +64,21 @@ def _is_first_at(gate: TextIO) -> bool:
     if not distributed.is_initialized():
         return True
     facts = os.fstat(gate.fileno())
-    here = (socket.gethostname(), facts.st_dev, facts.st_ino)
+    here = (_machine(), facts.st_dev, facts.st_ino)
     ranks: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(ranks, (here, os.environ.get("LOCAL_RANK", "0")))
     if len(set(ranks)) < len(ranks):
         raise UserError(
-            "two of the run's nodes are one machine, where they would share their rows' numbers. "
-            "Start torchrun once on each machine, with --nproc-per-node=NUMBER_OF_GPUS"
+            "torchrun was started twice on one machine for this run, which mosaicml-streaming does "
+            "not support. Start torchrun once on each machine, with --nproc-per-node=NUMBER_OF_GPUS"
         )
     return [machine for machine, _ in ranks].index(here) == distributed.get_rank()
+
+
+def _machine() -> str:
+    """Differs between machines, also where all are called localhost."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text() if boot.exists() else socket.gethostname()
 
 
 def _own(number: str, leads: bool) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lvf.config.schema import EMBEDDED, RunConfig
-from lvf.models.load import read_export_facts
+from lvf.config.schema import EMBEDDED, ModelConfig, RunConfig
+from lvf.data.sources import local_files
+from lvf.models.load import model_source, read_export_facts
 from lvf.records.schema import Record, read_record, versions_of
 from lvf.runs.run_folder import RunFolder
 from lvf.runs.run_id import base_id, identity
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PACKAGES = ("torch", "transformers", "peft", "mosaicml")
 LOADER = {
     "full": ("transformers", "AutoModelForCausalLM"),
@@ -50,7 +49,7 @@ def _card(
     facts, data = read_export_facts(export), cfg.data
     kind = cfg.method.kind
     method = cfg.method.name if kind == "full" else f"{cfg.method.name}, rank {cfg.method.rank}"
-    name = cfg.model.path if _is_hub_id(cfg.model.path) else f"the model {cfg.model.name}"
+    name = cfg.model.path if _is_on_hub(cfg.model) else f"the model {cfg.model.name}"
     source = "text that lvf generates" if data.train.path.startswith(EMBEDDED) else data.name
     package, loader = LOADER[kind]
     unit = cfg.regime.duration_unit
@@ -107,16 +106,16 @@ def _front_matter(cfg: RunConfig) -> dict[str, Any]:
     known: dict[str, Any] = {
         "library_name": "peft" if cfg.method.kind == "lora" else "transformers"
     }
-    if _is_hub_id(cfg.model.path):
+    if _is_on_hub(cfg.model):
         known["base_model"] = cfg.model.path
-    if _is_hub_id(cfg.data.train.path):
+    if local_files(cfg.data.train) is None:
         known["datasets"] = [cfg.data.train.path]
     tags = ["lvf", cfg.domain.name, cfg.regime.name, cfg.method.kind]
     return known | {"pipeline_tag": "text-generation", "tags": tags}
 
 
-def _is_hub_id(path: str) -> bool:
-    return HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+def _is_on_hub(model: ModelConfig) -> bool:
+    return not Path(model_source(model)).exists()
 
 
 def _schedule_text(facts: dict[str, Any]) -> str:

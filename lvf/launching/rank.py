@@ -34,8 +34,6 @@ def do_part(order: dict[str, Any]) -> None:
     from lvf.data.shards import reopen
     from lvf.training.trainer import train
 
-    # Composer's name of what torchrun calls the group; without it no checkpoint is loaded.
-    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     with _ending_at_once():
         composed = OmegaConf.structured(RunConfig)
         composed.merge_with(order["config"])

@@ -50,6 +50,7 @@ def _limit_waits() -> None:
 
         class LimitedAdapter(hubs):
             def send(self, *args: Any, timeout: Any = None, **kwargs: Any) -> Any:
+                """Send, and wait for no longer than the limit."""
                 return super().send(*args, timeout=timeout or seconds, **kwargs)
 
         def make_session() -> Any:
@@ -63,7 +64,7 @@ def _limit_waits() -> None:
 
     def limit(request: Any) -> None:
         limits = request.extensions["timeout"]
-        limits.update({wait: seconds for wait, limit in limits.items() if limit is None})
+        limits.update({wait: seconds for wait, given in limits.items() if given is None})
 
     hooks = {**session.event_hooks, "request": [*session.event_hooks["request"], limit]}
     huggingface_hub.set_client_factory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -87,21 +88,20 @@ def num_block_parameters(shape: ShapeConfig) -> int:
 
 def num_adapter_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
     """Of all targets of all blocks (`lvf.models.relatives`)."""
-    if method.kind == "full":
-        return 0
-    targets = _targets(shape, method).items()
-    return shape.num_hidden_layers * sum(
-        relatives.num_parameters(method, name, d_out, d_in) for name, (d_in, d_out) in targets
-    )
+    return _over_targets(shape, method, relatives.num_parameters)
 
 
 def _adapter_flops(shape: ShapeConfig, method: MethodConfig) -> int:
+    return _over_targets(shape, method, relatives.train_flops)
+
+
+def _over_targets(shape: ShapeConfig, method: MethodConfig, of_map: Callable[..., int]) -> int:
+    """Sum over the maps with adapters of a function of method, name, outputs and inputs."""
     if method.kind == "full":
         return 0
     targets = _targets(shape, method).items()
-    return shape.num_hidden_layers * sum(
-        relatives.train_flops(method, name, d_out, d_in) for name, (d_in, d_out) in targets
-    )
+    in_a_block = sum(of_map(method, name, d_out, d_in) for name, (d_in, d_out) in targets)
+    return shape.num_hidden_layers * in_a_block
 
 
 def num_trainable_parameters(shape: ShapeConfig, method: MethodConfig) -> int:

@@ -101,7 +101,8 @@ def closing(trainer: Trainer) -> Iterator[None]:
         # Composer would close again at the end of the process, and keeps the model until then.
         atexit.unregister(trainer.engine._close)
         # torch 2.7 caches the names of each model's parameters, with the model, for ever.
-        getattr(state_dict._get_fqns, "cache_clear", lambda: None)()
+        names = getattr(state_dict, "_get_fqns", None)
+        getattr(names, "cache_clear", lambda: None)()
 
 
 def _start_together(folder: RunFolder) -> Lifeline:
@@ -110,6 +111,8 @@ def _start_together(folder: RunFolder) -> Lifeline:
 
     from lvf.training.lifeline import Lifeline
 
+    # Composer's name of what torchrun calls the group; without it no checkpoint is loaded.
+    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     dist.initialize_dist(
         "gpu" if torch.cuda.is_available() else "cpu", timeout=COLLECTIVE_TIMEOUT_SECONDS
     )
