@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StopStringCriteria
 
-from lvf.config.schema import SourceConfig
+from lvf.config.data_schema import SourceConfig
 from lvf.data.prompts import prompt_ids
 from lvf.data.sources import local_files
 from lvf.embedded.corpora import base_dir

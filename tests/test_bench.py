@@ -23,7 +23,8 @@ from lvf.benchmarking.figures import metrics_of, utilisation
 from lvf.benchmarking.synthetic import random_rows, synthetic_shards
 from lvf.benchmarking.throughput import inputs_of, time_steps
 from lvf.config.compose import compose
-from lvf.config.schema import BenchConfig, MethodConfig, RunConfig
+from lvf.config.runtime_schema import BenchConfig
+from lvf.config.schema import MethodConfig, RunConfig
 from lvf.data.loader import make_loader
 from lvf.errors import UserError
 from lvf.models.counts import attention_flops_per_pair, train_flops_per_token

@@ -9,7 +9,8 @@ import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lvf.config.compose import to_run_config
-from lvf.config.schema import CONF_DIR, RunConfig, SourceConfig
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import CONF_DIR, RunConfig
 from lvf.data.sources import local_files
 from lvf.embedded.corpora import base_dir
 from lvf.records.schema import Record, read_record

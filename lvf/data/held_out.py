@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lvf.config.schema import RunConfig, SourceConfig
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import RunConfig
 from lvf.data.corpus_stats import CorpusStats, refuse_unusable
 from lvf.data.part import key_of, write_jsonl
 from lvf.data.prompts import Pair, example_text, text_columns

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema import DataConfig
+from lvf.config.data_schema import DataConfig
 from lvf.errors import UserError
 
 if TYPE_CHECKING:

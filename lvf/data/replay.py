@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from lvf.config.schema import DataConfig, RegimeConfig, RunConfig, SourceConfig, TrunkConfig
+from lvf.config.data_schema import DataConfig, SourceConfig
+from lvf.config.schema import RegimeConfig, RunConfig, TrunkConfig
 from lvf.data.recipe import num_token_batches
 from lvf.errors import UserError
 

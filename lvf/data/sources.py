@@ -10,7 +10,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lvf.config.schema import EMBEDDED, SourceConfig, stable_hash
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import EMBEDDED, stable_hash
 from lvf.data.corpus_stats import CorpusStats, describe, refuse_unusable
 from lvf.data.fingerprint import file_hash
 from lvf.data.readers import FORMATS, BadRow, RawRow, check_row, format_of, read

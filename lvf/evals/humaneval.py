@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from lvf.config.schema import EvalsConfig, HumanEvalConfig
+from lvf.config.evals_schema import EvalsConfig, HumanEvalConfig
 from lvf.data.prompts import prompt_ids
 from lvf.errors import UserError
 from lvf.evals.completion import Backend, Request, Sampling

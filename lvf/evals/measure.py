@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvf.config.schema import EMBEDDED, RunConfig, SourceConfig, stable_hash
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import EMBEDDED, RunConfig, stable_hash
 from lvf.config.validate import require_consent
 from lvf.data.prompts import CHAT, example_text, with_chat_template
 from lvf.data.sources import local_files, read_documents, source_fingerprint

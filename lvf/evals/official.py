@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lvf.config.schema import LmEvalTaskConfig
+from lvf.config.evals_schema import LmEvalTaskConfig
 from lvf.data.evaluation_items import SUBSET
 from lvf.errors import UserError
 

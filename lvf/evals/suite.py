@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvf.config.schema import EvalsConfig, LmEvalTaskConfig
+from lvf.config.evals_schema import EvalsConfig, LmEvalTaskConfig
 from lvf.errors import UserError
 from lvf.evals.official import load_tasks
 from lvf.log import silence_own_handlers

@@ -92,28 +92,42 @@ def choose_layout(
                 f"of the same merged into it, differ by {measured:.1%}: the measured model would "
                 "not be the trained one. Choose other method.target_modules"
             )
-        together = _batch(documents)
+
+        def adapted(layout: Layout) -> Any:
+            tried = adapt(copy.deepcopy(base), method, layout)
+            tried.load_state_dict(reference.state_dict())
+            return tried
+
         for layout in Layout if flash else list(Layout)[1:]:
-            with torch.autocast(device.type, torch.bfloat16, enabled=layout is Layout.FLASH):
-                try:
-                    tried = adapt(copy.deepcopy(base), method, layout)
-                    tried.load_state_dict(reference.state_dict())
-                    batches = [_only(together, place) for place in range(len(documents))]
-                    got = _outcome(tried, batches, partial(mean_loss, layout=layout))
-                except torch.OutOfMemoryError:
-                    raise
-                except Exception as error:  # noqa: BLE001 - code of any architecture
-                    failures.append(f"{layout.value}: {_first_line(error)}")
-                    continue
-            difference = _difference(got, wanted)
-            if difference <= TOLERANCE[layout is Layout.FLASH]:
+            wrong = _what_is_wrong(layout, partial(adapted, layout), documents, wanted)
+            if wrong is None:
                 return layout
-            failures.append(f"{layout.value}: losses or gradients differ by {difference:.1%}")
+            failures.append(f"{layout.value}: {wrong}")
     raise UserError(
         f"model.path: lvf cannot train the architecture {name} rightly. A few layers of it, given "
         "three documents together, should learn what they learn from each alone, by transformers' "
         f"own attention. Tried: {'; '.join(failures)}. docs/architectures.md lists what works."
     )
+
+
+def _what_is_wrong(
+    layout: Layout, make: Callable[[], Any], documents: list[Tensor], wanted: Any
+) -> str | None:
+    """How a model learns otherwise from documents together than from each alone, if it does."""
+    together = _batch(documents)
+    batches = [_only(together, place) for place in range(len(documents))]
+    kind = documents[0].device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=layout is Layout.FLASH):
+        try:
+            got = _outcome(make(), batches, partial(mean_loss, layout=layout))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - code of any architecture
+            return _first_line(error)
+    difference = _difference(got, wanted)
+    if difference <= TOLERANCE[layout is Layout.FLASH]:
+        return None
+    return f"losses or gradients differ by {difference:.1%}"
 
 
 def few_layers(config: PretrainedConfig, least: int = 2, repeats: int = 1) -> PretrainedConfig:

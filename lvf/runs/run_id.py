@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from lvf.config.schema import EMBEDDED, RunConfig, SourceConfig, stable_hash
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import EMBEDDED, RunConfig, stable_hash
 from lvf.data.fingerprint import hub_commit, model_fingerprint
 from lvf.data.replay import replay_source
 from lvf.data.sources import local_files, source_fingerprint

@@ -11,7 +11,8 @@ import yaml
 from hydra.errors import HydraException
 
 from lvf.config.compose import compose, lr_of_method
-from lvf.config.schema import CONF_DIR, DataConfig, ModelConfig, SourceConfig
+from lvf.config.data_schema import DataConfig, SourceConfig
+from lvf.config.schema import CONF_DIR, ModelConfig
 from lvf.errors import UserError
 from lvf.planning.docs import grid
 from lvf.runs.run_id import run_id

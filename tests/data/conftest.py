@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lvf.config.compose import compose
-from lvf.config.schema import RunConfig, SourceConfig
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import RunConfig
 from lvf.data import part, sources
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork after using a tokenizer

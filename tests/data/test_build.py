@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from lvf.config.schema import RunConfig, SourceConfig
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import RunConfig
 from lvf.data import loader
 from lvf.data.loader import make_loader
 from lvf.data.shards import build, prepare, prepare_own_part

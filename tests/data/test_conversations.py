@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lvf.config.schema import SourceConfig
+from lvf.config.data_schema import SourceConfig
 from lvf.data.conversations import with_pair
 from lvf.data.sources import read_documents
 from lvf.errors import UserError

@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lvf.config.schema import SourceConfig
+from lvf.config.data_schema import SourceConfig
 from lvf.data.sources import local_files, read_documents, unread_files
 from lvf.errors import UserError
 

@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lvf.config.schema import SourceConfig
+from lvf.config.data_schema import SourceConfig
 from lvf.data.sources import read_documents
 from lvf.errors import UserError
 

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from lvf.config.compose import compose
-from lvf.config.schema import EvalsConfig, RunConfig
+from lvf.config.evals_schema import EvalsConfig
+from lvf.config.schema import RunConfig
 from lvf.data.evaluation_items import evaluation_items
 from lvf.data.overlap import FEWEST_WORDS, NGRAM_WORDS, Items, OverlapIndex
 from lvf.data.report import report

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvf.config.schema import DataConfig
+from lvf.config.data_schema import DataConfig
 from lvf.data.prompts import (
     TEMPLATES,
     encode_examples,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lvf.config.compose import compose
-from lvf.config.schema import SourceConfig
+from lvf.config.data_schema import SourceConfig
 from lvf.data.prompts import encode_examples, example_text
 from lvf.data.shards import prepare
 from lvf.data.sources import read_documents

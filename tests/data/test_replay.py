@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from lvf.config.compose import compose
-from lvf.config.schema import RunConfig, SourceConfig
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import RunConfig
 from lvf.data.loader import make_loader, total_batches
 from lvf.data.report import report
 from lvf.data.shards import prepare

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lvf.config.compose import compose
-from lvf.config.schema import RunConfig, SourceConfig
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import RunConfig
 from lvf.data.prompts import example_text
 from lvf.data.recipe import recipe_inputs
 from lvf.data.shards import load_prepared, prepare

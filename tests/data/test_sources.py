@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lvf.config.schema import SourceConfig
+from lvf.config.data_schema import SourceConfig
 from lvf.data import sources
 from lvf.data.corpus_stats import CorpusStats
 from lvf.data.sources import Part, cut_corpus, read_documents, source_fingerprint, usable_rows

