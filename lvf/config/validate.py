@@ -64,6 +64,12 @@ def validate(cfg: RunConfig) -> None:
             f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
             "always measured, so list only moments before it"
         )
+    stop_at = cfg.runtime.stop_at
+    if stop_at is not None and stop_at >= cfg.duration:
+        raise UserError(
+            f"runtime.stop_at={stop_at:g} must be below duration={cfg.duration:g}: choose an "
+            "earlier moment, or leave it out"
+        )
     ranks = cfg.runtime.world_size
     if cfg.training.global_batch_size % ranks:
         raise UserError(

@@ -136,8 +136,9 @@ def check_same_shards(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> 
 
 
 def export_batches(cfg: RunConfig, prepared: Prepared) -> dict[int, float]:
-    """Batch after which each moment of `measure_at`, and the end, is exported."""
-    moments = [*cfg.measure_at, cfg.duration]
+    """Batch after which each moment of `measure_at`, a stop and the end is exported."""
+    stop = [] if cfg.runtime.stop_at is None else [cfg.runtime.stop_at]
+    moments = [*stop, *cfg.measure_at, cfg.duration]
     return {total_batches(prepared, cfg, moment): moment for moment in moments}
 
 
@@ -251,6 +252,7 @@ def make_callbacks(
             end=end,
             kept=kept_batches(cfg),
             stop=stop,
+            stop_batch=next((b for b, at in batches.items() if at == runtime.stop_at), None),
         ),
     ]
     if uses_fsdp(cfg):
