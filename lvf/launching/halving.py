@@ -62,7 +62,8 @@ def run_halving(cells: list[SweepRun], workers: int) -> list[SweepRun]:
 
     Those that end early stay stopped, with a checkpoint from which the plain sweep continues them.
     """
-    groups, failed = groups_of(cells), []
+    groups = groups_of(cells)
+    failed: list[SweepRun] = []
     for share in RUNGS:
         missing = [
             _until(cell, share)

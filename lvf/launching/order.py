@@ -48,9 +48,9 @@ def in_order(
     ready.sort(key=lambda cell: cell.run_id not in awaited.values())
     waiting: dict[str, list[SweepRun]] = {}
     runs = [*under_way, *(cell.run_id for cell in ready)]
-    for run in runs:  # grows by the runs that wait for those before
-        if its_cells := [cell for cell in cells if awaited[cell.run_id] == run]:
-            waiting[run] = its_cells
+    for name in runs:  # grows by the runs that wait for those before
+        if its_cells := [cell for cell in cells if awaited[cell.run_id] == name]:
+            waiting[name] = its_cells
             runs += [cell.run_id for cell in its_cells]
     return ready, waiting
 

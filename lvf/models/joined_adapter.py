@@ -26,7 +26,8 @@ def load_adapter(model: PeftModel, export: Path) -> None:
     from safetensors.torch import load_file
 
     weights = load_file(export / WEIGHTS)
-    if different := weights.keys() ^ get_peft_model_state_dict(model).keys():
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if different := weights.keys() ^ own.keys():
         raise RuntimeError(f"{export} holds another adapter: {min(different)}")
     set_peft_model_state_dict(model, weights)
 

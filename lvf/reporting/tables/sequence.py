@@ -47,13 +47,8 @@ def sequence_markdown(rows: pd.DataFrame) -> str:
     """The same rows as a Markdown section, with the number of seeds and all losses."""
     lines = []
     for row in rows.to_dict("records"):
-        cells = [
-            row["first_task"],
-            row["second_task"],
-            row["label"],
-            row["first_adapter"],
-            row["seeds"],
-        ]
+        names = ("first_task", "second_task", "label", "first_adapter", "seeds")
+        cells = [row[name] for name in names]
         for name in SHOWN:
             cells += [_score(row, name), _change(row, name)]
         cells += [_score(row, name) for name in ("first_nll_before", "first_nll_after")]
@@ -62,8 +57,7 @@ def sequence_markdown(rows: pd.DataFrame) -> str:
     for heading in SHOWN.values():
         heads += [heading.replace("\n", " "), "Δ"]
     heads += ["first NLL before ↓", "after ↓"]
-    lines = [heads, *lines]
-    table = pd.DataFrame(lines[1:], columns=pd.Index(heads))
+    table = pd.DataFrame(lines, columns=pd.Index(heads))
     return "\n".join(["## Two tasks, one after the other", "", markdown(table), "", *NOTES, ""])
 
 
