@@ -37,7 +37,7 @@ def run(cfg: RunConfig) -> None:
     from lvf.analysis.subjects import base_weights, models
     from lvf.data.shards import prepare
     from lvf.evals.model_card import write_cards
-    from lvf.evals.subjects import measure_all
+    from lvf.evals.subjects import measure_all, measure_first_task
     from lvf.reporting.tables.results import print_run
     from lvf.runs.run_folder import run_folder
     from lvf.training.trackers import log_scores
@@ -56,6 +56,7 @@ def run(cfg: RunConfig) -> None:
         subjects += altered_subjects(cfg, named, base_weights(cfg))
     records = measure_all(subjects, cfg, prepare(cfg))
     if cfg.tuned is None:
+        records += measure_first_task([subject for subject, _ in named], cfg)
         write_cards(cfg, folder)
         folder.mark_measured(cfg)
         log_scores(cfg, folder)

@@ -14,6 +14,7 @@ from lvf.config.grid_schema import GridConfig
 from lvf.config.schema import CONF_DIR
 from lvf.config.validate import require_consent
 from lvf.errors import UserError
+from lvf.launching.halving import check_rates_only, run_halving
 from lvf.launching.local import default_workers, run_local
 from lvf.launching.slurm import submit
 from lvf.launching.status import QUEUED, CellStatus, statuses
@@ -64,6 +65,10 @@ def run(grid: GridConfig) -> None:
         raise UserError(f"launcher={grid.launcher!r} is not one of {', '.join(LAUNCHERS)}")
     agreed = ["evals.execute_code=true"] if grid.execute_code else []
     cells = runs_of(grid.sweep, [f"scale={grid.scale.name}", *agreed, *grid.overrides])
+    if grid.stop_early:
+        if grid.launcher == "slurm":
+            raise UserError("stop_early=true goes with launcher=local: leave it out on Slurm")
+        check_rates_only(cells)
     if grid.launcher != "none":
         for cell in cells:
             require_consent(cell.cfg, "execute_code=true")
@@ -83,7 +88,12 @@ def run(grid: GridConfig) -> None:
         busy = (*FINISHED, RUNNING, QUEUED, UNREADABLE)
         pairs = zip(cells, found, strict=True)
         missing = [cell for cell, status in pairs if status.state not in busy]
-        failed = run_local(missing, grid.workers or default_workers())
+        workers = grid.workers or default_workers()
+        if grid.stop_early:
+            missing = [cell for cell in cells if cell.state() not in (RUNNING, UNREADABLE)]
+            failed = run_halving(missing, workers)
+        else:
+            failed = run_local(missing, workers)
         if failed:
             logs = "\n".join(f"  {cell.log}" for cell in failed)
             raise UserError(f"{len(failed)} of {len(missing)} runs failed; their logs:\n{logs}")

@@ -66,10 +66,11 @@ def report(cfg: ReportConfig) -> None:
     from lvf.records.quality import quality_notes
     from lvf.records.store import RecordWarning, export
     from lvf.reporting.report import Report
-    from lvf.reporting.select.altered import is_altered
+    from lvf.reporting.select.sequence import is_apart
     from lvf.reporting.tables import terminal
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
     from lvf.reporting.tables.results import console
+    from lvf.reporting.tables.sequence import sequence_table
 
     if cfg.page and not cfg.claims:
         from lvf.reporting.page.write import start_bundle, write_page
@@ -83,7 +84,7 @@ def report(cfg: ReportConfig) -> None:
         print(f"note: {note}", file=sys.stderr)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = Report(selection, scores[~is_altered(scores)])
+    results = Report(selection, scores[~is_apart(scores)])
     written = _claims(results, out)
     if cfg.export:
         written += [*export(scores, out / "scores"), *export(selection.models, out / "models")]
@@ -100,6 +101,8 @@ def report(cfg: ReportConfig) -> None:
     screen.print(terminal.main_methods_table(selection.models))
     if len(selection.altered):
         screen.print(terminal.altered(results))
+    if len(selection.sequences):
+        screen.print(sequence_table(selection.sequences))
     screen.print(terminal.verdict_lines(results.verdicts))
     _say_written(written)
     if cfg.page:
@@ -169,6 +172,7 @@ def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: boo
     from lvf.reporting.select.scope import scope_text
     from lvf.reporting.select.settings import altered_settings, groups
     from lvf.reporting.tables.results import summary_numbers
+    from lvf.reporting.tables.sequence import sequence_markdown
 
     models = results.models
     written = [out / "models.csv"]
@@ -177,6 +181,10 @@ def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: boo
         written.append(out / "altered.csv")
         altered = altered_settings(results.selection.altered).drop(columns="models")
         altered.to_csv(written[-1], index=False)
+    sequences = results.selection.sequences
+    if len(sequences):
+        written.append(out / "sequences.csv")
+        sequences.to_csv(written[-1], index=False)
     if len(quality):
         written.append(out / "data_quality.csv")
         quality.to_csv(written[-1], index=False)
@@ -190,6 +198,8 @@ def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: boo
     pd.concat(results.boards.values()).drop(columns="models").to_csv(written[-1], index=False)
     written += [out / "summary.csv", out / "summary.md"]
     pd.concat(tables).to_csv(written[-2], index=False)
+    if len(sequences):
+        sections.append(sequence_markdown(sequences))
     heading = f"# Learning and forgetting\n\n{scope_text(models)}\n\n"
     written[-1].write_text(heading + "\n".join(sections))
     return written

@@ -63,16 +63,23 @@ def _lead(cfg: RunConfig) -> None:
         lock = open_run_folder(cfg).lock()
         log_to(folder.log())
         is_trained = folder.status().get("state") == TRAINED
+        is_at_stop = cfg.runtime.stop_at in folder.exported_moments()
         if not is_trained:
             check_same_shards(cfg, prepared, folder)
     with lock:
         if is_trained:
             print(f"{folder.path} is trained already: nothing to train")
-        elif cfg.runtime.world_size > 1:
-            train_on_ranks(cfg, prepared, folder)
-        else:
-            train(cfg, prepared, folder, partial(start_evaluation, folder))
-        prune(folder.checkpoints, kept_batches(cfg))
+        elif not is_at_stop:
+            try:
+                if cfg.runtime.world_size > 1:
+                    train_on_ranks(cfg, prepared, folder)
+                else:
+                    train(cfg, prepared, folder, partial(start_evaluation, folder))
+            except SystemExit:
+                if cfg.runtime.stop_at not in folder.exported_moments():
+                    raise
+        if folder.status()["state"] == TRAINED:
+            prune(folder.checkpoints, kept_batches(cfg))
         if not cfg.runtime.measure:
             print(f"next     python -m lvf.evaluate with the same settings, for {folder.path}")
             return

@@ -1,10 +1,12 @@
 """From Hydra's command line to a checked `RunConfig`, and from a `UserError` to one message."""
 
 import functools
+import json
 import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,8 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -85,7 +89,52 @@ def to_run_config(composed: DictConfig) -> RunConfig:
     cfg = to_schema(composed, RunConfig)
     _hold_out_of_own_data(cfg.data)
     validate(cfg)
+    if cfg.sequence.first:
+        cfg.sequence.config = asdict(_composed_first(cfg))
     return cfg
+
+
+def from_tree(tree: dict[str, Any]) -> RunConfig:
+    """A run from its resolved values, as `dataclasses.asdict` gives them."""
+    composed = OmegaConf.structured(RunConfig)
+    composed.merge_with(tree)
+    return to_schema(composed, RunConfig)
+
+
+SHARED_BY_SEQUENCE = ("model", "method", "seed", "logger", "paths", "runtime")
+"""Settings that a run has in common with the run that it starts from, beside the scale."""
+
+
+def first_of(cfg: RunConfig) -> RunConfig | None:
+    """The run whose last export this run starts from; None for a run that starts from the base."""
+    return None if cfg.sequence.config is None else from_tree(cfg.sequence.config)
+
+
+def words_of(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    """A mapping of settings, nested or not, as words of a command line."""
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            words += words_of(value, f"{prefix}{key}.")
+        else:
+            words.append(f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return words
+
+
+def _composed_first(cfg: RunConfig) -> RunConfig:
+    """Compose the run that `sequence.first` describes."""
+    words = [f"scale={cfg.scale.name}", *words_of(cfg.sequence.first)]
+    if HydraConfig.initialized() and (folders := list(HydraConfig.get().searchpath)):
+        words.append(f"hydra.searchpath={json.dumps(folders)}")
+    try:
+        tree = _first_tree(*words)
+        if tree.sequence.first:
+            raise UserError("it has a sequence.first of its own, and a sequence is of two runs")
+        for key in SHARED_BY_SEQUENCE:
+            OmegaConf.update(tree, key, getattr(cfg, key), merge=False)
+        return to_run_config(tree)
+    except (UserError, HydraException) as error:
+        raise UserError(f"sequence.first={cfg.sequence.first}: {error}") from error
 
 
 def _hold_out_of_own_data(data: DataConfig) -> None:
@@ -101,6 +150,12 @@ def _hold_out_of_own_data(data: DataConfig) -> None:
 def compose(*overrides: str) -> RunConfig:
     """Compose a run without a command line of its own, as notebooks and tests do."""
     return to_run_config(compose_tree(*overrides))
+
+
+@functools.cache
+def _first_tree(*words: str) -> DictConfig:
+    """Composed once for all runs of a sweep: what they do not share is set anew for each."""
+    return compose_tree(*words)
 
 
 def compose_tree(*overrides: str) -> DictConfig:
@@ -153,7 +208,6 @@ def entry_point(work: Callable[[RunConfig], Result]) -> Callable[[], None]:
 
 
 def _others_follow() -> bool:
-    from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     hydra = HydraConfig.get()

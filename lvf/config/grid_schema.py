@@ -71,6 +71,9 @@ class GridConfig:
     workers: Count | None = None
     """Cells at a time on this machine; null takes one where there is a GPU, else one a core."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    stop_early: bool = False
+    """With launcher=local, of a sweep that only chooses learning rates: at a quarter and at half of
+    their length, the worse half of the runs that differ in their rate alone ends."""
     execute_code: bool = False
     """Agree that HumanEval runs programs which the models wrote (`evals.execute_code`)."""
     overrides: list[str] = field(default_factory=list)

@@ -55,6 +55,9 @@ class RuntimeConfig:
     """Whether `lvf.train` measures, too; if not, `lvf.evaluate` does, on a device of its own."""
     export: Positive | None = None
     """Duration of the one export that `lvf.evaluate` is to measure; null takes all."""
+    stop_at: Positive | None = None
+    """Duration at which a run exports, is measured and ends before its time; without it, the same
+    command continues the run. `python -m lvf.grid stop_early=true` sets it."""
 
     @property
     def world_size(self) -> int:

@@ -248,6 +248,21 @@ class TrainingConfig:
 
 
 @dataclass(kw_only=True)
+class SequenceConfig:
+    """A run that goes on where another task's run ended, such as code after maths."""
+
+    first: dict[str, Any] = field(default_factory=dict)
+    """Settings of the run whose last export this run starts from, such as {domain: math,
+    duration: 2}. Scale, model, method, seed, logger, runtime and paths are those of this run.
+    Empty: the run starts from the base."""
+    keep_adapter: bool = False
+    """Whether LoRA trains the first run's adapter further. If not, that adapter is merged into the
+    base, and a new adapter starts on it."""
+    config: Any = None
+    """The first run's whole configuration, made from `first`; not to be set."""
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """A whole run; `lvf.runs.run_id` says what of it takes part in its name."""
 
@@ -267,6 +282,7 @@ class RunConfig:
     measure_at: list[Positive] = field(default_factory=list)
     """Moments before the end that are exported and measured too (not cooled down)."""
     seed: Annotated[int, Range(least=0, most=2**32 - 1)] = 0
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     logger: dict[str, Any] = MISSING
     """Name to `_target_` of a Composer logger and its arguments."""

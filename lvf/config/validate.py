@@ -60,6 +60,12 @@ def validate(cfg: RunConfig) -> None:
             f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
             "always measured, so list only moments before it"
         )
+    stop_at = cfg.runtime.stop_at
+    if stop_at is not None and stop_at >= cfg.duration:
+        raise UserError(
+            f"runtime.stop_at={stop_at:g} must be below duration={cfg.duration:g}: choose an "
+            "earlier moment, or leave it out"
+        )
     ranks = cfg.runtime.world_size
     if cfg.training.global_batch_size % ranks:
         raise UserError(
@@ -68,6 +74,7 @@ def validate(cfg: RunConfig) -> None:
         )
     _validate_trunk(cfg)
     _validate_bench(cfg)
+    _validate_sequence(cfg)
     has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)
     if has_pair == bool(cfg.data.text_column):
         raise UserError(
@@ -193,6 +200,30 @@ def _validate_trunk(cfg: RunConfig) -> None:
         raise UserError(
             f"duration={cfg.duration:g} and trunk.budgets={cfg.trunk.budgets} must not exceed "
             f"trunk.tokens={trunk:g}: raise it, or set trunk.branch=false"
+        )
+
+
+def _validate_sequence(cfg: RunConfig) -> None:
+    method, keep = cfg.method, cfg.sequence.keep_adapter
+    if not cfg.sequence.first:
+        if keep:
+            raise UserError(
+                "sequence.keep_adapter=true needs a run that trained the adapter: set "
+                "sequence.first.domain=math, or leave it out"
+            )
+        return
+    plain = MethodConfig()
+    names = ("adapter", "dora", "peft", "modules_to_save")
+    odd = [f"method.{name}" for name in names if getattr(method, name) != getattr(plain, name)]
+    if odd:
+        raise UserError(
+            f"sequence.first goes with full finetuning and with LoRA, not with {', '.join(odd)}: "
+            "the export would not be one plain adapter. Choose method=full or method=lora"
+        )
+    if keep and (method.kind == "full" or method.init == "pissa"):
+        raise UserError(
+            f"sequence.keep_adapter=true does not go with method {method.name!r}, which has no "
+            "adapter to train further: leave it out, or choose method=lora"
         )
 
 

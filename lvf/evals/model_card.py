@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from lvf.config.compose import first_of
 from lvf.config.schema import EMBEDDED, ModelConfig, RunConfig
 from lvf.data.sources import local_files
 from lvf.models.load import model_source, read_export_facts
@@ -51,6 +52,8 @@ def _card(
     method = cfg.method.name if kind == "full" else f"{cfg.method.name}, rank {cfg.method.rank}"
     name = cfg.model.path if _is_on_hub(cfg.model) else f"the model {cfg.model.name}"
     source = "text that lvf generates" if data.train.path.startswith(EMBEDDED) else data.name
+    if first := first_of(cfg):
+        source += f", after {first.data.name}"
     package, loader = LOADER[kind]
     unit = cfg.regime.duration_unit
     settings = yaml.safe_dump(identity(cfg), sort_keys=True, allow_unicode=True)

@@ -9,8 +9,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from lvf.config.compose import first_of
 from lvf.config.schema import RunConfig
-from lvf.data.shards import Prepared
+from lvf.config.validate import require_consent
+from lvf.data.shards import Prepared, prepare
 from lvf.evals.measure import (
     Subject,
     benchmarks_dir,
@@ -29,7 +31,7 @@ from lvf.models.load import (
 )
 from lvf.records.schema import Axes
 from lvf.runs.run_folder import RunFolder
-from lvf.runs.run_id import base_id
+from lvf.runs.run_id import base_id, run_id
 
 
 def measure_run(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> list[Path]:
@@ -37,7 +39,41 @@ def measure_run(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> list[P
 
     Returns the paths of all their records, the base's first.
     """
-    return measure_all(export_subjects(cfg, folder), cfg, prepared)
+    subjects = export_subjects(cfg, folder)
+    return [*measure_all(subjects, cfg, prepared), *measure_first_task(subjects, cfg)]
+
+
+def measure_first_task(subjects: list[Subject], cfg: RunConfig) -> list[Path]:
+    """Measure the exports of a sequence's second run on the task of its first.
+
+    The records say the domain, regime and data of the first task, and `first_run`, so that they
+    stand beside those of the first run.
+
+    Returns:
+        The paths of these records, and those of the first run; none of a run that is no second.
+    """
+    first = _first_task(cfg)
+    if first is None:
+        return []
+    records, texts = Path(cfg.paths.records), _texts(prepare(first))
+    place = _shared_axes(first)
+    paths = [
+        path
+        for subject in subjects
+        for path in measure(
+            replace(subject, axes=replace(subject.axes, **place)), first, texts, records
+        )
+    ]
+    return [*paths, *sorted((records / run_id(first)).glob("*.json"))]
+
+
+def _first_task(cfg: RunConfig) -> RunConfig | None:
+    """The first run of a sequence, to be measured as the second is, on its own task alone."""
+    first = first_of(cfg)
+    if first is None:
+        return None
+    tasks = [first.domain.target_task, "nll_target"]
+    return replace(first, evals=replace(cfg.evals, tasks=tasks))
 
 
 def measure_all(subjects: Iterable[Subject], cfg: RunConfig, prepared: Prepared) -> list[Path]:
@@ -60,6 +96,9 @@ def check_measurable(cfg: RunConfig, prepared: Prepared) -> None:
     Raises:
         UserError: a task, or a file or column of it, is missing, or its prompts do not fit.
     """
+    if first := _first_task(cfg):
+        require_consent(first)
+        check_measurable(first, prepare(first))
     benchmarks, evals = benchmarks_dir(cfg), cfg.evals
     for task in evals.tasks:
         task_inputs(task, cfg, _texts(prepared), benchmarks)
@@ -119,6 +158,7 @@ def _export_subject(cfg: RunConfig, folder: RunFolder, export: Path, trainable: 
 
 def run_axes(cfg: RunConfig) -> Axes:
     """Where a run stands, without how long it is."""
+    first, adapter = first_of(cfg), "kept" if cfg.sequence.keep_adapter else "merged"
     return Axes(
         **_shared_axes(cfg),
         method=cfg.method.kind,
@@ -130,6 +170,8 @@ def run_axes(cfg: RunConfig) -> Axes:
         lr_peak=cfg.training.lr_peak,
         seed=cfg.seed,
         replay=cfg.data.replay or None,
+        first_run=run_id(first) if first else None,
+        first_adapter=adapter if first and cfg.method.kind == "lora" else None,
     )
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lvf.errors import UserError
-from lvf.launching.order import in_order
+from lvf.launching.order import all_after, in_order
 from lvf.launching.status import ENDED_WITH
 from lvf.runs.sweep import SweepRun
 
@@ -73,11 +73,12 @@ class GpuPool:
 def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     """Run cells in processes of their own, `workers` at a time; returns those that failed.
 
-    Trunks start first, a branch when its trunk is done; without it, it has failed.
+    Runs that others wait for (trunks, first runs of sequences) start first, those others when they
+    are done; without them, they have failed.
 
     Raises:
-        UserError: the trunk of a branch is missing, or a run wants more GPUs than there are; raised
-            before anything starts.
+        UserError: a run that another waits for is missing, or a run wants more GPUs than there are;
+            raised before anything starts.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -106,13 +107,14 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for one in ended:
                         cell = running.pop(one)
-                        branches = waiting.pop(cell.run_id, [])
                         if one.result():
-                            running |= {start(branch): branch for branch in branches}
+                            later = waiting.pop(cell.run_id, [])
+                            running |= {start(after): after for after in later}
                             progress.advance(whole)
                         else:
-                            failed += [cell, *branches]
-                            progress.advance(whole, 1 + len(branches))
+                            lost = [cell, *all_after(cell.run_id, waiting)]
+                            failed += lost
+                            progress.advance(whole, len(lost))
             except KeyboardInterrupt:  # those that run have heard it, too, and save
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -11,10 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from lvf.config.compose import to_schema
-from lvf.config.schema import RunConfig
+from lvf.config.compose import from_tree
 from lvf.errors import UserError
 from lvf.launching.slurm_queue import start_evaluation
 from lvf.log import keep_from_terminal, log_to
@@ -35,9 +32,7 @@ def do_part(order: dict[str, Any]) -> None:
     from lvf.training.trainer import train
 
     with _ending_at_once():
-        composed = OmegaConf.structured(RunConfig)
-        composed.merge_with(order["config"])
-        cfg = to_schema(composed, RunConfig)
+        cfg = from_tree(order["config"])
         folder = run_folder(cfg)
         prepared, *source = [reopen(Path(one["folder"]), one["remote"]) for one in order["shards"]]
         if source:

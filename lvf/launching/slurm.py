@@ -33,7 +33,7 @@ class Element:
     task: Task
     cell: SweepRun
     waits_for: str | None = None
-    """Job whose success it waits for."""
+    """Job whose success it waits for, or several with colons between them."""
     place: int = 0
     """Of an evaluation, the place of its export among those of its run."""
 
@@ -67,7 +67,7 @@ def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     the latest, to end.
 
     Raises:
-        UserError: Slurm refuses, or a branch's trunk is missing.
+        UserError: Slurm refuses, or a run that another one waits for is missing.
     """
     root = RunFolder(cells[0].folder).submissions
     queue = queued_tasks(root)
@@ -75,13 +75,14 @@ def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     under_way = {task.run for task in queue if task.kind == TRAIN}
     ready, waiting = in_order(to_train, under_way)
     ids = {task.run: job for task, job in queue.items() if task.kind == TRAIN}
-    preparations = _preparations(ready, queue)
+    seconds = [cell for batch in waiting.values() for cell in batch if cell.cfg.sequence.first]
+    preparations = _preparations([*ready, *seconds], queue)
     count = len(preparations)
     ids |= {task.run: job for task, job in queue.items() if task.kind == PREPARE}
     ids |= _submit_arrays(preparations, slurm, root)
-    for trunk, batch in [("", ready), *waiting.items()]:
+    for awaited, batch in [("", ready), *waiting.items()]:
         elements = [
-            Element(Task(TRAIN, cell.run_id), cell, ids.get(trunk or sharing_key(cell.cfg)))
+            Element(Task(TRAIN, cell.run_id), cell, _jobs_before(cell, awaited, ids))
             for cell in batch
         ]
         count += len(elements)
@@ -94,6 +95,16 @@ def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     ]
     _submit_arrays(elements, slurm, root)
     return count + len(elements)
+
+
+def _jobs_before(cell: SweepRun, awaited: str, ids: dict[str, str]) -> str | None:
+    """Jobs that a training waits for: of the awaited run, and of its data's preparation.
+
+    A branch has the data of its trunk.
+    """
+    has_own_data = not awaited or cell.cfg.sequence.first
+    names = [awaited, *([sharing_key(cell.cfg)] if has_own_data else [])]
+    return ":".join(ids[name] for name in names if name in ids) or None
 
 
 def _needs_training(cell: SweepRun, queue: dict[Task, str]) -> bool:

@@ -139,10 +139,12 @@ def disk_bytes(cfg: RunConfig) -> float | None:
 
 
 def export_bytes(cfg: RunConfig, shape: ShapeConfig) -> float:
-    """Exports in fp32; PiSSA's are plain adapters of twice the rank."""
-    doubled = 2 if cfg.method.init == "pissa" else 1
+    """Exports in fp32; PiSSA's, and those that hold two runs' adapters, have twice the rank."""
     trained = num_trainable_parameters(shape, cfg.method)
-    return (1 + len(cfg.measure_at)) * 4 * trained * doubled
+    copies = 2 if cfg.method.init == "pissa" else 1
+    if cfg.sequence.first and cfg.method.kind == "lora" and not cfg.sequence.keep_adapter:
+        copies *= 2
+    return (1 + len(cfg.measure_at)) * 4 * trained * copies
 
 
 def checkpoint_bytes(cfg: RunConfig, shape: ShapeConfig) -> float | None:

@@ -148,9 +148,9 @@ def _warn_of_settings(where: str, group: pd.DataFrame, ranking: pd.DataFrame, ch
 
 def _without_duplicates(scores: pd.DataFrame) -> pd.DataFrame:
     """The newest of records that stand for one measurement; contradictions are reported."""
-    key = ["source", "run_id", "checkpoint", "measure"]
+    key = ["source", *GROUP, "run_id", "checkpoint", "measure"]
     repeated = scores[scores.duplicated(key, keep=False)]
-    conflicts = [g for _, g in repeated.groupby(key) if g.value.nunique() > 1]
+    conflicts = [g for _, g in repeated.groupby(key, dropna=False) if g.value.nunique() > 1]
     if conflicts:
         told = "\n  ".join(" and ".join(f"{one.path} ({one.value:g})" for one in g.itertuples())
                            for g in conflicts)  # fmt: skip

@@ -60,6 +60,10 @@ class Axes:
     """False for checkpoints measured before the end of their schedule."""
     replay: float | None = None
     """Share of source text in the training rows; None where there was none."""
+    first_run: str | None = None
+    """Of a run that starts from another run's export: that run's ID."""
+    first_adapter: str | None = None
+    """Of such a run of LoRA, what became of the first run's adapter: `merged` or `kept`."""
     strength: float | None = None
     """Of a checkpoint whose update was scaled after training: by how much."""
     truncate: int | None = None

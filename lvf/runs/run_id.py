@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+from lvf.config.compose import first_of
 from lvf.config.data_schema import SourceConfig
 from lvf.config.schema import EMBEDDED, RunConfig, stable_hash
 from lvf.data.fingerprint import hub_commit, model_fingerprint
@@ -17,6 +18,8 @@ NOT_HASHED = (
     # How and where a run is done and measured.
     "evals", "logger", "paths", "runtime", "released", "tuned", "bench",
     "strength", "truncate", "damp",
+    # The first run's own identity stands for it (`identity`).
+    "sequence",
     # What training.lr_peak was computed from, and the ranks and durations that sweeps refer to.
     "training.lr_by_method", "training.lr_multiplier", "training.lora_lr_ratio", "scale",
     # Contents stand for these (`identity`).
@@ -49,6 +52,8 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
         contents["source"] = _content(replay_source(cfg))
     if cfg.bench.steps is not None:
         settings["bench"] = asdict(cfg.bench)
+    if first := first_of(cfg):
+        settings["first"] = [run_id(first), cfg.sequence.keep_adapter]
     return settings | {
         "scale": cfg.scale.name,
         "trunk": cfg.trunk.duration,

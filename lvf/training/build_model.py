@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lvf.config.schema import MethodConfig, RunConfig
 from lvf.models.fused_lora import use_fused_lora
+from lvf.models.joined_adapter import load_adapter
 from lvf.models.load import (
     base_without_memory,
     load_base,
+    load_export,
     load_model_config,
     load_tokenizer,
     random_model,
@@ -21,6 +23,7 @@ from lvf.models.probe import choose_layout, few_layers
 from lvf.models.token_loss import give_loss_in_chunks
 from lvf.models.weights import check_weights
 from lvf.runs.run_folder import is_rank_zero
+from lvf.runs.sequence import first_export
 
 if TYPE_CHECKING:
     from lvf.training.packed_model import PackedModel
@@ -52,13 +55,28 @@ def make_model(cfg: RunConfig) -> PackedModel:
 
 def _base_with_adapters(cfg: RunConfig, layout: Layout) -> Any:
     if is_rank_zero():
-        base = load_base(cfg.model, cfg.training.attention_dropout)
-        return adapt(base, cfg.method, layout, cfg)
+        model = adapt(_start(cfg), cfg.method, layout, cfg)
+        if cfg.sequence.keep_adapter and (export := first_export(cfg)):
+            load_adapter(model, export)
+        return model
     import torch
 
     base = base_without_memory(cfg.model, cfg.training.attention_dropout)
     with torch.device("meta"):  # of which PiSSA's start cannot be computed
         return adapt(base, replace(cfg.method, init="zero"), layout, cfg)
+
+
+def _start(cfg: RunConfig) -> Any:
+    """The weights below a run's adapters, or those that it trains: the base's, or the first run's.
+
+    The first run's are copied into the base, whose configuration is this run's.
+    """
+    base = load_base(cfg.model, cfg.training.attention_dropout)
+    export = first_export(cfg)
+    if export and not cfg.sequence.keep_adapter:
+        tuned, _ = load_export(export, cfg.model)
+        base.load_state_dict(tuned.state_dict())
+    return base
 
 
 def check_model(cfg: RunConfig) -> None:

@@ -40,6 +40,7 @@ class Checkpointer(Callback):
         end: int,
         kept: Collection[int],
         stop: StopRequest,
+        stop_batch: int | None = None,
     ) -> None:
         self.folder = folder
         self.every = every
@@ -47,6 +48,7 @@ class Checkpointer(Callback):
         self.end = end
         self.kept = {name_of(batch) for batch in kept}
         self.stop = stop
+        self.stop_batch = stop_batch
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Take what is written in parts out of Composer's state, which gathers it on rank 0."""
@@ -55,9 +57,9 @@ class Checkpointer(Callback):
             state.serialized_attributes = [name for name in names if name not in SHARDED]
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Save after this batch if its turn has come, or if the run is asked to stop."""
+        """Save after this batch if its turn has come, or if the run is to stop."""
         batch = state.timestamp.batch.value
-        stop = self.stop.is_made(state) and batch != self.end
+        stop = (self.stop.is_made(state) or batch == self.stop_batch) and batch != self.end
         if stop or batch % self.every == 0 or batch == self.end or name_of(batch) in self.kept:
             self._save(state, self.folder / name_of(batch))
         if stop:

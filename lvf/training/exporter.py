@@ -15,6 +15,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from lvf.config.schema import IGNORED_LABEL
+from lvf.models.joined_adapter import join_adapter
 from lvf.models.pissa import to_plain_lora
 from lvf.runs.run_folder import RunFolder, is_rank_zero, write_json
 from lvf.training.divergence import DivergedError
@@ -29,7 +30,8 @@ class Exporter(Callback):
 
     Full finetuning gives a Hugging Face folder (safetensors), LoRA a PEFT adapter; both carry the
     tokenizer and `export.json`. A folder appears under its name only when it is whole. With several
-    ranks, rank 0 gathers and writes.
+    ranks, rank 0 gathers and writes. `merged_adapter` is that of the first of two runs, which is in
+    the base.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Exporter(Callback):
         flops_per_token: int,
         memory: PeakMemory,
         on_export: Callable[[float], None] | None,
+        merged_adapter: Path | None = None,
     ) -> None:
         self.folder = folder
         self.batches = batches
         self.flops_per_token = flops_per_token
         self.memory = memory
         self.on_export = on_export
+        self.merged_adapter = merged_adapter
         self._earlier_peak_bytes = 0
         self.loss_tokens = 0
         self.seconds = 0.0
@@ -115,7 +119,7 @@ class Exporter(Callback):
         }
         wrapped: Any = getattr(state.model, "module", state.model)  # DDP's, where there is one
         target = self.folder.export(batch)
-        write_export(wrapped.model, weights, wrapped.tokenizer, target, facts)
+        write_export(wrapped.model, weights, wrapped.tokenizer, target, facts, self.merged_adapter)
 
 
 def _gathered(state: State) -> dict[str, Tensor]:
@@ -141,14 +145,24 @@ def drop_unused_sampling(model: Any) -> None:
 
 
 def write_export(
-    model: Any, weights: dict[str, Tensor], tokenizer: Any, target: Path, facts: dict[str, Any]
+    model: Any,
+    weights: dict[str, Tensor],
+    tokenizer: Any,
+    target: Path,
+    facts: dict[str, Any],
+    merged_adapter: Path | None = None,
 ) -> None:
-    """Save a transformers or PEFT model, its tokenizer and facts; whole or not at all."""
+    """Save a transformers or PEFT model, its tokenizer and facts; whole or not at all.
+
+    An adapter that was trained on a base with `merged_adapter` in it is saved as both together.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     drop_unused_sampling(model)
     model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
     to_plain_lora(model, temporary)
+    if merged_adapter:
+        join_adapter(temporary, merged_adapter)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / "export.json", facts)
     temporary.rename(target)

@@ -31,6 +31,7 @@ from lvf.runs.run_folder import (
     run_folder,
 )
 from lvf.runs.run_id import run_id
+from lvf.runs.sequence import first_export, merged_adapter
 from lvf.runs.trunk import branch_point, kept_batches, trunk_of
 from lvf.training.outcome import (
     COLLECTIVE_TIMEOUT_SECONDS,
@@ -103,7 +104,8 @@ def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
     """Checkpoint from which a run starts, and how to say so.
 
     Raises:
-        UserError: no own checkpoint is whole, the trunk's is missing, or it would run code.
+        UserError: no own checkpoint is whole, the trunk's or the first run's export is missing, or
+            a checkpoint would run code.
     """
     if own := newest_complete(folder.checkpoints):
         refuse_code(own)
@@ -111,6 +113,8 @@ def start_of(cfg: RunConfig, folder: RunFolder) -> tuple[Path | None, str]:
     if point := branch_point(cfg):
         refuse_code(point)
         return point, f"branched at batch {batch_of(point)} from {point}"
+    if export := first_export(cfg):
+        return None, f"fresh from {export}"
     return None, "fresh"
 
 
@@ -132,8 +136,9 @@ def check_same_shards(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> 
 
 
 def export_batches(cfg: RunConfig, prepared: Prepared) -> dict[int, float]:
-    """Batch after which each moment of `measure_at`, and the end, is exported."""
-    moments = [*cfg.measure_at, cfg.duration]
+    """Batch after which each moment of `measure_at`, a stop and the end is exported."""
+    stop = [] if cfg.runtime.stop_at is None else [cfg.runtime.stop_at]
+    moments = [*stop, *cfg.measure_at, cfg.duration]
     return {total_batches(prepared, cfg, moment): moment for moment in moments}
 
 
@@ -235,7 +240,7 @@ def make_callbacks(
     runtime = cfg.runtime
     callbacks: list[Callback] = [
         Divergence(runtime.divergence_factor),
-        Exporter(folder, batches, flops_per_token, memory, on_export),
+        Exporter(folder, batches, flops_per_token, memory, on_export, merged_adapter(cfg)),
         Progress(folder, end),
         LRMonitor(),
         SpeedMonitor(window_size=SPEED_BATCHES, time_unit="seconds"),
@@ -247,6 +252,7 @@ def make_callbacks(
             end=end,
             kept=kept_batches(cfg),
             stop=stop,
+            stop_batch=next((b for b, at in batches.items() if at == runtime.stop_at), None),
         ),
     ]
     if uses_fsdp(cfg):

@@ -40,6 +40,7 @@ CONDITIONS = {
     "pass_at_k": ("code", "ift"),
     "throughput": ("code", "cpt"),
     "without_regret": ("math", "ift"),
+    "sequence": ("code", "ift"),
 }
 MODELS = {"embedded": "embedded", "small": "smollm2_135m", "paper": "llama2_7b"}
 

@@ -1,4 +1,4 @@
-"""Trunks before branches; and what became of a cell, from what its run left behind."""
+"""Trunks before branches, first runs before second; what became of a cell, by its own files."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from lvf.config.grid_schema import SweepConfig
 from lvf.errors import UserError
-from lvf.launching.order import in_order
+from lvf.launching.order import all_after, in_order
 from lvf.launching.slurm_queue import Task
 from lvf.launching.status import ENDED_WITH, statuses
 from lvf.runs.checkpoints import commit
@@ -56,6 +56,49 @@ def test_a_branch_whose_trunk_nobody_makes_is_refused_with_the_setting_that_make
     with pytest.raises(UserError, match=r"add duration=49152 to it, or set trunk.branch=false"):
         in_order([branch], set())
     assert in_order([branch], {run_id(trunk.cfg)}) == ([], {run_id(trunk.cfg): [branch]})
+
+
+def sequences(folder: Path, second: dict[str, list], first: dict[str, list]) -> list[SweepRun]:
+    """Second runs before the first runs that they start from."""
+    blocks = {"second": {"+experiment": ["sequence"], "method": ["lora"], **second},
+              "first": {"+experiment": ["math_ift"], "method": ["lora"], **first}}  # fmt: skip
+    return runs_of(SweepConfig(name="x", blocks=blocks), [f"paths.runs={folder}/runs"])
+
+
+def test_second_runs_wait_for_their_own_first_run_until_it_is_trained(tmp_path: Path) -> None:
+    ranks = {"method.rank": [2, 8]}
+    cells = sequences(
+        tmp_path, {**ranks, "sequence.keep_adapter": [False, True]}, {**ranks, "duration": [2]}
+    )
+    *seconds, first, other = cells
+    ready, waiting = in_order(cells, set())
+    assert ready == [first, other]
+    assert waiting == {first.run_id: seconds[:2], other.run_id: seconds[2:]}
+    folder = open_run_folder(first.cfg)
+    folder.export(9).mkdir(parents=True)
+    folder.write_status("trained")
+    ready, waiting = in_order(seconds, {other.run_id})
+    assert ready == seconds[:2] and waiting == {other.run_id: seconds[2:]}
+
+
+def test_a_second_run_whose_first_nobody_trains_is_refused(tmp_path: Path) -> None:
+    second, first = sequences(tmp_path, {}, {"duration": [2]})
+    with pytest.raises(UserError, match=f"starts from the last export of {first.run_id}, which is"):
+        in_order([second], set())
+
+
+def test_a_branch_of_a_second_run_comes_after_its_trunk_and_that_after_the_first_run(
+    tmp_path: Path,
+) -> None:
+    budgets = [6 * BATCH_TOKENS, 24 * BATCH_TOKENS]
+    second = {"regime": ["cpt"], "duration": budgets, "trunk.tokens": budgets[1:],
+              "trunk.budgets": [budgets[:1]]}  # fmt: skip
+    cells = sequences(tmp_path, second, {"duration": [2]})
+    branch, trunk, first = cells
+    ready, waiting = in_order(cells, set())
+    assert ready == [first]
+    assert list(waiting.items()) == [(first.run_id, [trunk]), (trunk.run_id, [branch])]
+    assert all_after(first.run_id, waiting) == [trunk, branch] and not waiting
 
 
 def test_each_cell_says_what_became_of_it_and_why(cells: list[SweepRun]) -> None:

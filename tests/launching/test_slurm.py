@@ -211,6 +211,30 @@ def test_branches_wait_for_their_trunk_and_evaluations_for_their_run(
     assert [status.state for status in statuses([branch, trunk, own])] == ["queued"] * 3
 
 
+def test_a_second_run_waits_for_the_first_run_and_for_its_own_data(
+    tmp_path: Path, later: SlurmConfig
+) -> None:
+    second = {"+experiment": ["sequence"], "duration": [1], "sequence.first.duration": [1],
+              "+sequence.first.data.max_documents": [64]}  # fmt: skip
+    paths = [f"paths.{name}={tmp_path}/{name}" for name in ("runs", "shards", "records")]
+    few = ["data.max_documents=64", "evals.tasks=[nll_target]", "evals.limit=4", *paths]
+    blocks = {"second": second, "first": IFT}
+    code, maths = runs_of(SweepConfig(name="two", blocks=blocks, overrides=few), [])
+    assert submit([code, maths], later) == 6
+    assert submit([code, maths], later) == 0
+    names = {code.run_id: "code", maths.run_id: "maths"}
+    names |= {sharing_key(cell.cfg): names[cell.run_id] for cell in (code, maths)}
+    queued = queued_jobs(tmp_path / "runs" / "slurm")
+    jobs = {f"{job.task.kind} {names[job.task.run]}": job.id for job in queued}
+    rows = ask("squeue", "--array", "-h", "-o", "%F_%K %E").splitlines()
+    waits = dict(row.split() for row in rows)
+    assert waits[jobs["train maths"]] == f"afterok:{jobs['prepare maths']}(unfulfilled)"
+    before = {jobs["train maths"], jobs["prepare code"]}
+    assert set(waits[jobs["train code"]].split(",")) == {
+        f"afterok:{job}(unfulfilled)" for job in before
+    }
+
+
 def test_what_is_queued_is_not_queued_again_and_what_was_lost_is(
     tmp_path: Path, later: SlurmConfig
 ) -> None:

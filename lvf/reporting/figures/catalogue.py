@@ -24,8 +24,8 @@ from lvf.reporting.figures import (
     weights,
 )
 from lvf.reporting.figures.forest import forest, no_claims
-from lvf.reporting.select.altered import is_altered
 from lvf.reporting.select.selection import select
+from lvf.reporting.select.sequence import is_apart
 from lvf.reporting.select.settings import groups
 from lvf.reporting.select.variant import with_variants
 
@@ -90,7 +90,7 @@ class Data:
 def _read(source: Path) -> Data:
     scores = pd.concat([load(source), load_paper()], ignore_index=True)
     selection = select(with_variants(models(scores)), scores)
-    return Data(selection.models, scores[~is_altered(scores)], altered=selection.altered)
+    return Data(selection.models, scores[~is_apart(scores)], altered=selection.altered)
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,7 +9,8 @@
    variant out, and figures of scores draw all of its rates.
 3. Main methods are full finetuning, and LoRA with alpha = 2r on all linear maps, both by the
    optimiser that most runs of the experiment have.
-4. Checkpoints that were altered after training are kept apart (`Selection.altered`).
+4. Checkpoints that were altered after training are kept apart (`Selection.altered`), and second
+   runs of a sequence of tasks (`Selection.sequences`).
 
 What a rule leaves out although it has scores is named: see `Selection.left_out`.
 """
@@ -21,8 +22,9 @@ from typing import Any
 import pandas as pd
 
 from lvf.records.checkpoints import GROUP, in_few_blocks, measures, models
-from lvf.reporting.select.altered import altered_models, is_altered
+from lvf.reporting.select.altered import altered_models
 from lvf.reporting.select.compare import MODEL
+from lvf.reporting.select.sequence import is_apart, sequences
 from lvf.reporting.select.settings import SETTING, duration_text, learning_rate_text
 from lvf.reporting.select.variant import UNIT, VARIANT, with_variants
 
@@ -63,6 +65,8 @@ class Selection:
     left_out: tuple[LeftOut, ...] = ()
     altered: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Models altered after training, which no other comparison takes: see `altered_models`."""
+    sequences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Runs that started from another task's, likewise: see `lvf.reporting.select.sequence`."""
 
 
 def selected(scores: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +82,7 @@ def select(measured: pd.DataFrame, scores: pd.DataFrame) -> Selection:
             its rows, among which to choose.
         scores: rows of `lvf.records.store.load`.
     """
-    whole, measured = measured, measured[~is_altered(measured)]
+    whole, measured = measured, measured[~is_apart(measured)]
     repeated = _repeated(measured)
     rows = measured.drop(index=[index for index, _ in repeated])
     rows = rows.assign(
@@ -102,9 +106,10 @@ def select(measured: pd.DataFrame, scores: pd.DataFrame) -> Selection:
             )
     has_choice = is_chosen.groupby(rows.variant).transform("any").astype(bool)
     rows = in_few_blocks(rows.assign(is_chosen=is_chosen, is_drawn=is_chosen | ~has_choice))
-    scores = scores[~is_altered(scores)]
+    scores = scores[~is_apart(scores)]
     left_out += [*_without_a_rate(rows), *_not_scored(rows, scores), *_not_main(rows)]
-    return Selection(rows, tuple(left_out), altered_models(whole, rows))
+    altered = altered_models(whole, rows)
+    return Selection(rows, tuple(left_out), altered, sequences(whole))
 
 
 def chosen_learning_rate(variant: pd.DataFrame) -> float | None:

@@ -60,7 +60,7 @@ def settings(models: pd.DataFrame) -> pd.DataFrame:
     values = [name + end for name in measures() for end in ("", "_delta")]
     scores = models[values].to_numpy(dtype=float)
     errors = models[[f"{name}_se" for name in values]].to_numpy(dtype=float)
-    numbers = [_over_seeds(scores[rows], errors[rows]) for rows in members]
+    numbers = [over_seeds(scores[rows], errors[rows]) for rows in members]
     columns = [name + end for end in ENDS for name in values]
     frame = models.iloc[[rows[0] for rows in members]][[*SETTING, *MARKED]].reset_index(drop=True)
     frame = frame.assign(
@@ -91,7 +91,7 @@ def altered_settings(altered: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).sort_values(by, ignore_index=True)
 
 
-def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
+def over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Mean, standard error, smallest and largest, each (num_scores,), of (num_seeds, num_scores).
 
     NaN where a seed is not measured. All seeds answer the same items: their noise is the mean.

@@ -26,6 +26,7 @@ from lvf.reporting.select.settings import (
     settings,
 )
 from lvf.reporting.select.variant import with_variants
+from lvf.reporting.tables.sequence import sequence_table
 from lvf.reporting.tables.text import markdown, number
 
 HEADINGS = {
@@ -99,10 +100,14 @@ def print_run(paths: Iterable[Path]) -> None:
     """Print the table of a run, for its end.
 
     Args:
-        paths: record files of the run and of its base model.
+        paths: record files of the run and of its base model; of a sequence's second run also those
+            on the first task, and those of the first run.
     """
     scores = load(paths)
     selection = select(with_variants(models(scores)), scores)
+    if scores.first_run.notna().any():
+        console().print(sequence_table(selection.sequences))
+        return
     if (selection.models.method != "base").any():
         console().print(run_table(selection.models))
     if len(selection.altered):
