@@ -30,8 +30,9 @@ def place(number: str) -> tuple[int, int, str]:
 
 
 MODULES = (learning, forgetting, ablations, learning_rates, weights_and_samples, rules)
-CLAIMS: tuple[Claim, ...] = tuple(
-    sorted((claim for module in MODULES for claim in module.CLAIMS), key=lambda x: place(x.number))
+CLAIMS = sorted(
+    (x for module in MODULES for x in vars(module).values() if isinstance(x, Claim)),
+    key=lambda claim: place(claim.number),
 )
 """In the paper's order: its title, its claims by number, its rules."""
 NUM_PRIMARY = sum(claim.primary for claim in CLAIMS)

@@ -126,4 +126,4 @@ def _gaps(models: pd.DataFrame) -> Iterator[_Row]:
                 if isinstance(gap, Contrast):
                     yield _Row(row_name, kind, gap.value, gap.estimate.interval())
                 else:
-                    yield _Row(row_name, kind, None, None, gap.reason.split(":")[0])
+                    yield _Row(row_name, kind, None, None, gap.split(":")[0])

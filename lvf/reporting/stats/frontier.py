@@ -15,13 +15,6 @@ RETENTION = {"retention": lambda accuracy: accuracy, "nll_source": lambda nats: 
 mean of the probabilities given to source tokens."""
 
 
-@dataclass(frozen=True)
-class Incomparable:
-    """Why two methods cannot be compared."""
-
-    reason: str
-
-
 def frontier(learning: np.ndarray, retention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points that no other point beats on both axes, by rising learning.
 
@@ -62,7 +55,7 @@ def matched_learning(
     second: pd.DataFrame,
     learning: str = "target",
     kept: str = "nll_source",
-) -> Contrast | Incomparable:
+) -> Contrast | str:
     """Retention of the first method minus the second where they have learned equally much.
 
     A method's points are its settings (rate, duration), each the mean over its seeds; `frontier`
@@ -76,11 +69,14 @@ def matched_learning(
         second: likewise, of the other.
         learning: `target` or `nll_target`; the measure that is held equal.
         kept: `retention` or `nll_source`; the measure compared. The two may change places.
+
+    Returns:
+        Why there is none, where the two never learned equally much.
     """
     sides = [rows.dropna(subset=[learning, kept]) for rows in (first, second)]
     for rows, name in zip(sides, ("first", "second"), strict=True):
         if rows.empty:
-            return Incomparable(f"the {name} method lacks {learning} or {kept}")
+            return f"the {name} method lacks {learning} or {kept}"
     settings = [setting_labels(rows) for rows in sides]
     signs = np.array([MORE_IS_BETTER[learning], MORE_IS_BETTER[kept]])
 
@@ -93,7 +89,7 @@ def matched_learning(
     if not np.isnan([found.value, *(x for t in found.terms.values() for x in t.weights)]).any():
         return found
     spans = [f"{rows[learning].min():.3f} to {rows[learning].max():.3f}" for rows in sides]
-    return Incomparable(f"no shared level of learning: {' against '.join(spans)}")
+    return f"no shared level of learning: {' against '.join(spans)}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class AlongStrength:
     scaled: str
     """Label of the method whose longest trained update was scaled."""
     trained: str
-    gap: Contrast | Incomparable
+    gap: Contrast | str
     """As of `matched_learning`: positive where the scaled method forgets less."""
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lvf.reporting.stats.frontier import Incomparable, along_strength
+from lvf.reporting.stats.frontier import along_strength
 from lvf.reporting.tables.text import interval_text
 
 
@@ -18,8 +18,8 @@ def strength_sentences(group: pd.DataFrame, altered: pd.DataFrame) -> list[str]:
     lines = []
     for one in along_strength(group, altered):
         pair = f"{one.scaled} along strength, {one.trained} along training"
-        if isinstance(one.gap, Incomparable):
-            lines.append(f"{pair}: {one.gap.reason}")
+        if isinstance(one.gap, str):
+            lines.append(f"{pair}: {one.gap}")
             continue
         low, high = one.gap.estimate.interval() or (float("nan"), float("nan"))
         lines.append(
