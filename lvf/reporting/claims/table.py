@@ -21,7 +21,7 @@ STYLES = {
     NOT_APPLICABLE: "dim",
 }  # fmt: skip
 HEADINGS = (
-    "", "the paper says", "verdict", "mean", "95 % here", "95 % elsewhere", "spread", "agree",
+    "no.", "the paper says", "verdict", "mean", "95 % here", "95 % elsewhere", "spread", "agree",
     "seeds", "unit", "p", "because of",
 )  # fmt: skip
 NOTES = (
@@ -43,7 +43,9 @@ def claims_markdown(verdicts: list[Verdict], left_out: Sequence[LeftOut]) -> str
         lines += ["## Side by side", "", *side_by_side(verdicts), ""]
     for evidence_set, its_verdicts in by_evidence_set(verdicts):
         lines += [f"## By the {evidence_set} records: {counts_text(its_verdicts)}", ""]
-        lines += [markdown(pd.DataFrame(map(_texts, its_verdicts), columns=HEADINGS)), ""]
+        texts = pd.DataFrame(map(verdict_texts, its_verdicts), columns=pd.Index(HEADINGS))
+        texts["no."] = texts["no."].map(_escaped)
+        lines += [markdown(texts.rename(columns={"no.": ""})), ""]
         names = [f"- {one}" for one in left_out if one.evidence_set == evidence_set]
         lines += [*names, ""] if names else []
     return "\n".join([*lines, *(f"{note}  " for note in NOTES), ""])
@@ -61,7 +63,7 @@ def side_by_side(verdicts: list[Verdict]) -> list[str]:
     headings = ["", "the paper says", *(f"{name} records" for name, _ in sets)]
     rows = list(zip(*(its_verdicts for _, its_verdicts in sets), strict=True))
     spoken = [row for row in rows if any(verdict.effect is not None for verdict in row)]
-    cells = [[_number(row[0]), row[0].statement, *map(_short, row)] for row in spoken]
+    cells = [[_escaped(_starred(row[0])), row[0].statement, *map(_short, row)] for row in spoken]
     silent = ", ".join(row[0].number for row in rows if row not in spoken)
     return [
         markdown(pd.DataFrame(cells, columns=headings)), "",
@@ -111,8 +113,13 @@ def interval(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
-def _number(verdict: Verdict) -> str:
-    return f"{verdict.number}\\*" if verdict.primary else verdict.number
+def _starred(verdict: Verdict) -> str:
+    """A claim's number, starred where it is primary."""
+    return f"{verdict.number}{'*' * verdict.primary}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("*", "\\*")
 
 
 def _short(verdict: Verdict) -> str:
@@ -128,14 +135,21 @@ def _short(verdict: Verdict) -> str:
     return f"**{decision}**: {text}; {verdict.agree} of {verdict.compared} agree"
 
 
-def _texts(verdict: Verdict) -> list[str]:
+def verdict_texts(verdict: Verdict) -> dict[str, str]:
+    """What tables say of a verdict, by heading; dashes where the records say nothing."""
     known = verdict.effect is not None
-    return [
-        _number(verdict), verdict.statement, verdict.verdict, signed(verdict.effect),
-        interval(verdict.low, verdict.high),
-        interval(verdict.low_elsewhere, verdict.high_elsewhere),
-        "–" if verdict.spread is None else f"{verdict.spread:.3f}",
-        f"{verdict.agree} of {verdict.compared}" if known else "–",
-        str(verdict.seeds) if known else "–", verdict.unit if known else "",
-        p_text(verdict.p), verdict.reason,
-    ]  # fmt: skip
+    return {
+        "no.": _starred(verdict),
+        "the paper says": verdict.statement,
+        "records": verdict.evidence_set,
+        "verdict": verdict.verdict,
+        "mean": signed(verdict.effect),
+        "95 % here": interval(verdict.low, verdict.high),
+        "95 % elsewhere": interval(verdict.low_elsewhere, verdict.high_elsewhere),
+        "spread": "–" if verdict.spread is None else f"{verdict.spread:.3f}",
+        "agree": f"{verdict.agree} of {verdict.compared}" if known else "–",
+        "seeds": str(verdict.seeds) if known else "–",
+        "unit": verdict.unit if known else "",
+        "p": p_text(verdict.p),
+        "because of": verdict.reason,
+    }
