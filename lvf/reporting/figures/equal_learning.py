@@ -104,10 +104,7 @@ def _draw_row(axes: Axes, place: int, row: _Row) -> None:
             transform=axes.get_yaxis_transform(),
         )  # fmt: skip
         return
-    fill = "black" if row.span else "white"
-    axes.plot([row.value], [place], "s", color="black", markerfacecolor=fill, markersize=5)
-    if row.span:
-        axes.plot(row.span, [place, place], color="black")
+    style.interval_row(axes, place, row.value, row.span, markersize=5)
 
 
 def _gaps(models: pd.DataFrame) -> Iterator[_Row]:

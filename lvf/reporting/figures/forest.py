@@ -26,10 +26,7 @@ def forest(verdict: Verdict) -> Figure:
     for place, one in enumerate(rows):
         assert one.estimate is not None
         ends = one.estimate.interval()
-        fill = "black" if ends else "white"
-        axes.plot([one.estimate.value], [place], "s", color="black", markerfacecolor=fill)
-        if ends:
-            axes.plot(ends, [place, place], color="black", linewidth=1.2)
+        style.interval_row(axes, place, one.estimate.value, ends, linewidth=1.2)
     axes.axvline(0, **style.BASE_LINE)
     axes.autoscale_view()
     axes.autoscale(False)

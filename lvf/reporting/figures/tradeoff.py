@@ -16,6 +16,7 @@ from lvf.reporting.select.selection import not_scored, without_ablations
 from lvf.reporting.select.settings import (
     altered_settings,
     duration_text,
+    duration_unit,
     learning_rate_text,
     settings,
 )
@@ -59,7 +60,7 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
 
 
 @style.styled
-def frontier(group: pd.DataFrame, title: str, altered: pd.DataFrame | None = None) -> Figure:
+def frontier(models: pd.DataFrame, title: str, altered: pd.DataFrame | None = None) -> Figure:
     """Learning against forgetting of a group over its learning rates, means over seeds.
 
     A panel for retention and a panel for held-out source NLL, on a reversed log axis. A thick line
@@ -69,11 +70,11 @@ def frontier(group: pd.DataFrame, title: str, altered: pd.DataFrame | None = Non
     cut to a rank (r) or rid of intruders (d).
 
     Args:
-        group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
+        models: comparable ones, as `lvf.reporting.select.settings.groups` gives them.
         title: heading.
         altered: rows of `lvf.reporting.select.selection.Selection.altered` of the group, if any.
     """
-    everything = settings(without_ablations(group))
+    everything = settings(without_ablations(models))
     rows = everything.dropna(subset="target")
     shown = [name for name in ("retention", "nll_source") if rows[name].notna().any()]
     rows = rows.dropna(subset=shown, how="all")
@@ -87,11 +88,11 @@ def frontier(group: pd.DataFrame, title: str, altered: pd.DataFrame | None = Non
         if altered is not None and len(altered):
             _draw_altered(axes, altered, name, looks)
         _panel(axes, rows, name, looks)
-        text = style.measure_line(name, group)
+        text = style.measure_line(name, models)
         axes.set_xlabel(f"{text}\n(forgets less →)")
-    places[0].set_ylabel(f"{style.measure_text('target', group)}\n(learns more →)")
+    places[0].set_ylabel(f"{style.measure_text('target', models)}\n(learns more →)")
     sizes = _sizes(rows)
-    unit = str(group.duration_unit.dropna().iloc[0])
+    unit = duration_unit(models)
     texts = [f"{duration_text(duration, True)} {unit}" for duration in sizes]
     style.finish(figure, title, looks, more=_size_legend(list(sizes.values()), texts))
     for axes, name in zip(places, shown, strict=True):

@@ -26,6 +26,16 @@ def alteration_text(row: Mapping[Any, Any]) -> str:
     return " ".join(f"{name} {row[name]:g}" for name in ALTERATIONS if not pd.isna(row[name]))
 
 
+def of_group(altered: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
+    """The altered checkpoints of a group of comparable models.
+
+    Args:
+        altered: as in `lvf.reporting.select.selection.Selection`.
+        group: as `lvf.reporting.select.settings.groups` gives it.
+    """
+    return altered[altered.condition.isin(set(group.condition))] if len(altered) else altered
+
+
 def altered_models(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
     """The altered checkpoints of models that count.
 
