@@ -102,8 +102,7 @@ def travelling() -> str:
     kinds = [("full", SHARDED), ("lora_r16", WHOLE), ("lora_r256", WHOLE)]
     for method, how in [*kinds, ("lora_r256", SHARDED_BASE)]:
         for precision in ("amp_bf16", "fp32"):
-            words = ("+experiment=code_cpt", "scale=paper", f"method={method}")
-            cfg = compose(*words, f"training.precision={precision}")
+            cfg = _run("code_cpt", method, f"training.precision={precision}").cfg
             shape = shape_of(cfg.model)
             assert shape is not None  # conf/model has it
             one = traffic(cfg, shape, how)
@@ -125,8 +124,7 @@ def steps() -> str:
     rows = []
     for experiment in ("code_cpt", "math_ift"):
         for method in ("full", "lora_r16", "lora_r256"):
-            words = (f"+experiment={experiment}", "scale=paper", f"method={method}")
-            cell = SweepRun(words, compose(*words))
+            cell = _run(experiment, method)
             for number in NUM_DEVICES:
                 rows.append([f"`{experiment}`", f"`{method}`", number, *_step(cell, number)])
     head = ["", "", "GPUs", "busy", "microbatches", "computing", "exposed", "step", "efficiency"]
@@ -155,8 +153,7 @@ def slower() -> str:
     rows = []
     shards = ("runtime.fsdp_base=true",)
     for method, more in [("full", ()), ("lora_r16", ()), ("lora_r256", ()), ("lora_r256", shards)]:
-        words = ("+experiment=code_cpt", "scale=paper", f"method={method}", *more)
-        cell = SweepRun(words, compose(*words))
+        cell = _run("code_cpt", method, *more)
         for number in (16, 32, 256):
             told = [f"`{method}`", SHARDED_BASE if more else "", number]
             rows.append([*told, *(_step_on(cell, number, one) for one in NETWORKS_GBITS)])
@@ -280,6 +277,11 @@ def by_experiment() -> dict[tuple[str, str], list[SweepRun]]:
             words = dict(word.split("=", 1) for word in cell.overrides)
             groups[words["+experiment"], cell.cfg.method.name].append(cell)
     return groups
+
+
+def _run(experiment: str, method: str, *more: str) -> SweepRun:
+    words = (f"+experiment={experiment}", "scale=paper", f"method={method}", *more)
+    return SweepRun(words, compose(*words))
 
 
 def _plans(cells: Iterable[SweepRun], num_devices: int) -> list[Plan]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -87,20 +88,22 @@ def num_block_parameters(shape: ShapeConfig) -> int:
 
 def num_adapter_parameters(shape: ShapeConfig, method: MethodConfig) -> int:
     """Of all targets of all blocks (`lvf.models.relatives`)."""
-    if method.kind == "full":
-        return 0
-    targets = _targets(shape, method).items()
-    return shape.num_hidden_layers * sum(
-        relatives.num_parameters(method, name, d_out, d_in) for name, (d_in, d_out) in targets
-    )
+    return _over_targets(shape, method, relatives.num_parameters)
 
 
 def _adapter_flops(shape: ShapeConfig, method: MethodConfig) -> int:
+    return _over_targets(shape, method, relatives.train_flops)
+
+
+def _over_targets(
+    shape: ShapeConfig, method: MethodConfig, count: Callable[[MethodConfig, str, int, int], int]
+) -> int:
+    """Sum of a count over the maps of all blocks that get adapters; 0 without any."""
     if method.kind == "full":
         return 0
     targets = _targets(shape, method).items()
     return shape.num_hidden_layers * sum(
-        relatives.train_flops(method, name, d_out, d_in) for name, (d_in, d_out) in targets
+        count(method, name, d_out, d_in) for name, (d_in, d_out) in targets
     )
 
 

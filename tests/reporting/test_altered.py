@@ -81,7 +81,7 @@ def test_altered_checkpoints_whose_run_does_not_count_are_left_out(
 
 def test_a_line_along_strength_is_compared_with_lines_along_training(folder: Path) -> None:
     found = selection(folder)
-    gaps = {one.trained: one.gap for one in along_strength(found.models, found.altered)}
+    gaps = {trained: gap for _, trained, gap in along_strength(found.models, found.altered)}
     assert gaps.keys() == {"full", "LoRA r=8"}
     lora, full = gaps["LoRA r=8"], gaps["full"]
     assert isinstance(lora, Contrast) and lora.value == pytest.approx(1.5 - 2.0)

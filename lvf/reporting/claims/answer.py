@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lvf.reporting.claims.judge import DIRECTION, TOO_FEW, Verdict
+from lvf.reporting.tables.text import plain
 
 QUESTIONS = {
     "lora_learns_less": (
@@ -45,9 +46,5 @@ def _sentence(verdict: Verdict, short: str, effect: str) -> str:
         ends = verdict.low, verdict.high
         if verdict.effect < 0:  # what is told is how much less
             ends = -verdict.high, -verdict.low
-        facts = f"95 % interval {_plain(ends[0])} to {_plain(ends[1])}; {facts}"
+        facts = f"95 % interval {plain(ends[0])} to {plain(ends[1])}; {facts}"
     return f"{short}: {decision}. On average {text} ({facts})."
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")

@@ -61,10 +61,8 @@ def side_by_side(verdicts: list[Verdict]) -> list[str]:
     """Lines of a Markdown table of the claims that some evidence set says something of."""
     sets = by_evidence_set(verdicts)
     headings = ["", "the paper says", *(f"{name} records" for name, _ in sets)]
-    rows = list(zip(*(its_verdicts for _, its_verdicts in sets), strict=True))
-    spoken = [row for row in rows if any(verdict.effect is not None for verdict in row)]
+    spoken, silent = by_claim([its_verdicts for _, its_verdicts in sets])
     cells = [[_escaped(_starred(row[0])), row[0].statement, *map(_short, row)] for row in spoken]
-    silent = ", ".join(row[0].number for row in rows if row not in spoken)
     return [
         markdown(pd.DataFrame(cells, columns=headings)), "",
         f"\\* primary. Not applicable to any: {silent}.",
@@ -106,6 +104,13 @@ def by_evidence_set(verdicts: Sequence[Verdict]) -> list[tuple[str, list[Verdict
     """Name and verdicts of each evidence set."""
     names = dict.fromkeys(verdict.evidence_set for verdict in verdicts)
     return [(name, [one for one in verdicts if one.evidence_set == name]) for name in names]
+
+
+def by_claim(sets: Sequence[Sequence[Verdict]]) -> tuple[list[tuple[Verdict, ...]], str]:
+    """The verdicts on each claim that some set has an effect for; the numbers of other claims."""
+    rows = list(zip(*sets, strict=True))
+    spoken = [row for row in rows if any(verdict.effect is not None for verdict in row)]
+    return spoken, ", ".join(row[0].number for row in rows if row not in spoken)
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -24,7 +24,7 @@ from lvf.reporting.figures import (
     tradeoff,
     weights,
 )
-from lvf.reporting.figures.forest import forest, no_claims
+from lvf.reporting.figures.forest import forest
 from lvf.reporting.select.altered import is_altered, of_group
 from lvf.reporting.select.selection import select
 from lvf.reporting.select.settings import groups
@@ -142,7 +142,7 @@ FIGURES_OF_THE_PAPER = [
 ]  # fmt: skip
 """In the order of the paper."""
 FIGURES_BEYOND = [
-    Entry("claim", "claims", "Claims", no_claims, (), by="claim"),
+    Entry("claim", "claims", "Claims", partial(style.nothing, what="any claim"), (), by="claim"),
     Entry("frontier", "tradeoff", "Learning and forgetting over rates", tradeoff.frontier,
           ("models", "altered"), by="group"),
     Entry("equal-learning", "tradeoff", "Forgetting at equal learning",

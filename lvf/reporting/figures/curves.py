@@ -38,8 +38,8 @@ class Panel:
     """Label of the y axis."""
 
 
-def conditions(models: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Title, domain and main methods of each of the paper's four conditions, in its order.
+def conditions(models: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Title and main methods of each of the paper's four conditions, in its order.
 
     A condition that was run with several models or data sets comes once for each; a condition
     without records comes with an empty table.
@@ -52,9 +52,9 @@ def conditions(models: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         name = f"{domain} {style.REGIMES[regime]}"
         found = by_condition.get((domain, regime), [])
         for group in found:
-            yield f"{name}: {group.dataset.iloc[0]}" if len(found) > 1 else name, domain, group
-        if (domain, regime) not in by_condition:
-            yield name, domain, models.iloc[:0]
+            yield f"{name}: {group.dataset.iloc[0]}" if len(found) > 1 else name, group
+        if not found:
+            yield name, models.iloc[:0]
 
 
 @style.styled
@@ -68,7 +68,7 @@ def over_durations(models: pd.DataFrame, measure: str, title: str) -> Figure:
     """
     shown = [
         Panel(name, group, measure, style.measure_text(measure, group))
-        for name, _, group in conditions(models)
+        for name, group in conditions(models)
     ]
     return _drawn(shown, 2, title)
 
@@ -80,7 +80,7 @@ def retention_by_task(models: pd.DataFrame, title: str) -> Figure:
     shown = [
         Panel(name, group, task, style.measure_text(task, group))
         for task in names().retention
-        for name, _, group in by_condition
+        for name, group in by_condition
     ]
     return _drawn(shown, len(by_condition), title)
 

@@ -47,7 +47,7 @@ def hypervolumes(models: pd.DataFrame, title: str) -> Figure:
     (`stats.frontier.hypervolume`); hollow where no seed variance is known.
     """
     rows = []
-    for name, _, group in conditions(models):
+    for name, group in conditions(models):
         finished = group[group.cooled_down & (group.method != "base")]
         base_score = group.target[group.method == "base"].mean()
         for label, method in finished.sort_values(["rank", "label"]).groupby("label", sort=False):
@@ -77,9 +77,7 @@ def _forest(rows: Sequence[_Row], title: str, text: str, zero: bool = False) -> 
     """Values with their intervals, a row each, a panel a kind, side by side."""
     kinds = list(dict.fromkeys(row.kind for row in rows))
     if not kinds:
-        figure, (axes,) = style.panels(1, 1)
-        style.say_missing(axes, "models with both measures")
-        return style.finish(figure, title)
+        return style.nothing(title, "models with both measures")
     names = list(dict.fromkeys(row.name for row in rows))
     size = 2.7, 1.2 + 0.24 * len(names)
     figure, places = style.panels(len(kinds), len(kinds), size, legend=1.8)
@@ -109,7 +107,7 @@ def _draw_row(axes: Axes, place: int, row: _Row) -> None:
 
 def _gaps(models: pd.DataFrame) -> Iterator[_Row]:
     """Each comparison with full finetuning that has both measures."""
-    for name, _, group in conditions(models):
+    for name, group in conditions(models):
         finished = group[group.cooled_down & (group.method != "base")]
         full = finished[finished.method == "full"]
         others = finished[finished.method != "full"].sort_values(["rank", "label"])

@@ -41,14 +41,6 @@ def forest(verdict: Verdict) -> Figure:
     return style.finish(figure, statement)
 
 
-@style.styled
-def no_claims(title: str) -> Figure:
-    """Says that no claim has a number."""
-    figure, (axes,) = style.panels(1, 1)
-    style.say_missing(axes, "any claim")
-    return style.finish(figure, title)
-
-
 def _diamond(axes: Axes, verdict: Verdict, place: int) -> None:
     """The mean, as wide as its interval."""
     if verdict.effect is None:

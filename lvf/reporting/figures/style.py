@@ -155,6 +155,15 @@ def say_missing(axes: Axes, what: str) -> None:
     axes.spines[:].set_color("0.85")
 
 
+@styled
+def nothing(title: str, what: str, count: int = 1, legend: float = 1.7) -> Figure:
+    """A figure whose panels all say what there are no records for."""
+    figure, places = panels(count, count, legend=legend)
+    for axes in places:
+        say_missing(axes, what)
+    return finish(figure, title)
+
+
 def has_data(figure: Figure) -> bool:
     """Whether any panel shows more than what is missing."""
     return any(axes.lines for axes in figure.axes)

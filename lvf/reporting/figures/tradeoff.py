@@ -38,23 +38,21 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
         models: rows of `lvf.records.checkpoints.models` of one scale.
         title: heading.
     """
-    shown = list(conditions(models))
-    figure, places = style.panels(len(shown), 2, legend=1.9)
-    everything = {name: settings(group) for name, _, group in shown}
-    rows = {name: its_rows[its_rows.is_drawn] for name, its_rows in everything.items()}
-    looks = style.looks(pd.concat(rows.values()))
-    for axes, (name, _, _) in zip(places, shown, strict=True):
+    everything = [(name, settings(group)) for name, group in conditions(models)]
+    figure, places = style.panels(len(everything), 2, legend=1.9)
+    looks = style.looks(pd.concat(rows[rows.is_drawn] for _, rows in everything))
+    for axes, (name, rows) in zip(places, everything, strict=True):
+        drawn = rows[rows.is_drawn]
         axes.set_title(name)
-        if (_plottable(rows[name], "retention").method == "base").all():
+        if (_plottable(drawn, "retention").method == "base").all():
             style.say_missing(axes, f"{name.split(':')[0]}\nwith both measures")
             continue
-        _panel(axes, rows[name], "retention", looks)
-        axes.set_xlabel(style.measure_line("retention", rows[name]), fontsize=8)
-        axes.set_ylabel(style.measure_text("target", rows[name]))
+        _panel(axes, drawn, "retention", looks)
+        axes.set_xlabel(style.measure_line("retention", drawn), fontsize=8)
+        axes.set_ylabel(style.measure_text("target", drawn))
     sizes = _size_legend([4.5, 9.0], ["shortest", "longest"])
     left_out = pd.concat(
-        not_scored(its_rows.dropna(subset="retention"), "target")
-        for its_rows in everything.values()
+        not_scored(rows.dropna(subset="retention"), "target") for _, rows in everything
     )
     return style.finish(figure, title, looks, more=sizes, left_out=left_out)
 
@@ -79,9 +77,7 @@ def frontier(models: pd.DataFrame, title: str, altered: pd.DataFrame | None = No
     shown = [name for name in ("retention", "nll_source") if rows[name].notna().any()]
     rows = rows.dropna(subset=shown, how="all")
     if not shown:
-        figure, (axes,) = style.panels(1, 1)
-        style.say_missing(axes, "retention")
-        return style.finish(figure, title)
+        return style.nothing(title, "retention")
     figure, places = style.panels(len(shown), len(shown), (4.7, 4.2), legend=1.9)
     looks = style.looks(everything)
     for axes, name in zip(places, shown, strict=True):

@@ -100,12 +100,10 @@ def spectra(weights: pd.DataFrame, title: str) -> Figure:
     depth of the paper's layer 26, in the longest full finetuning.
     """
     full = _one_condition(_full(weights[weights.module == "q_proj"]))
+    if full.empty:
+        return style.nothing(title, "spectra of W_q", 2, legend=2.3)
     figure, places = style.panels(2, 2, legend=2.3)
     looks = style.contrasts(list(SPECTRA.values()))
-    if full.empty:
-        for axes in places:
-            style.say_missing(axes, "spectra of W_q")
-        return style.finish(figure, title)
     full = full[full.duration == full.duration.max()]
     wanted = round(DEPTH * (full.layer.max() + 1))
     matrix = full.iloc[(full.layer - wanted).abs().argmin()]
@@ -170,12 +168,10 @@ def intruders(weights: pd.DataFrame, title: str) -> Figure:
     epsilon, at the longest duration.
     """
     rows = _one_condition(weights)
+    if rows.empty:
+        return style.nothing(title, "analysed weights", 2)
     figure, places = style.panels(2, 2)
     looks = style.looks(rows)
-    if rows.empty:
-        for axes in places:
-            style.say_missing(axes, "analysed weights")
-        return style.finish(figure, title)
     blocks = rows[rows.layer >= 0]
     for label, method in blocks.groupby("label", sort=False):
         colour, marker = looks[str(label)]

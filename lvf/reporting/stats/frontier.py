@@ -1,6 +1,6 @@
 """Learning against forgetting along frontiers: gaps at equal learning, and the plane covered."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -92,42 +92,26 @@ def matched_learning(
     return f"no shared level of learning: {' against '.join(spans)}"
 
 
-@dataclass(frozen=True)
-class AlongStrength:
-    """A method's line along strength against a method's line along training."""
-
-    scaled: str
-    """Label of the method whose longest trained update was scaled."""
-    trained: str
-    gap: Contrast | str
-    """As of `matched_learning`: positive where the scaled method forgets less."""
-
-
 def along_strength(
-    models: pd.DataFrame, altered: pd.DataFrame, learning: str = "target", kept: str = "nll_source"
-) -> list[AlongStrength]:
+    models: pd.DataFrame, altered: pd.DataFrame
+) -> Iterator[tuple[str, str, Contrast | str]]:
     """Every main method along strength against every main method along training.
+
+    Yields the label of the method whose longest trained update was scaled, that of the trained
+    method, and `matched_learning` of both: positive where the scaled method forgets less.
 
     Args:
         models: of one group, as in `lvf.reporting.select.selection.Selection`.
         altered: of the same group, likewise.
-        learning: as of `matched_learning`.
-        kept: likewise.
     """
     both = pd.concat([models, altered])
     usable = both[(both.role == "main") & both.is_drawn & both.cooled_down]
     scaled = usable[usable.strength.notna()]
     trained = usable[usable[list(ALTERATIONS)].isna().all(axis=1)]
-    found = []
     for label, first in scaled.groupby("label"):
         first = first[first.duration == first.duration.max()]
-        found += [
-            AlongStrength(
-                str(label), str(other), matched_learning(both, first, second, learning, kept)
-            )
-            for other, second in trained.groupby("label")
-        ]
-    return found
+        for other, second in trained.groupby("label"):
+            yield str(label), str(other), matched_learning(both, first, second)
 
 
 def hypervolume(

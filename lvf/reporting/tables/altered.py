@@ -16,14 +16,13 @@ def strength_sentences(group: pd.DataFrame, altered: pd.DataFrame) -> list[str]:
     if altered.empty or not altered.strength.notna().any():
         return []
     lines = []
-    for one in along_strength(group, altered):
-        pair = f"{one.scaled} along strength, {one.trained} along training"
-        if isinstance(one.gap, str):
-            lines.append(f"{pair}: {one.gap}")
-            continue
-        low, high = one.gap.estimate.interval() or (float("nan"), float("nan"))
-        lines.append(
-            f"{pair}: source NLL of the second minus the first's at equal target score "
-            f"{interval_text(one.gap.value, low, high)}"
-        )
+    for scaled, trained, gap in along_strength(group, altered):
+        text = gap
+        if not isinstance(gap, str):
+            low, high = gap.estimate.interval() or (float("nan"), float("nan"))
+            text = (
+                "source NLL of the second minus the first's at equal target score "
+                + interval_text(gap.value, low, high)
+            )
+        lines.append(f"{scaled} along strength, {trained} along training: {text}")
     return lines

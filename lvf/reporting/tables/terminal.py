@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lvf.reporting.claims.answer import answers
 from lvf.reporting.claims.judge import NOT_APPLICABLE, Verdict
-from lvf.reporting.claims.table import STYLES, by_evidence_set, verdict_texts
+from lvf.reporting.claims.table import STYLES, by_claim, by_evidence_set, verdict_texts
 from lvf.reporting.report import Report
 from lvf.reporting.select.scope import scope_text, target_name
 from lvf.reporting.select.settings import (
@@ -111,8 +111,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> RenderableType:
         for heading in shown:
             justify: Any = "right" if heading == "mean" else "left"
             table.add_column(heading, no_wrap=True, justify=justify)
-    rows = list(zip(*(of_set for _, of_set in sets), strict=True))
-    spoken = [row for row in rows if any(one.effect is not None for one in row)]
+    spoken, silent = by_claim([of_set for _, of_set in sets])
     for row in spoken:
         cells: list[Text | str] = []
         for one in row:
@@ -121,7 +120,6 @@ def claims_table(verdicts: Sequence[Verdict]) -> RenderableType:
             cells += [texts[heading] for heading in shown]
         statement = textwrap.shorten(row[0].statement, 32, placeholder="…")
         table.add_row(verdict_texts(row[0])["no."], statement, *cells)
-    silent = ", ".join(row[0].number for row in rows if row not in spoken)
     notes = ["Positive: as the paper says. * named beforehand. docs/verdicts.md has the rules."]
     if silent:
         notes.insert(0, f"{_named(NOT_APPLICABLE)}: {silent}")
