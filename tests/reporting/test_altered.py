@@ -14,7 +14,7 @@ from lvf.reporting.select.settings import altered_settings, settings
 from lvf.reporting.select.variant import with_variants
 from lvf.reporting.stats.contrast import Contrast
 from lvf.reporting.stats.frontier import along_strength
-from lvf.reporting.tables.altered import strength_sentences
+from lvf.reporting.tables.results import strength_sentences
 
 from .conftest import Write, axes
 

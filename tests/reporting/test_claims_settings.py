@@ -17,7 +17,7 @@ from lvf.reporting.claims import rules as claims_rules
 from lvf.reporting.claims import weights_and_samples as claims_beyond
 from lvf.reporting.claims.claim import Claim
 from lvf.reporting.claims.judge import CLAIMS, FAILS, HOLDS, NOT_APPLICABLE, TOO_FEW
-from lvf.reporting.stats.best_learning_rate import vertex
+from lvf.reporting.claims.learning_rates import vertex
 
 from .worlds import BLUNT, SHARP, put, scores, told, where
 

@@ -1,6 +1,7 @@
-"""The table of claims as Markdown."""
+"""What is said of verdicts: the answer in three sentences, and the tables of claims."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from lvf.reporting.claims.judge import (
     Verdict,
 )
 from lvf.reporting.select.selection import LeftOut
-from lvf.reporting.tables.text import markdown, p_text, signed
+from lvf.reporting.tables.text import markdown, p_text, plain, signed
 
 STYLES = {
     HOLDS: "green", FAILS: "red", MIXED: "yellow", TOO_FEW: "dim", DIRECTION: "cyan",
@@ -34,6 +35,49 @@ NOTES = (
     "Published numbers have one run a condition: they have a direction, and the standard deviation "
     "between seeds at which it could be chance.",
 )
+QUESTIONS = {
+    "lora_learns_less": (
+        "LoRA learns less", "full finetuning scores {size} {more} than LoRA on the target task",
+    ),
+    "lora_forgets_less": (
+        "LoRA forgets less", "LoRA scores {size} {more} than full finetuning on the source tasks",
+    ),
+    "lora_trades_better": (
+        "LoRA forgets less at equal learning",
+        "LoRA scores {size} {more} than full finetuning on the source tasks",
+    ),
+}  # fmt: skip
+"""By name of the claim: its short form, and what its effect means."""
+LONG = {TOO_FEW: "too few seeds to decide", DIRECTION: "single runs, direction only"}
+
+
+def answers(verdicts: Sequence[Verdict]) -> list[str]:
+    """A sentence for learning, for forgetting, and for forgetting at equal learning.
+
+    Args:
+        verdicts: of one evidence set.
+    """
+    by_name = {verdict.name: verdict for verdict in verdicts}
+    return [
+        _sentence(by_name[name], short, effect)
+        for name, (short, effect) in QUESTIONS.items()
+        if name in by_name
+    ]
+
+
+def _sentence(verdict: Verdict, short: str, effect: str) -> str:
+    decision = LONG.get(verdict.verdict, verdict.verdict)
+    if verdict.effect is None:
+        return f"{short}: {decision} ({verdict.reason})."
+    more = "more" if verdict.effect > 0 else "less"
+    text = effect.format(size=f"{abs(verdict.effect):.3f}", more=more)
+    facts = f"{verdict.agree} of {verdict.compared} comparisons agree"
+    if verdict.low is not None and verdict.high is not None:
+        ends = verdict.low, verdict.high
+        if verdict.effect < 0:  # what is told is how much less
+            ends = -verdict.high, -verdict.low
+        facts = f"95 % interval {plain(ends[0])} to {plain(ends[1])}; {facts}"
+    return f"{short}: {decision}. On average {text} ({facts})."
 
 
 def claims_markdown(verdicts: list[Verdict], left_out: Sequence[LeftOut]) -> str:
@@ -102,8 +146,8 @@ def sentences(verdicts: list[Verdict], group: pd.DataFrame) -> list[str]:
 
 def by_evidence_set(verdicts: Sequence[Verdict]) -> list[tuple[str, list[Verdict]]]:
     """Name and verdicts of each evidence set."""
-    names = dict.fromkeys(verdict.evidence_set for verdict in verdicts)
-    return [(name, [one for one in verdicts if one.evidence_set == name]) for name in names]
+    sets = groupby(verdicts, key=lambda verdict: verdict.evidence_set)
+    return [(name, list(its_verdicts)) for name, its_verdicts in sets]
 
 
 def by_claim(sets: Sequence[Sequence[Verdict]]) -> tuple[list[tuple[Verdict, ...]], str]:

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lvf.analysis.table import MEASURES, matrices
 from lvf.records.checkpoints import BESIDE_TARGET, measures, models, names
 from lvf.records.store import load
 from lvf.reporting.select.altered import alteration_text
@@ -27,7 +28,8 @@ from lvf.reporting.select.settings import (
     settings,
 )
 from lvf.reporting.select.variant import with_variants
-from lvf.reporting.tables.text import markdown, number
+from lvf.reporting.stats.frontier import along_strength
+from lvf.reporting.tables.text import interval_text, markdown, number
 
 HEADINGS = {
     "target_flexible": "flexible\nmatch ↑", "target_ended": "ended\nby itself",
@@ -126,6 +128,41 @@ def altered_table(altered: pd.DataFrame, title: str) -> Table:
         scores = (_stacked(row, name) for name in shown)
         table.add_row(*setting_texts(row), alteration_text(row), *scores)
     return table
+
+
+def strength_sentences(group: pd.DataFrame, altered: pd.DataFrame) -> list[str]:
+    """A line for each pair of main methods, of which the first has strengths.
+
+    Args:
+        group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
+        altered: `lvf.reporting.select.selection.Selection.altered` of the group.
+    """
+    if altered.empty or not altered.strength.notna().any():
+        return []
+    lines = []
+    for scaled, trained, gap in along_strength(group, altered):
+        text = gap
+        if not isinstance(gap, str):
+            low, high = gap.estimate.interval() or (float("nan"), float("nan"))
+            text = (
+                "source NLL of the second minus the first's at equal target score "
+                + interval_text(gap.value, low, high)
+            )
+        lines.append(f"{scaled} along strength, {trained} along training: {text}")
+    return lines
+
+
+def print_weights(records: Iterable[Path]) -> None:
+    """Print each model's means by module type."""
+    for path in records:
+        table = matrices(path)
+        screen = Table(title=f"{path.parent.name} {path.name.split('--')[0]}", title_justify="left")
+        screen.add_column("mean over layers")
+        for name in MEASURES:
+            screen.add_column(name.replace("_", " "), justify="right")
+        for module, rows in table.groupby("module", sort=False):
+            screen.add_row(str(module), *(f"{rows[name].mean():.4g}" for name in MEASURES))
+        console().print(screen)
 
 
 def console() -> Console:

@@ -11,9 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lvf.reporting.claims.answer import answers
 from lvf.reporting.claims.judge import NOT_APPLICABLE, Verdict
-from lvf.reporting.claims.table import STYLES, by_claim, by_evidence_set, verdict_texts
+from lvf.reporting.claims.table import STYLES, answers, by_claim, by_evidence_set, verdict_texts
 from lvf.reporting.report import Report
 from lvf.reporting.select.scope import scope_text, target_name
 from lvf.reporting.select.settings import (
@@ -22,8 +21,7 @@ from lvf.reporting.select.settings import (
     setting_texts,
     settings,
 )
-from lvf.reporting.tables.altered import strength_sentences
-from lvf.reporting.tables.results import altered_table
+from lvf.reporting.tables.results import altered_table, strength_sentences
 from lvf.reporting.tables.text import number
 
 SETS = 2
