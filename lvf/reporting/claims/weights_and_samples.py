@@ -12,11 +12,9 @@ from lvf.records.store import items
 from lvf.reporting.claims.claim import claim
 from lvf.reporting.claims.evidence import HIGHEST, Comparison, Evidence, compared
 from lvf.reporting.select.compare import circumstances, common, longest, of_one_sampling
-from lvf.reporting.select.variant import with_variants
+from lvf.reporting.select.variant import ATTENTION, MLP, with_variants
 from lvf.reporting.stats.contrast import Contrast, linearised, setting_labels
 
-ATTENTION_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP_MAPS = ("gate_proj", "up_proj", "down_proj")
 MULTIPLE = 10
 """How many times a LoRA rank the rank of a full update is said to be, at least."""
 GPUS = ("NVIDIA", "Tesla", "AMD Instinct")
@@ -100,7 +98,7 @@ def update_rank_grows(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def mlp_updates_have_higher_rank(evidence: Evidence) -> Iterator[Comparison]:
     """Mean of gate, up and down minus mean of q, k, v and o, longest duration; a number a run."""
-    num_attention = len(ATTENTION_MAPS)
+    num_attention = len(ATTENTION)
     yield from _gaps_within_runs(
         evidence, lambda ranks: ranks[num_attention:].mean() - ranks[:num_attention].mean()
     )
@@ -201,7 +199,7 @@ def _analysed(
     Args:
         evidence: where to look.
         number: of the rank for 90 % of variance, (num_maps, num_layers) in the order
-            `ATTENTION_MAPS`, `MLP_MAPS`; its mean counts.
+            `ATTENTION`, `MLP`; its mean counts.
     """
     scores = evidence.scores
     rows = scores[(scores.task == "weights") & (scores.metric == "rank90.q_proj")]
@@ -225,5 +223,5 @@ def _gaps_within_runs(
 
 def _by_layer(path: str) -> np.ndarray:
     """Rank for 90 % of variance of one model, (num_maps, num_layers)."""
-    by_map = [items(path, f"rank90.{name}") for name in ATTENTION_MAPS + MLP_MAPS]
+    by_map = [items(path, f"rank90.{name}") for name in ATTENTION + MLP]
     return np.array([ranks for ranks in by_map if ranks is not None])

@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lvf.analysis.noise import noise_spectra, spectral_distances
-from lvf.analysis.table import matrices
+from lvf.analysis.table import EPSILON, EPSILONS, matrices
 from lvf.reporting.figures import style
 from lvf.reporting.select.compare import of_drawn_models
 from lvf.reporting.select.settings import duration_text
+from lvf.reporting.select.variant import ATTENTION, MLP
 
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-EPSILONS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 SPECTRA = {
     "base_singular_values": "W base",
     "tuned_singular_values": "W finetuned",
@@ -68,7 +67,7 @@ def ranks_by_layer(weights: pd.DataFrame, title: str) -> Figure:
         title: heading.
     """
     full = _one_condition(_full(weights))
-    modules = [name for name in MODULES if (full.module == name).any()] or ["all modules"]
+    modules = [name for name in ATTENTION + MLP if (full.module == name).any()] or ["all modules"]
     figure, places = style.panels(len(modules), min(4, len(modules)), (2.9, 2.5), legend=1.4)
     durations = sorted(full.duration.unique())
     shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, len(durations)))
@@ -178,7 +177,7 @@ def intruders(weights: pd.DataFrame, title: str) -> Figure:
         counts = {d: _counts(rows) for d, rows in method.groupby("duration")}
         longest = max(counts)
         look: dict[str, Any] = {"color": colour, "marker": marker}
-        at_half = [counts[d][list(EPSILONS).index(0.5)] for d in sorted(counts)]
+        at_half = [counts[d][EPSILONS.index(EPSILON)] for d in sorted(counts)]
         places[0].plot(sorted(counts), at_half, **look, label=label)
         places[1].plot(EPSILONS, counts[longest], **look)
     style.duration_axis(places[0], blocks)
