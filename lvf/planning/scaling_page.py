@@ -108,7 +108,8 @@ def travelling() -> str:
             one = traffic(cfg, shape, how)
             sizes = (one.gathered_forward, one.gathered_backward, one.scattered, one.summed)
             sent = [one.of_step(8, 4), one.of_step(32, 1), one.of_step(192, 1)]
-            rows.append([f"`{method}`", how, precision, *map(_size, [*sizes, *sent])])
+            texts = (quantity(size, "B") if size else "" for size in (*sizes, *sent))
+            rows.append([f"`{method}`", how, precision, *texts])
     sent_on = [f"sent by each of {n}" for n in ("8", "32", "256 (192 busy)")]
     head = ["method", "base", "precision", "gathered", "again", "scattered", "summed", *sent_on]
     return markdown(head, rows)
@@ -291,10 +292,6 @@ def _plans(cells: Iterable[SweepRun], num_devices: int) -> list[Plan]:
 def _hours(plans: list[Plan]) -> float | None:
     hours = [one.hours for one in plans if one.hours is not None]
     return sum(hours) if len(hours) == len(plans) else None
-
-
-def _size(size: float) -> str:
-    return quantity(size, "B") if size else ""
 
 
 def _rate(bytes_per_second: float) -> str:

@@ -44,6 +44,13 @@ class Comparison:
         """The number with its error."""
         return self.contrast and self.contrast.estimate
 
+    @property
+    def strength(self) -> float:
+        """The number in standard errors, or as it is without any; 0 where there is none."""
+        if self.estimate is None:
+            return 0.0
+        return self.estimate.value / (self.estimate.stderr or 1.0)
+
     def text(self) -> str:
         """Name, value and 95 % interval in one line."""
         if self.estimate is None:

@@ -192,7 +192,7 @@ def _test(claim: Claim, evidence: Evidence) -> _Test:
 def _reason(comparisons: tuple[Comparison, ...], parts: Sequence[Part], weakest: Part) -> str:
     """How many comparisons agree, the part that the effect is of, and what is left out."""
     known = [one for part in parts for one in part.comparisons]
-    lowest = min(known, key=_strength)
+    lowest = min(known, key=lambda one: one.strength)
     texts = [f"lowest: {lowest.text()}"]
     if len(parts) > 1:
         texts.insert(0, f"effect of the part {weakest.comparisons[0].part!r}")
@@ -202,12 +202,6 @@ def _reason(comparisons: tuple[Comparison, ...], parts: Sequence[Part], weakest:
     if silent:
         texts.append(f"{len(silent)} not compared ({silent[0].name}: {silent[0].note})")
     return "; ".join(texts)
-
-
-def _strength(one: Comparison) -> float:
-    if one.estimate is None:
-        return 0.0
-    return one.estimate.value / (one.estimate.stderr or 1.0)
 
 
 def _direction(verdict: Verdict, parts: Sequence[Part], weakest: Part) -> Verdict:

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -118,7 +117,8 @@ def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
             look: dict[str, Any] = {"markersize": 4, "linewidth": 1.2}
             style.points(axes, line, x, "nll_validation", str(label), looks[str(label)], **look)
             if x == "lr_peak":
-                _ring_lowest(axes, line)
+                best = line.iloc[line.nll_validation.argmin()]
+                axes.plot([best.lr_peak], [best.nll_validation], **RING)
         style.log_axis(axes.yaxis)
         axes.set_ylabel(style.MEASURE_TEXTS["nll_validation"])
         if x == "duration":
@@ -127,11 +127,6 @@ def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
             style.learning_rate_axis(axes, list(rows.lr_peak))
     ringed = [Line2D([], [], **RING, label="lowest loss")] if x == "lr_peak" else []
     return style.finish(figure, title, looks, more=ringed)
-
-
-def _ring_lowest(axes: Axes, line: pd.DataFrame) -> None:
-    best = line.iloc[line.nll_validation.argmin()]
-    axes.plot([best.lr_peak], [best.nll_validation], **RING)
 
 
 def _lowest(group: pd.DataFrame, x: str) -> pd.DataFrame:

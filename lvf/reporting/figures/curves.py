@@ -151,26 +151,19 @@ def _curves(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Lo
     beside = trained.source.nunique() > 1
     for (label, _), line in trained.groupby(["label", "lr_peak"], dropna=False, sort=False):
         published: dict[str, Any] = {"alpha": 0.5, "linestyle": "--"}
-        look = published if beside and line.source.iloc[0] == "paper" else {}
-        _curve(axes, line, name, (str(label), looks[str(label)]), look)
+        more = published if beside and line.source.iloc[0] == "paper" else {}
+        series = str(label), looks[str(label)]
+        style.points(axes, line[line.cooled_down], "duration", name, *series, **more)
+        for _, run in line.groupby("run_duration"):
+            hot = run[~run.cooled_down]
+            if len(hot):
+                colour = looks[str(label)][0]
+                axes.plot(run.duration, run[name], color=colour, linestyle=":", label=style.HOT)
+                hollow: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white"}
+                style.points(axes, hot, "duration", name, *series, **hollow)
 
 
 def _is_far(base: float, scores: pd.Series) -> bool:
     """Whether a line at the base's score would press all others together."""
     low, high = scores.min(), scores.max()
     return max(low - base, base - high) > FAR * (high - low) > 0
-
-
-def _curve(
-    axes: Axes,
-    line: pd.DataFrame,
-    name: str,
-    series: tuple[str, style.Look],
-    more: dict[str, Any],
-) -> None:
-    style.points(axes, line[line.cooled_down], "duration", name, *series, **more)
-    for _, run in line.groupby("run_duration"):
-        if not run.cooled_down.all():
-            axes.plot(run.duration, run[name], color=series[1][0], linestyle=":", label=style.HOT)
-            hollow: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white"}
-            style.points(axes, run[~run.cooled_down], "duration", name, *series, **hollow)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -83,7 +82,14 @@ def _forest(rows: Sequence[_Row], title: str, text: str, zero: bool = False) -> 
     figure, places = style.panels(len(kinds), len(kinds), size, legend=1.8)
     for axes, kind in zip(places, kinds, strict=True):
         for row in (row for row in rows if row.kind == kind):
-            _draw_row(axes, names.index(row.name), row)
+            place = names.index(row.name)
+            if row.value is None:
+                axes.text(
+                    0.02, place, row.note, fontsize=7, va="center", color="0.35", style="italic",
+                    transform=axes.get_yaxis_transform(),
+                )  # fmt: skip
+            else:
+                style.interval_row(axes, place, row.value, row.span, markersize=5)
         if zero:
             axes.axvline(0, **style.BASE_LINE)
         axes.set_yticks(range(len(names)), names if axes is places[0] else [""] * len(names))
@@ -93,16 +99,6 @@ def _forest(rows: Sequence[_Row], title: str, text: str, zero: bool = False) -> 
     places[0].set_xlabel(text, loc="left", fontsize=9)
     note = "Lines are 95 % intervals; hollow marks have none."
     return style.finish(figure, title, note=note)
-
-
-def _draw_row(axes: Axes, place: int, row: _Row) -> None:
-    if row.value is None:
-        axes.text(
-            0.02, place, row.note, fontsize=7, va="center", color="0.35", style="italic",
-            transform=axes.get_yaxis_transform(),
-        )  # fmt: skip
-        return
-    style.interval_row(axes, place, row.value, row.span, markersize=5)
 
 
 def _gaps(models: pd.DataFrame) -> Iterator[_Row]:

@@ -73,7 +73,8 @@ def methods(models: pd.DataFrame) -> list[str]:
 def marks(models: pd.DataFrame) -> list[dict[str, Any]]:
     """A mark of the plots for each (method, learning rate, duration) with a target score."""
     found = []
-    for _, group in sorted(groups(models), key=_in_main_grid, reverse=True):
+    main_first = sorted(groups(models), key=lambda named: named[1].domain.iloc[0] not in DOMAINS)
+    for _, group in main_first:
         first = group[group.method != "base"].iloc[0]
         several = models[(models.domain == first.domain) & (models.regime == first.regime)]
         same = several[(several.scale == first.scale) & (several.method != "base")]
@@ -90,10 +91,6 @@ def marks(models: pd.DataFrame) -> list[dict[str, Any]]:
             if not pd.isna(row["target"]):
                 found.append(where | _mark(row, str(first.duration_unit)))
     return found
-
-
-def _in_main_grid(named: tuple[str, pd.DataFrame]) -> bool:
-    return named[1].domain.iloc[0] in DOMAINS
 
 
 def _mark(row: Row, unit: str) -> dict[str, Any]:

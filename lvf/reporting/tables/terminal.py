@@ -56,7 +56,8 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
         name = f"{first.scale} {first.domain} {str(first.regime).upper()}"
         rows = settings(group)
         rows = rows[(rows.method == "base") | ((rows.role == "main") & rows.is_drawn)]
-        rows = rows[rows.duration.isna() | (rows.duration == _longest(rows))]
+        longest = rows.groupby("variant").duration.transform("max")
+        rows = rows[rows.duration.isna() | (rows.duration == longest)]
         if table.row_count + len(rows) > ROWS and table.row_count:
             left += 1
             continue
@@ -124,10 +125,6 @@ def claims_table(verdicts: Sequence[Verdict]) -> RenderableType:
     if len(by_evidence_set(verdicts)) > SETS:
         notes.append("More sets of records are in claims.md.")
     return Group(table, *(Text(note, style="dim") for note in notes))
-
-
-def _longest(rows: pd.DataFrame) -> pd.Series:
-    return rows.groupby("variant").duration.transform("max")
 
 
 def _named(decision: str) -> str:
