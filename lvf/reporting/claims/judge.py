@@ -30,10 +30,8 @@ def place(number: str) -> tuple[int, int, str]:
 
 
 MODULES = (learning, forgetting, ablations, learning_rates, weights_and_samples, rules)
-CLAIMS = sorted(
-    (x for module in MODULES for x in vars(module).values() if isinstance(x, Claim)),
-    key=lambda claim: place(claim.number),
-)
+_FOUND = (x for module in MODULES for x in vars(module).values() if isinstance(x, Claim))
+CLAIMS = tuple(sorted(_FOUND, key=lambda claim: place(claim.number)))
 """In the paper's order: its title, its claims by number, its rules."""
 NUM_PRIMARY = sum(claim.primary for claim in CLAIMS)
 PRIMARY_LEVEL, OTHER_LEVEL = 0.04, 0.01
