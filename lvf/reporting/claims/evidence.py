@@ -42,7 +42,7 @@ class Comparison:
     @property
     def estimate(self) -> Estimate | None:
         """The number with its error."""
-        return self.contrast and self.contrast.estimate
+        return None if self.contrast is None else self.contrast.estimate
 
     @property
     def strength(self) -> float:
@@ -62,10 +62,10 @@ class Comparison:
 
 def compared(name: str, outcome: Contrast | str, rows: pd.DataFrame, part: str = "") -> Comparison:
     """A comparison of some rows: a contrast of them, or why they cannot settle it."""
-    is_known = isinstance(outcome, Contrast)
     return Comparison(
         name=name, condition=", ".join(sorted(set(rows.domain + " " + rows.regime))), part=part,
-        contrast=outcome if is_known else None, note="" if is_known else outcome,
+        contrast=None if isinstance(outcome, str) else outcome,
+        note=outcome if isinstance(outcome, str) else "",
         records=tuple(rows.run_id + "/" + rows.checkpoint),
         seeds=int(rows.setting[rows.method != "base"].value_counts().min()),
     )  # fmt: skip
@@ -139,8 +139,10 @@ class Evidence:
     def methods(self, domain: str, regime: str) -> dict[int, pd.DataFrame]:
         """Models of each main method in one condition by rank, rising; 0 is full, the last."""
         rows = self.main[(self.main.domain == domain) & (self.main.regime == regime)]
-        by_rank = rows.groupby("rank", dropna=False)
-        return {0 if pd.isna(rank) else int(rank): method for rank, method in by_rank}
+        ranks = sorted(rows["rank"].dropna().unique())
+        by_rank = {int(rank): rows[rows["rank"] == rank] for rank in ranks}
+        full = rows[rows.method == "full"]
+        return by_rank | {0: full} if len(full) else by_rank
 
     def full(self, domain: str, regime: str) -> pd.DataFrame:
         """Full finetuning in one condition."""
