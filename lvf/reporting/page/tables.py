@@ -242,8 +242,7 @@ def _rank(row: Row, measure: str, provenance: Provenance) -> list[Cell]:
 def _setting(row: Row) -> list[Cell]:
     """Method, rate and duration."""
     method, rate, length = setting_texts(row)
-    duration = "" if pd.isna(row["duration"]) else row["duration"]
-    return [Cell(method), Cell(rate), Cell(length, duration)]
+    return [Cell(method), Cell(rate), Cell(length, "" if length == "–" else row["duration"])]
 
 
 def _score(row: Row, measure: str, provenance: Provenance) -> Cell:

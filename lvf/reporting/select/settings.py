@@ -100,9 +100,8 @@ def _over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
 
 def setting_texts(row: Mapping[Any, Any]) -> list[str]:
     """Method, learning rate and duration of a row of `settings`; a dash for what it has not."""
-    length = "–"
-    if not pd.isna(row["duration"]):
-        length = duration_text(row["duration"], row["cooled_down"])
+    is_trained = row["method"] != "base" and not pd.isna(row["duration"])
+    length = duration_text(row["duration"], row["cooled_down"]) if is_trained else "–"
     return [row["label"], learning_rate_text(row["lr_peak"]), length]
 
 

@@ -22,7 +22,6 @@ from lvf.reporting.select.scope import (
 from lvf.reporting.select.selection import select
 from lvf.reporting.select.settings import (
     altered_settings,
-    duration_text,
     duration_unit,
     setting_texts,
     settings,
@@ -85,9 +84,10 @@ def run_table(group: pd.DataFrame) -> RenderableType:
     table = Table(title=" ".join(dict.fromkeys(trained.run_id)), title_justify="left")
     table.add_column("")
     for row in rows.to_dict("records"):
-        heading = "base" if row["method"] == "base" else "tuned"
-        if not pd.isna(row["duration"]):
-            heading = f"{duration_text(row['duration'], row['cooled_down'])} {unit}"
+        *_, length = setting_texts(row)
+        heading = f"{length} {unit}" if length != "–" else "tuned"
+        if row["method"] == "base":
+            heading = "base"
         table.add_column(heading, justify="right", no_wrap=True)
     for name in _measures_of(rows, parts=True):
         heading = _heading(name, group).replace("\n", " ")
