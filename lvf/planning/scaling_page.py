@@ -201,11 +201,12 @@ def _cost_head() -> list[str]:
 
 
 def _costs(cells: list[SweepRun]) -> list[str]:
-    texts = []
-    for number in NUM_DEVICES:
-        hours = _hours(_plans(cells, number))
-        texts.append("does not fit" if hours is None else f"{hours / number:,.1f}")
-    paid = _hours(_plans(cells, 32))
+    hours = {number: _hours(_plans(cells, number)) for number in NUM_DEVICES}
+    texts = [
+        "does not fit" if total is None else f"{total / number:,.1f}"
+        for number, total in hours.items()
+    ]
+    paid = hours[32]
     assert paid is not None  # 32 shards of 7 B parameters
     return [*texts, f"{paid:,.0f}", f"{paid * cluster.DOLLARS_PER_HOUR:,.0f}"]
 
