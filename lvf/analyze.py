@@ -51,7 +51,7 @@ def _analyse(cfg: RunConfig, found: list[Model], base: Subject) -> None:
     from lvf.analysis.samples import analyse_samples
     from lvf.analysis.subjects import base_weights
     from lvf.analysis.weights import analyse_weights
-    from lvf.reporting.tables.weights import print_weights
+    from lvf.reporting.tables.results import print_weights
 
     records = Path(cfg.paths.records)
     print_weights(analyse_weights(found, base_weights(cfg), records))

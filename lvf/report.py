@@ -208,8 +208,7 @@ def _tables(results: Report, quality: pd.DataFrame, out: Path, with_figures: boo
 def _section(name: str, group: pd.DataFrame, results: Report, figures: list[Path]) -> str:
     """A group's table, what its comparisons say, and its figures, as Markdown."""
     from lvf.reporting.claims.table import sentences
-    from lvf.reporting.tables.altered import strength_sentences
-    from lvf.reporting.tables.results import summary_markdown
+    from lvf.reporting.tables.results import strength_sentences, summary_markdown
 
     lines = [
         *sentences(results.verdicts, group),

@@ -22,10 +22,14 @@ DEVICE_HOP_SECONDS = 3.4e-6
 NODE_HOP_SECONDS = 9.6e-6
 
 
+def num_nodes(num_devices: int) -> int:
+    """Nodes of eight devices that so many devices take."""
+    return -(-num_devices // DEVICES_PER_NODE)
+
+
 def parts_bytes_per_second(num_devices: int) -> float:
     """What ranks write together, or read, where each has a part of a checkpoint."""
-    nodes = -(-num_devices // DEVICES_PER_NODE)
-    return min(nodes * NODE_DISK_BYTES_PER_SECOND, SHARED_DISK_BYTES_PER_SECOND)
+    return min(num_nodes(num_devices) * NODE_DISK_BYTES_PER_SECOND, SHARED_DISK_BYTES_PER_SECOND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +42,16 @@ class Cluster:
     """What a ring moves through a device within a node."""
     node_bytes_per_second: float
     """What all network cards of a node move in one direction."""
-    devices_per_node: int = DEVICES_PER_NODE
 
     def latency_seconds(self, num_devices: int, passes: int = 1) -> float:
         """Of one collective that goes round the ring `passes` times."""
-        nodes = -(-num_devices // self.devices_per_node)
+        nodes = num_nodes(num_devices)
         hops = (num_devices - nodes) * DEVICE_HOP_SECONDS + (nodes - 1) * NODE_HOP_SECONDS
         return COLLECTIVE_SECONDS + passes * hops
 
     def bus_bytes_per_second(self, num_devices: int) -> float:
         """What a ring over so many devices moves through each of them."""
-        if num_devices <= self.devices_per_node:
+        if num_nodes(num_devices) == 1:
             return self.device_bytes_per_second
         return min(self.device_bytes_per_second, self.node_bytes_per_second)
 

@@ -54,7 +54,6 @@ class Plan:
     seconds: float | None
     """From the start to the end of training."""
     step: Step | None
-    num_devices: int
     disk_bytes: float | None
 
 
@@ -91,7 +90,6 @@ def plan(cell: SweepRun, fresh: bool = False, num_devices: int | None = None) ->
         compute_hours=compute and compute / 3600,
         seconds=seconds,
         step=one,
-        num_devices=devices,
         disk_bytes=disk_bytes(cfg),
     )
 

@@ -102,14 +102,14 @@ def travelling() -> str:
     kinds = [("full", SHARDED), ("lora_r16", WHOLE), ("lora_r256", WHOLE)]
     for method, how in [*kinds, ("lora_r256", SHARDED_BASE)]:
         for precision in ("amp_bf16", "fp32"):
-            words = ("+experiment=code_cpt", "scale=paper", f"method={method}")
-            cfg = compose(*words, f"training.precision={precision}")
+            cfg = _run("code_cpt", method, f"training.precision={precision}").cfg
             shape = shape_of(cfg.model)
             assert shape is not None  # conf/model has it
             one = traffic(cfg, shape, how)
             sizes = (one.gathered_forward, one.gathered_backward, one.scattered, one.summed)
             sent = [one.of_step(8, 4), one.of_step(32, 1), one.of_step(192, 1)]
-            rows.append([f"`{method}`", how, precision, *map(_size, [*sizes, *sent])])
+            texts = (quantity(size, "B") if size else "" for size in (*sizes, *sent))
+            rows.append([f"`{method}`", how, precision, *texts])
     sent_on = [f"sent by each of {n}" for n in ("8", "32", "256 (192 busy)")]
     head = ["method", "base", "precision", "gathered", "again", "scattered", "summed", *sent_on]
     return markdown(head, rows)
@@ -125,8 +125,7 @@ def steps() -> str:
     rows = []
     for experiment in ("code_cpt", "math_ift"):
         for method in ("full", "lora_r16", "lora_r256"):
-            words = (f"+experiment={experiment}", "scale=paper", f"method={method}")
-            cell = SweepRun(words, compose(*words))
+            cell = _run(experiment, method)
             for number in NUM_DEVICES:
                 rows.append([f"`{experiment}`", f"`{method}`", number, *_step(cell, number)])
     head = ["", "", "GPUs", "busy", "microbatches", "computing", "exposed", "step", "efficiency"]
@@ -155,8 +154,7 @@ def slower() -> str:
     rows = []
     shards = ("runtime.fsdp_base=true",)
     for method, more in [("full", ()), ("lora_r16", ()), ("lora_r256", ()), ("lora_r256", shards)]:
-        words = ("+experiment=code_cpt", "scale=paper", f"method={method}", *more)
-        cell = SweepRun(words, compose(*words))
+        cell = _run("code_cpt", method, *more)
         for number in (16, 32, 256):
             told = [f"`{method}`", SHARDED_BASE if more else "", number]
             rows.append([*told, *(_step_on(cell, number, one) for one in NETWORKS_GBITS)])
@@ -203,11 +201,12 @@ def _cost_head() -> list[str]:
 
 
 def _costs(cells: list[SweepRun]) -> list[str]:
-    texts = []
-    for number in NUM_DEVICES:
-        hours = _hours(_plans(cells, number))
-        texts.append("does not fit" if hours is None else f"{hours / number:,.1f}")
-    paid = _hours(_plans(cells, 32))
+    hours = {number: _hours(_plans(cells, number)) for number in NUM_DEVICES}
+    texts = [
+        "does not fit" if total is None else f"{total / number:,.1f}"
+        for number, total in hours.items()
+    ]
+    paid = hours[32]
     assert paid is not None  # 32 shards of 7 B parameters
     return [*texts, f"{paid:,.0f}", f"{paid * cluster.DOLLARS_PER_HOUR:,.0f}"]
 
@@ -282,6 +281,11 @@ def by_experiment() -> dict[tuple[str, str], list[SweepRun]]:
     return groups
 
 
+def _run(experiment: str, method: str, *more: str) -> SweepRun:
+    words = (f"+experiment={experiment}", "scale=paper", f"method={method}", *more)
+    return SweepRun(words, compose(*words))
+
+
 def _plans(cells: Iterable[SweepRun], num_devices: int) -> list[Plan]:
     return [plan(cell, fresh=True, num_devices=num_devices) for cell in cells]
 
@@ -289,10 +293,6 @@ def _plans(cells: Iterable[SweepRun], num_devices: int) -> list[Plan]:
 def _hours(plans: list[Plan]) -> float | None:
     hours = [one.hours for one in plans if one.hours is not None]
     return sum(hours) if len(hours) == len(plans) else None
-
-
-def _size(size: float) -> str:
-    return quantity(size, "B") if size else ""
 
 
 def _rate(bytes_per_second: float) -> str:

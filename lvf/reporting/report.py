@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lvf.reporting.claims.judge import Verdict, judge
+from lvf.reporting.select.altered import of_group
 from lvf.reporting.select.selection import LeftOut, Selection, evidence_set_name
 from lvf.reporting.select.settings import groups
 from lvf.reporting.tables.leaderboard import leaderboard
@@ -27,8 +28,7 @@ class Report:
 
     def altered(self, group: pd.DataFrame) -> pd.DataFrame:
         """Checkpoints of a group of comparable models that were altered after training."""
-        rows = self.selection.altered
-        return rows[rows.condition.isin(set(group.condition))] if len(rows) else rows
+        return of_group(self.selection.altered, group)
 
     def left_out(self, group: pd.DataFrame) -> list[LeftOut]:
         """What the rules leave out of a group of comparable models."""

@@ -14,7 +14,7 @@ from lvf.reporting.select.settings import altered_settings, settings
 from lvf.reporting.select.variant import with_variants
 from lvf.reporting.stats.contrast import Contrast
 from lvf.reporting.stats.frontier import along_strength
-from lvf.reporting.tables.altered import strength_sentences
+from lvf.reporting.tables.results import strength_sentences
 
 from .conftest import Write, axes
 
@@ -81,7 +81,7 @@ def test_altered_checkpoints_whose_run_does_not_count_are_left_out(
 
 def test_a_line_along_strength_is_compared_with_lines_along_training(folder: Path) -> None:
     found = selection(folder)
-    gaps = {one.trained: one.gap for one in along_strength(found.models, found.altered)}
+    gaps = {trained: gap for _, trained, gap in along_strength(found.models, found.altered)}
     assert gaps.keys() == {"full", "LoRA r=8"}
     lora, full = gaps["LoRA r=8"], gaps["full"]
     assert isinstance(lora, Contrast) and lora.value == pytest.approx(1.5 - 2.0)

@@ -10,14 +10,24 @@ from lvf.records.store import load
 from lvf.reporting.claims import forgetting as claims_forgetting
 from lvf.reporting.claims import learning as claims_learning
 from lvf.reporting.claims.claim import Claim
-from lvf.reporting.claims.judge import FAILS, HOLDS, MIXED, NOT_APPLICABLE, TOO_FEW, Verdict, judge
+from lvf.reporting.claims.judge import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    MIXED,
+    NOT_APPLICABLE,
+    TOO_FEW,
+    Verdict,
+    judge,
+)
 from lvf.reporting.claims.rules import code_needs_the_highest_rank, lora_for_ift_not_cpt
 from lvf.reporting.select.selection import selected
 
 from .worlds import BLUNT, Place, as_the_paper_says, grid, put, scores, told, where
 
+MODULES = (claims_learning.__name__, claims_forgetting.__name__)
 MAIN: list[Claim] = [
-    *claims_learning.CLAIMS, *claims_forgetting.CLAIMS,
+    *(claim for claim in CLAIMS if claim.comparisons.__module__ in MODULES),
     lora_for_ift_not_cpt, code_needs_the_highest_rank,
 ]  # fmt: skip
 OTHER = {"full": "r2", "r2": "full", "r8": "r32", "r32": "r8"}

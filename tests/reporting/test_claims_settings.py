@@ -13,11 +13,10 @@ from lvf.records.schema import Metric
 from lvf.records.store import load
 from lvf.reporting.claims import ablations as claims_settings
 from lvf.reporting.claims import learning_rates as claims_rates
-from lvf.reporting.claims import rules as claims_rules
 from lvf.reporting.claims import weights_and_samples as claims_beyond
 from lvf.reporting.claims.claim import Claim
 from lvf.reporting.claims.judge import CLAIMS, FAILS, HOLDS, NOT_APPLICABLE, TOO_FEW
-from lvf.reporting.stats.best_learning_rate import vertex
+from lvf.reporting.claims.learning_rates import vertex
 
 from .worlds import BLUNT, SHARP, put, scores, told, where
 
@@ -194,8 +193,7 @@ BUILDS: dict[str, Build] = {
 def test_a_claim_is_holds_fails_or_has_too_few_seeds_as_the_records_are(
     tmp_path: Path, name: str
 ) -> None:
-    rooms = (claims_settings, claims_rates, claims_beyond, claims_rules)
-    (claim,) = (one for room in rooms for one in room.CLAIMS if one.name == name)
+    (claim,) = (one for one in CLAIMS if one.name == name)
     found: dict[str, Any] = {}
     for world, sign, stderr in (("for", 1, SHARP), ("against", -1, SHARP), ("noise", 1, BLUNT)):
         BUILDS[name](tmp_path / world, sign, stderr)
@@ -256,7 +254,8 @@ def test_every_claim_of_the_list_is_tested() -> None:
 def test_a_best_rate_at_the_end_of_its_ladder_settles_nothing(tmp_path: Path) -> None:
     ladder(tmp_path, "full", 2e-3, SHARP)
     ladder(tmp_path, "r8", 64e-3, SHARP)
-    one = told(tmp_path, *claims_rates.CLAIMS)["lora_wants_ten_times_the_rate"]
+    claim = claims_rates.lora_wants_ten_times_the_rate
+    one = told(tmp_path, claim)[claim.name]
     assert one.verdict == NOT_APPLICABLE and "end of its rates" in one.reason
 
 

@@ -13,7 +13,6 @@ from lvf.reporting.select.selection import selected
 from lvf.reporting.select.settings import groups
 from lvf.reporting.stats.contrast import Contrast
 from lvf.reporting.stats.frontier import (
-    Incomparable,
     area,
     frontier,
     gap_at_equal_learning,
@@ -24,7 +23,7 @@ from lvf.reporting.stats.frontier import (
 from .conftest import Write, axes
 
 
-def matched(folder: Path, learning: str = "target") -> Contrast | Incomparable:
+def matched(folder: Path, learning: str = "target") -> Contrast | str:
     """LoRA against full finetuning."""
     found = selected(load(folder))
     sides = (found[found.method == method] for method in ("lora", "full"))
@@ -95,8 +94,8 @@ def test_matched_learning_has_the_delta_methods_error_of_seeds(write: Write) -> 
 def test_matched_learning_says_why_it_cannot_answer(write: Write) -> None:
     write(axes(), gsm8k=[0.9] * 4, nll_source=[1.0] * 4)
     found = matched(write(axes("lora"), gsm8k=[0.2] * 4, nll_source=[0.5] * 4))
-    assert isinstance(found, Incomparable) and "no shared level" in found.reason
-    assert isinstance(matched(write(axes("lora"), gsm8k=0.9), "nll_target"), Incomparable)
+    assert isinstance(found, str) and "no shared level" in found
+    assert isinstance(matched(write(axes("lora"), gsm8k=0.9), "nll_target"), str)
 
 
 def test_the_base_covers_nothing_beyond_itself(write: Write) -> None:

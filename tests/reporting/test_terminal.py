@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from lvf.records.store import load, load_paper
-from lvf.reporting.claims.answer import answers
 from lvf.reporting.claims.judge import Verdict, judge
+from lvf.reporting.claims.table import answers
 from lvf.reporting.select.selection import selected
 from lvf.reporting.tables.results import TABLE_WIDTH
 from lvf.reporting.tables.terminal import (

@@ -150,14 +150,3 @@ def _lora(evidence: Evidence) -> pd.DataFrame:
     """LoRA by the usual optimiser at its chosen learning rates, without its relatives."""
     rows = evidence.chosen
     return rows[rows.is_usual & (rows.family == "lora")]
-
-
-CLAIMS = (
-    regularised_learns_like_full,
-    regularised_forgets_like_full,
-    weight_decay_deteriorates,
-    all_maps_beat_attention,
-    mlp_nearly_equals_all_maps,
-    alpha_orders_learning,
-    lion_beats_adamw,
-)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pandas as pd
 
 from lvf.records.estimate import Estimate
-from lvf.reporting.select.compare import with_score
+from lvf.reporting.select.compare import slope_weights, with_score
 from lvf.reporting.select.scope import is_generated
 from lvf.reporting.select.selection import evidence_set_name, main_methods
 from lvf.reporting.stats.contrast import Contrast, combined, evenly, linear
 
 DOMAINS = ("code", "math")
 """Those of the paper's main grid, on which its claims are."""
+EVERY, HIGHEST, MIDDLE = slice(None), slice(-1, None), slice(1, -1)
+"""Which of LoRA's ranks."""
 CEILING = 0.95
 """Accuracy above which methods are not compared: there is too little left to differ in."""
 
@@ -31,11 +34,22 @@ class Comparison:
     """A claim of several parts holds where each of them does."""
     contrast: Contrast | None
     """None where the records cannot give the number; `note` says why."""
-    estimate: Estimate | None
     records: tuple[str, ...]
     seeds: int
     """Fewest runs of a compared setting that differ in their seed alone."""
     note: str = ""
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The number with its error."""
+        return None if self.contrast is None else self.contrast.estimate
+
+    @property
+    def strength(self) -> float:
+        """The number in standard errors, or as it is without any; 0 where there is none."""
+        if self.estimate is None:
+            return 0.0
+        return self.estimate.value / (self.estimate.stderr or 1.0)
 
     def text(self) -> str:
         """Name, value and 95 % interval in one line."""
@@ -46,30 +60,35 @@ class Comparison:
         return f"{self.name} {self.estimate.value:+.3f}{interval}"
 
 
-def compared(name: str, contrast: Contrast, rows: pd.DataFrame, part: str = "") -> Comparison:
-    """A comparison of some rows by a contrast of them."""
-    condition = _condition(rows)
-    estimate = contrast.estimate
-    return Comparison(name, condition, part, contrast, estimate, _names(rows), _seeds(rows))
-
-
-def not_compared(name: str, rows: pd.DataFrame, reason: str, part: str = "") -> Comparison:
-    """A comparison that has records, which cannot settle it."""
+def compared(name: str, outcome: Contrast | str, rows: pd.DataFrame, part: str = "") -> Comparison:
+    """A comparison of some rows: a contrast of them, or why they cannot settle it."""
     return Comparison(
-        name, _condition(rows), part, None, None, _names(rows), _seeds(rows), note=reason
-    )
+        name=name, condition=", ".join(sorted(set(rows.domain + " " + rows.regime))), part=part,
+        contrast=None if isinstance(outcome, str) else outcome,
+        note=outcome if isinstance(outcome, str) else "",
+        records=tuple(rows.run_id + "/" + rows.checkpoint),
+        seeds=int(rows.setting[rows.method != "base"].value_counts().min()),
+    )  # fmt: skip
 
 
-def _condition(rows: pd.DataFrame) -> str:
-    return ", ".join(sorted(set(rows.domain + " " + rows.regime)))
+class Pair(NamedTuple):
+    """Full finetuning and LoRA of one rank in one condition."""
 
+    domain: str
+    regime: str
+    rank: int
+    full: pd.DataFrame
+    lora: pd.DataFrame
 
-def _seeds(rows: pd.DataFrame) -> int:
-    return int(rows.setting[rows.method != "base"].value_counts().min())
+    @property
+    def condition(self) -> str:
+        """Domain and regime."""
+        return f"{self.domain} {self.regime}"
 
-
-def _names(rows: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(f"{run}/{point}" for run, point in zip(rows.run_id, rows.checkpoint, strict=True))
+    @property
+    def name(self) -> str:
+        """Condition and rank."""
+        return f"{self.condition}, LoRA r={self.rank}"
 
 
 @dataclass(frozen=True)
@@ -117,32 +136,28 @@ class Evidence:
         )
         return replace(self, models=models, finished=finished).having((name,))
 
-    def rows(self, domain: str, regime: str) -> pd.DataFrame:
-        """Models of all main methods in one condition."""
-        return self.main[(self.main.domain == domain) & (self.main.regime == regime)]
+    def methods(self, domain: str, regime: str) -> dict[int, pd.DataFrame]:
+        """Models of each main method in one condition by rank, rising; 0 is full, the last."""
+        rows = self.main[(self.main.domain == domain) & (self.main.regime == regime)]
+        ranks = sorted(rows["rank"].dropna().unique())
+        by_rank = {int(rank): rows[rows["rank"] == rank] for rank in ranks}
+        full = rows[rows.method == "full"]
+        return by_rank | {0: full} if len(full) else by_rank
 
     def full(self, domain: str, regime: str) -> pd.DataFrame:
         """Full finetuning in one condition."""
-        rows = self.rows(domain, regime)
-        return rows[rows.method == "full"]
+        return self.methods(domain, regime).get(0, self.main.iloc[:0])
 
-    def lora(self, domain: str, regime: str, rank: int) -> pd.DataFrame:
-        """LoRA of one rank in one condition."""
-        rows = self.rows(domain, regime)
-        return rows[rows["rank"] == rank]
-
-    def sides(self, domain: str, regime: str, rank: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Full finetuning, and LoRA of one rank, in one condition."""
-        return self.full(domain, regime), self.lora(domain, regime, rank)
-
-    def ranks(self, domain: str, regime: str) -> list[int]:
-        """LoRA's ranks in one condition, rising."""
-        return sorted(int(rank) for rank in self.rows(domain, regime)["rank"].dropna().unique())
-
-    def methods(self, domain: str, regime: str) -> list[pd.DataFrame]:
-        """The models of each main method in one condition."""
-        rows = self.rows(domain, regime)
-        return [method for _, method in rows.groupby("rank", dropna=False)]
+    def pairs(
+        self, regime: str | None = None, domain: str | None = None, ranks: slice = EVERY
+    ) -> Iterator[Pair]:
+        """Full finetuning with LoRA of each rank, in every condition of a regime and domain."""
+        for its_domain, its_regime in self.conditions(regime):
+            if domain in (None, its_domain):
+                lora = self.methods(its_domain, its_regime)
+                full = lora.pop(0, self.main.iloc[:0])
+                for rank, rows in list(lora.items())[ranks]:
+                    yield Pair(its_domain, its_regime, rank, full, rows)
 
     def base(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The base models beside these rows."""
@@ -157,20 +172,33 @@ class Evidence:
                 yield domain, its_regime
 
     def estimate(
-        self, name: str, measure: str, *terms: tuple[float, pd.DataFrame], part: str = ""
+        self, name: str, measure: str, *terms: tuple[float, pd.DataFrame], part: str = "",
+        constant: float = 0.0,
+    ) -> Iterator[Comparison]:  # fmt: skip
+        """The comparison "constant plus the sum of factor times mean of rows".
+
+        Nothing where a term has no rows, or a row lacks the measure.
+        """
+        sides = [rows for _, rows in terms]
+        if all(map(len, sides)):
+            weights = combined(*((factor, evenly(rows)) for factor, rows in terms))
+            result = linear(self.models, measure, weights)
+            if result is not None:
+                result = replace(result, value=result.value + constant)
+                yield compared(name, _ceiling(measure, sides) or result, pd.concat(sides), part)
+
+    def slope(
+        self, name: str, measure: str, *terms: tuple[float, pd.DataFrame]
     ) -> Iterator[Comparison]:
-        """The comparison "sum of factor times mean of rows"; nothing where a term is missing."""
-        if any(rows.empty for _, rows in terms):
-            return
-        weights = combined(*((factor, evenly(rows)) for factor, rows in terms))
-        result = linear(self.models, measure, weights)
-        every = pd.concat([rows for _, rows in terms])
-        if result is not None:
-            ceiling = _ceiling(measure, [rows for _, rows in terms])
-            if ceiling:
-                yield not_compared(name, every, ceiling, part)
-            else:
-                yield compared(name, result, every, part)
+        """The comparison "sum of factor times slope over log2(duration)".
+
+        Nothing where a term has rows of a single duration, or a row lacks the measure.
+        """
+        if all(rows.duration.nunique() > 1 for _, rows in terms):
+            weights = combined(*((factor, slope_weights(rows)) for factor, rows in terms))
+            result = linear(self.models, measure, weights)
+            if result is not None:
+                yield compared(name, result, pd.concat([rows for _, rows in terms]))
 
 
 def _ceiling(measure: str, sides: list[pd.DataFrame]) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Comparison, Evidence, compared, not_compared
-from lvf.reporting.claims.learning import full_minus_lora, ranks_in_order, same_methods
-from lvf.reporting.select.compare import common, slope_weights
-from lvf.reporting.stats.contrast import combined, linear, negative
-from lvf.reporting.stats.frontier import Incomparable, matched_learning
+from lvf.reporting.claims.evidence import HIGHEST, Comparison, Evidence, compared
+from lvf.reporting.claims.learning import condition_gap, full_minus_lora, ranks_in_order
+from lvf.reporting.select.compare import common
+from lvf.reporting.stats.contrast import negative
+from lvf.reporting.stats.frontier import matched_learning
 
 BOTH = ("target", "retention")
 
@@ -20,8 +20,7 @@ BOTH = ("target", "retention")
 )  # fmt: skip
 def lora_forgets_less(evidence: Evidence) -> Iterator[Comparison]:
     """Each rank's retention minus full's, mean over durations."""
-    for domain, regime in evidence.conditions():
-        yield from full_minus_lora(evidence, domain, regime, "retention", -1)
+    yield from full_minus_lora(evidence, "retention", -1)
 
 
 @claim(
@@ -31,8 +30,7 @@ def lora_forgets_less(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def lora_keeps_source_loss(evidence: Evidence) -> Iterator[Comparison]:
     """Full's held-out source NLL minus each rank's, mean over durations."""
-    for domain, regime in evidence.conditions():
-        yield from full_minus_lora(evidence, domain, regime, "nll_source", 1)
+    yield from full_minus_lora(evidence, "nll_source", 1)
 
 
 @claim(
@@ -43,7 +41,8 @@ def lora_keeps_source_loss(evidence: Evidence) -> Iterator[Comparison]:
 def ift_forgets_more_than_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """CPT minus IFT, at the longest duration of each, mean over the methods that both have."""
     for domain in dict(evidence.conditions("ift")):
-        yield from _condition_gap(evidence, domain, (domain, "cpt"), (domain, "ift"))
+        conditions = (domain, "cpt"), (domain, "ift")
+        yield from condition_gap(evidence, domain, "retention", *conditions)
 
 
 @claim(
@@ -54,7 +53,8 @@ def ift_forgets_more_than_cpt(evidence: Evidence) -> Iterator[Comparison]:
 def code_forgets_more_than_math(evidence: Evidence) -> Iterator[Comparison]:
     """Maths minus code, at the longest duration of each, mean over the methods that both have."""
     for regime in ("cpt", "ift"):
-        yield from _condition_gap(evidence, regime, ("math", regime), ("code", regime))
+        conditions = ("math", regime), ("code", regime)
+        yield from condition_gap(evidence, regime, "retention", *conditions)
 
 
 @claim(
@@ -64,13 +64,11 @@ def code_forgets_more_than_math(evidence: Evidence) -> Iterator[Comparison]:
 def forgetting_grows_with_duration(evidence: Evidence) -> Iterator[Comparison]:
     """Fall of the retention over log2(duration), mean over methods."""
     for domain, regime in evidence.conditions():
-        methods = evidence.methods(domain, regime)
+        methods = evidence.methods(domain, regime).values()
         several = [rows for rows in methods if rows.duration.nunique() > 1]
         if several:
-            weights = combined(*((-1 / len(several), slope_weights(rows)) for rows in several))
-            slope = linear(evidence.models, "retention", weights)
-            if slope is not None:
-                yield compared(f"{domain} {regime}", slope, pd.concat(several))
+            terms = [(-1 / len(several), rows) for rows in several]
+            yield from evidence.slope(f"{domain} {regime}", "retention", *terms)
 
 
 @claim(
@@ -89,9 +87,10 @@ def rank_orders_forgetting(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def math_cpt_forgets_least(evidence: Evidence) -> Iterator[Comparison]:
     """Maths CPT minus each other condition, at the longest durations, mean over methods."""
+    math_cpt = ("math", "cpt")
     for other in evidence.conditions():
-        if other != ("math", "cpt") and ("math", "cpt") in evidence.conditions():
-            yield from _condition_gap(evidence, " ".join(other), ("math", "cpt"), other)
+        if other != math_cpt:
+            yield from condition_gap(evidence, " ".join(other), "retention", math_cpt, other)
 
 
 @claim(
@@ -101,17 +100,13 @@ def math_cpt_forgets_least(evidence: Evidence) -> Iterator[Comparison]:
 def lora_trades_better(evidence: Evidence) -> Iterator[Comparison]:
     """Each rank's frontier minus full's: retention at equal target score, and at equal loss on
     held-out target text. Both must hold."""
-    for domain, regime in evidence.conditions():
-        for rank in evidence.ranks(domain, regime):
-            full, lora = evidence.sides(domain, regime, rank)
-            rows = pd.concat([full, lora])
-            for learning, part in (("target", "equal score"), ("nll_target", "equal loss")):
-                name = f"{domain} {regime}, LoRA r={rank}, {part}"
-                gap = matched_learning(evidence.models, lora, full, learning, "retention")
-                if not isinstance(gap, Incomparable):
-                    yield compared(name, gap, rows, part)
-                elif rows[learning].notna().any():
-                    yield not_compared(name, rows, gap.reason, part)
+    for pair in evidence.pairs():
+        rows = pd.concat([pair.full, pair.lora])
+        for learning, part in (("target", "equal score"), ("nll_target", "equal loss")):
+            if rows[learning].notna().any():
+                sides = pair.lora, pair.full
+                gap = matched_learning(evidence.models, *sides, learning, "retention")
+                yield compared(f"{pair.name}, {part}", gap, rows, part)
 
 
 @claim(
@@ -121,9 +116,7 @@ def lora_trades_better(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def lora_trades_better_on_code(evidence: Evidence) -> Iterator[Comparison]:
     """Frontier of the highest rank minus full's: forgetting at equal learning, or the reverse."""
-    for domain, regime in evidence.conditions():
-        if domain == "code":
-            yield from _frontier_gap(evidence, domain, regime, -1)
+    yield from _frontier_gap(evidence, None, "code", -1)
 
 
 @claim(
@@ -133,7 +126,7 @@ def lora_trades_better_on_code(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def full_trades_better_on_math_ift(evidence: Evidence) -> Iterator[Comparison]:
     """Full's frontier minus the highest rank's: forgetting at equal learning, or the reverse."""
-    yield from _frontier_gap(evidence, "math", "ift", 1)
+    yield from _frontier_gap(evidence, "ift", "math", 1)
 
 
 @claim(
@@ -144,66 +137,37 @@ def full_trades_better_on_math_ift(evidence: Evidence) -> Iterator[Comparison]:
 def full_breaks_away_in_math_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """Full minus the highest rank in target score: at the later half of durations, and there more
     than at the earlier half."""
-    for rank in evidence.ranks("math", "cpt")[-1:]:
-        full, lora = common(*evidence.sides("math", "cpt", rank))
+    for pair in evidence.pairs("cpt", "math", HIGHEST):
+        full, lora = common(pair.full, pair.lora)
         durations = sorted(set(full.duration))
-        early = set(durations[: len(durations) // 2])
-        if not early:
-            return
-        halves = {
-            (side, when): rows[rows.duration.isin(early) == (when == "early")]
-            for side, rows in (("full", full), ("lora", lora))
-            for when in ("early", "late")
-        }
-        late = (1, halves["full", "late"]), (-1, halves["lora", "late"])
-        before = (-1, halves["full", "early"]), (1, halves["lora", "early"])
-        yield from evidence.estimate(f"later, LoRA r={rank}", "target", *late, part="later")
-        yield from evidence.estimate(
-            f"later minus earlier, LoRA r={rank}", "target", *late, *before, part="growth"
-        )
+        early = durations[: len(durations) // 2]
+        if early:
+            sides = (1, full), (-1, lora)
+            late = [(sign, rows[~rows.duration.isin(early)]) for sign, rows in sides]
+            before = [(-sign, rows[rows.duration.isin(early)]) for sign, rows in sides]
+            name = f"later, LoRA r={pair.rank}"
+            yield from evidence.estimate(name, "target", *late, part="later")
+            name = f"later minus earlier, LoRA r={pair.rank}"
+            yield from evidence.estimate(name, "target", *late, *before, part="growth")
 
 
-def _condition_gap(
-    evidence: Evidence, name: str, less: tuple[str, str], more: tuple[str, str]
+def _frontier_gap(
+    evidence: Evidence, regime: str | None, domain: str, sign: int
 ) -> Iterator[Comparison]:
-    """Retention in one condition minus that of another, over their common methods."""
-    kept = same_methods(evidence, less, more)
-    yield from evidence.estimate(name, "retention", (1, kept[0]), (-1, kept[1]))
-
-
-def _frontier_gap(evidence: Evidence, domain: str, regime: str, sign: int) -> Iterator[Comparison]:
     """Gap of the frontiers, full minus the highest rank, times sign.
 
     Of the highest rank alone, so that both have as many durations to choose from. Forgetting at
     equal learning; where the two share no level of it, learning at equal forgetting.
     """
-    for rank in evidence.ranks(domain, regime)[-1:]:
-        full, lora = evidence.sides(domain, regime, rank)
-        rows = pd.concat([full, lora])
-        gap = matched_learning(evidence.models, full, lora, "target", "retention")
-        name = f"{domain} {regime}, LoRA r={rank}"
-        reason = ""
-        if isinstance(gap, Incomparable):
-            reason = gap.reason
-            gap = matched_learning(evidence.models, full, lora, "retention", "target")
-            name += ", learning at equal forgetting"
-        if isinstance(gap, Incomparable):
-            name = f"{domain} {regime}, LoRA r={rank}"
-            yield not_compared(name, rows, f"{reason}; nor of forgetting")
-        else:
-            yield compared(name, gap if sign > 0 else negative(gap), rows)
-
-
-CLAIMS = (
-    lora_forgets_less,
-    lora_keeps_source_loss,
-    ift_forgets_more_than_cpt,
-    code_forgets_more_than_math,
-    forgetting_grows_with_duration,
-    rank_orders_forgetting,
-    math_cpt_forgets_least,
-    lora_trades_better,
-    lora_trades_better_on_code,
-    full_trades_better_on_math_ift,
-    full_breaks_away_in_math_cpt,
-)
+    for pair in evidence.pairs(regime, domain, HIGHEST):
+        sides = evidence.models, pair.full, pair.lora
+        name, gap = pair.name, matched_learning(*sides, "target", "retention")
+        if isinstance(gap, str):
+            swapped = matched_learning(*sides, "retention", "target")
+            if isinstance(swapped, str):
+                gap = f"{gap}; nor of forgetting"
+            else:
+                name, gap = f"{name}, learning at equal forgetting", swapped
+        if not isinstance(gap, str) and sign < 0:
+            gap = negative(gap)
+        yield compared(name, gap, pd.concat([pair.full, pair.lora]))

@@ -30,9 +30,8 @@ def place(number: str) -> tuple[int, int, str]:
 
 
 MODULES = (learning, forgetting, ablations, learning_rates, weights_and_samples, rules)
-CLAIMS: tuple[Claim, ...] = tuple(
-    sorted((claim for module in MODULES for claim in module.CLAIMS), key=lambda x: place(x.number))
-)
+_FOUND = (x for module in MODULES for x in vars(module).values() if isinstance(x, Claim))
+CLAIMS = tuple(sorted(_FOUND, key=lambda claim: place(claim.number)))
 """In the paper's order: its title, its claims by number, its rules."""
 NUM_PRIMARY = sum(claim.primary for claim in CLAIMS)
 PRIMARY_LEVEL, OTHER_LEVEL = 0.04, 0.01
@@ -191,7 +190,7 @@ def _test(claim: Claim, evidence: Evidence) -> _Test:
 def _reason(comparisons: tuple[Comparison, ...], parts: Sequence[Part], weakest: Part) -> str:
     """How many comparisons agree, the part that the effect is of, and what is left out."""
     known = [one for part in parts for one in part.comparisons]
-    lowest = min(known, key=_strength)
+    lowest = min(known, key=lambda one: one.strength)
     texts = [f"lowest: {lowest.text()}"]
     if len(parts) > 1:
         texts.insert(0, f"effect of the part {weakest.comparisons[0].part!r}")
@@ -201,12 +200,6 @@ def _reason(comparisons: tuple[Comparison, ...], parts: Sequence[Part], weakest:
     if silent:
         texts.append(f"{len(silent)} not compared ({silent[0].name}: {silent[0].note})")
     return "; ".join(texts)
-
-
-def _strength(one: Comparison) -> float:
-    if one.estimate is None:
-        return 0.0
-    return one.estimate.value / (one.estimate.stderr or 1.0)
 
 
 def _direction(verdict: Verdict, parts: Sequence[Part], weakest: Part) -> Verdict:

@@ -6,9 +6,8 @@ from itertools import pairwise
 import pandas as pd
 
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Comparison, Evidence, compared
-from lvf.reporting.select.compare import best, common, longest, slope_weights
-from lvf.reporting.stats.contrast import combined, linear
+from lvf.reporting.claims.evidence import HIGHEST, MIDDLE, Comparison, Evidence, Pair
+from lvf.reporting.select.compare import best, common, longest
 
 ENOUGH = 0.9
 """A method closes the gap where it has more than this share of full finetuning's gain."""
@@ -20,18 +19,16 @@ ENOUGH = 0.9
 )  # fmt: skip
 def lora_learns_less(evidence: Evidence) -> Iterator[Comparison]:
     """Full minus each rank, mean over durations."""
-    for domain, regime in evidence.conditions():
-        yield from full_minus_lora(evidence, domain, regime, "target", 1)
+    yield from full_minus_lora(evidence, "target", 1)
 
 
 def full_minus_lora(
-    evidence: Evidence, domain: str, regime: str, measure: str, sign: int
+    evidence: Evidence, measure: str, sign: int, regime: str | None = None
 ) -> Iterator[Comparison]:
-    """Full minus each rank on one measure, mean over their common durations."""
-    for rank in evidence.ranks(domain, regime):
-        full, lora = common(*evidence.sides(domain, regime, rank))
-        name = f"{domain} {regime}, LoRA r={rank}"
-        yield from evidence.estimate(name, measure, (sign, full), (-sign, lora))
+    """Full minus each rank on one measure, times sign, mean over their common durations."""
+    for pair in evidence.pairs(regime):
+        full, lora = common(pair.full, pair.lora)
+        yield from evidence.estimate(pair.name, measure, (sign, full), (-sign, lora))
 
 
 @claim(
@@ -42,8 +39,8 @@ def full_minus_lora(
 def ift_learns_more_than_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """IFT minus CPT at the longest duration of each, mean over the methods that both have."""
     for domain in dict(evidence.conditions("ift")):
-        ift, cpt = same_methods(evidence, (domain, "ift"), (domain, "cpt"))
-        yield from evidence.estimate(domain, "target", (1, ift), (-1, cpt))
+        conditions = (domain, "ift"), (domain, "cpt")
+        yield from condition_gap(evidence, domain, "target", *conditions)
 
 
 @claim(
@@ -52,8 +49,7 @@ def ift_learns_more_than_cpt(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def full_learns_more_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """Full minus each rank in CPT, mean over durations."""
-    for domain, regime in evidence.conditions("cpt"):
-        yield from full_minus_lora(evidence, domain, regime, "target", 1)
+    yield from full_minus_lora(evidence, "target", 1, "cpt")
 
 
 @claim(
@@ -62,15 +58,10 @@ def full_learns_more_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def gap_grows_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """Slope of full minus each rank over log2(tokens)."""
-    for domain, regime in evidence.conditions("cpt"):
-        for rank in evidence.ranks(domain, regime):
-            full, lora = common(*evidence.sides(domain, regime, rank))
-            if full.duration.nunique() < 2:
-                continue
-            weights = combined((1, slope_weights(full)), (-1, slope_weights(lora)))
-            slope = linear(evidence.models, "target", weights)
-            if slope is not None:
-                yield compared(f"{domain}, LoRA r={rank}", slope, pd.concat([full, lora]))
+    for pair in evidence.pairs("cpt"):
+        name = f"{pair.domain}, LoRA r={pair.rank}"
+        full, lora = common(pair.full, pair.lora)
+        yield from evidence.slope(name, "target", (1, full), (-1, lora))
 
 
 @claim(
@@ -79,12 +70,10 @@ def gap_grows_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def highest_rank_leaves_a_gap_in_cpt(evidence: Evidence) -> Iterator[Comparison]:
     """Full minus the highest rank at the longest duration."""
-    for domain, regime in evidence.conditions("cpt"):
-        for rank in evidence.ranks(domain, regime)[-1:]:
-            full, lora = longest(*evidence.sides(domain, regime, rank))
-            yield from evidence.estimate(
-                f"{domain}, LoRA r={rank}", "target", (1, full), (-1, lora)
-            )
+    for pair in evidence.pairs("cpt", ranks=HIGHEST):
+        name = f"{pair.domain}, LoRA r={pair.rank}"
+        full, lora = longest(pair.full, pair.lora)
+        yield from evidence.estimate(name, "target", (1, full), (-1, lora))
 
 
 @claim(
@@ -98,10 +87,11 @@ def rank_orders_learning(evidence: Evidence) -> Iterator[Comparison]:
 
 def ranks_in_order(evidence: Evidence, measure: str, sign: int) -> Iterator[Comparison]:
     """Each rank minus the next lower on one measure, times sign, mean over common durations."""
-    for domain, regime in evidence.conditions():
-        for lower, higher in pairwise(evidence.ranks(domain, regime)):
-            low, high = common(*(evidence.lora(domain, regime, x) for x in (lower, higher)))
-            name = f"{domain} {regime}, LoRA r={lower} and LoRA r={higher}"
+    for condition in evidence.conditions():
+        ranks = [(rank, rows) for rank, rows in evidence.methods(*condition).items() if rank]
+        for (lower, its_rows), (higher, more) in pairwise(ranks):
+            low, high = common(its_rows, more)
+            name = f"{' '.join(condition)}, LoRA r={lower} and LoRA r={higher}"
             yield from evidence.estimate(name, measure, (sign, high), (-sign, low))
 
 
@@ -112,9 +102,8 @@ def ranks_in_order(evidence: Evidence, measure: str, sign: int) -> Iterator[Comp
 )  # fmt: skip
 def highest_rank_closes_ift(evidence: Evidence) -> Iterator[Comparison]:
     """The highest rank's best duration has 90 % of the gain of full finetuning's best."""
-    for domain, regime in evidence.conditions("ift"):
-        for rank in evidence.ranks(domain, regime)[-1:]:
-            yield from closes_gap(evidence, domain, regime, rank)
+    for pair in evidence.pairs("ift", ranks=HIGHEST):
+        yield from closes_gap(evidence, pair)
 
 
 @claim(
@@ -124,8 +113,8 @@ def highest_rank_closes_ift(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def highest_rank_closes_code_ift(evidence: Evidence) -> Iterator[Comparison]:
     """The highest rank's best duration has 90 % of the gain of full finetuning's best."""
-    for rank in evidence.ranks("code", "ift")[-1:]:
-        yield from closes_gap(evidence, "code", "ift", rank)
+    for pair in evidence.pairs("ift", "code", HIGHEST):
+        yield from closes_gap(evidence, pair)
 
 
 @claim(
@@ -135,8 +124,8 @@ def highest_rank_closes_code_ift(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def middle_rank_closes_math_ift(evidence: Evidence) -> Iterator[Comparison]:
     """The middle rank's best duration has 90 % of the gain of full finetuning's best."""
-    for rank in evidence.ranks("math", "ift")[1:-1]:
-        yield from closes_gap(evidence, "math", "ift", rank)
+    for pair in evidence.pairs("ift", "math", MIDDLE):
+        yield from closes_gap(evidence, pair)
 
 
 @claim(
@@ -145,42 +134,29 @@ def middle_rank_closes_math_ift(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def full_peaks_highest_in_code_ift(evidence: Evidence) -> Iterator[Comparison]:
     """Full finetuning's best duration minus each rank's best."""
-    for rank in evidence.ranks("code", "ift"):
-        full, lora = (best(rows) for rows in evidence.sides("code", "ift", rank))
-        yield from evidence.estimate(f"LoRA r={rank}", "target", (1, full), (-1, lora))
+    for pair in evidence.pairs("ift", "code"):
+        terms = (1, best(pair.full)), (-1, best(pair.lora))
+        yield from evidence.estimate(f"LoRA r={pair.rank}", "target", *terms)
 
 
 def closes_gap(
-    evidence: Evidence, domain: str, regime: str, rank: int, sign: int = 1, part: str = ""
+    evidence: Evidence, pair: Pair, sign: int = 1, part: str = ""
 ) -> Iterator[Comparison]:
-    """LoRA's gain over the base minus 0.9 times full's, each at its best duration."""
-    full, lora = (best(rows) for rows in evidence.sides(domain, regime, rank))
+    """LoRA's gain over the base minus 0.9 times full's, each at its best duration, times sign."""
+    full, lora = best(pair.full), best(pair.lora)
     terms = (sign, lora), (-sign * ENOUGH, full), (-sign * (1 - ENOUGH), evidence.base(full))
-    name = f"{domain} {regime}, LoRA r={rank}"
-    yield from evidence.estimate(name, "target", *terms, part=part)
+    yield from evidence.estimate(pair.name, "target", *terms, part=part)
 
 
-def same_methods(evidence: Evidence, *conditions: tuple[str, str]) -> list[pd.DataFrame]:
-    """Each condition's models of the methods that all have, at these methods' longest duration."""
-    by_rank = [
-        {int(rows["rank"].fillna(0).iloc[0]): rows for rows in evidence.methods(*condition)}
-        for condition in conditions
-    ]
-    shared = set.intersection(*(set(methods) for methods in by_rank))
-    if not shared:
-        return [evidence.main.iloc[:0] for _ in conditions]
-    return [pd.concat(longest(*(methods[rank] for rank in sorted(shared)))) for methods in by_rank]
+def condition_gap(
+    evidence: Evidence, name: str, measure: str, first: tuple[str, str], second: tuple[str, str]
+) -> Iterator[Comparison]:
+    """A measure in one (domain, regime) minus that in another.
 
-
-CLAIMS = (
-    lora_learns_less,
-    ift_learns_more_than_cpt,
-    full_learns_more_in_cpt,
-    gap_grows_in_cpt,
-    highest_rank_leaves_a_gap_in_cpt,
-    rank_orders_learning,
-    highest_rank_closes_ift,
-    highest_rank_closes_code_ift,
-    middle_rank_closes_math_ift,
-    full_peaks_highest_in_code_ift,
-)
+    Mean over the methods that both have, at these methods' longest duration.
+    """
+    methods = [evidence.methods(*condition) for condition in (first, second)]
+    shared = sorted(set(methods[0]) & set(methods[1]))
+    if shared:
+        sides = [pd.concat(longest(*(of[rank] for rank in shared))) for of in methods]
+        yield from evidence.estimate(name, measure, (1, sides[0]), (-1, sides[1]))

@@ -18,12 +18,15 @@ class Part:
     comparisons: tuple[Comparison, ...]
     contrast: Contrast
     """The mean over conditions."""
-    here: Estimate
-    """Of it, with the error of items and seeds alone: what holds of these very conditions."""
     pooled: Pooled
     """With the spread between conditions in its error: what may hold of others like these."""
     conditions: tuple[Estimate, ...]
     """The mean of each condition."""
+
+    @property
+    def here(self) -> Estimate:
+        """The mean with the error of items and seeds alone: what holds of these very conditions."""
+        return self.contrast.estimate
 
     @property
     def has_error(self) -> bool:
@@ -68,9 +71,9 @@ def _part(comparisons: tuple[Comparison, ...]) -> Part:
     whole = mean_contrast(conditions)
     mean, own = whole.estimate, tuple(one.estimate for one in conditions)
     if mean.stderr is not None and all(one.stderr is not None for one in own):
-        return Part(comparisons, whole, mean, random_effects(own, mean), own)
+        return Part(comparisons, whole, random_effects(own, mean), own)
     spread = float(np.std([one.value for one in own], ddof=1)) if len(own) > 1 else 0.0
-    return Part(comparisons, whole, mean, Pooled(Estimate(mean.value), spread, 1.0), own)
+    return Part(comparisons, whole, Pooled(Estimate(mean.value), spread, 1.0), own)
 
 
 def _p_of_side(estimate: Estimate, sign: int) -> float:

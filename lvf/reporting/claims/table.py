@@ -1,6 +1,7 @@
-"""The table of claims as Markdown."""
+"""What is said of verdicts: the answer in three sentences, and the tables of claims."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import pandas as pd
 
@@ -14,14 +15,14 @@ from lvf.reporting.claims.judge import (
     Verdict,
 )
 from lvf.reporting.select.selection import LeftOut
-from lvf.reporting.tables.text import markdown, p_text, signed
+from lvf.reporting.tables.text import markdown, p_text, plain, signed
 
 STYLES = {
     HOLDS: "green", FAILS: "red", MIXED: "yellow", TOO_FEW: "dim", DIRECTION: "cyan",
     NOT_APPLICABLE: "dim",
 }  # fmt: skip
 HEADINGS = (
-    "", "the paper says", "verdict", "mean", "95 % here", "95 % elsewhere", "spread", "agree",
+    "no.", "the paper says", "verdict", "mean", "95 % here", "95 % elsewhere", "spread", "agree",
     "seeds", "unit", "p", "because of",
 )  # fmt: skip
 NOTES = (
@@ -34,6 +35,49 @@ NOTES = (
     "Published numbers have one run a condition: they have a direction, and the standard deviation "
     "between seeds at which it could be chance.",
 )
+QUESTIONS = {
+    "lora_learns_less": (
+        "LoRA learns less", "full finetuning scores {size} {more} than LoRA on the target task",
+    ),
+    "lora_forgets_less": (
+        "LoRA forgets less", "LoRA scores {size} {more} than full finetuning on the source tasks",
+    ),
+    "lora_trades_better": (
+        "LoRA forgets less at equal learning",
+        "LoRA scores {size} {more} than full finetuning on the source tasks",
+    ),
+}  # fmt: skip
+"""By name of the claim: its short form, and what its effect means."""
+LONG = {TOO_FEW: "too few seeds to decide", DIRECTION: "single runs, direction only"}
+
+
+def answers(verdicts: Sequence[Verdict]) -> list[str]:
+    """A sentence for learning, for forgetting, and for forgetting at equal learning.
+
+    Args:
+        verdicts: of one evidence set.
+    """
+    by_name = {verdict.name: verdict for verdict in verdicts}
+    return [
+        _sentence(by_name[name], short, effect)
+        for name, (short, effect) in QUESTIONS.items()
+        if name in by_name
+    ]
+
+
+def _sentence(verdict: Verdict, short: str, effect: str) -> str:
+    decision = LONG.get(verdict.verdict, verdict.verdict)
+    if verdict.effect is None:
+        return f"{short}: {decision} ({verdict.reason})."
+    more = "more" if verdict.effect > 0 else "less"
+    text = effect.format(size=f"{abs(verdict.effect):.3f}", more=more)
+    facts = f"{verdict.agree} of {verdict.compared} comparisons agree"
+    if verdict.low is not None and verdict.high is not None:
+        ends = verdict.low, verdict.high
+        if verdict.effect < 0:  # what is told is how much less
+            ends = -verdict.high, -verdict.low
+        facts = f"95 % interval {plain(ends[0])} to {plain(ends[1])}; {facts}"
+    return f"{short}: {decision}. On average {text} ({facts})."
 
 
 def claims_markdown(verdicts: list[Verdict], left_out: Sequence[LeftOut]) -> str:
@@ -43,7 +87,9 @@ def claims_markdown(verdicts: list[Verdict], left_out: Sequence[LeftOut]) -> str
         lines += ["## Side by side", "", *side_by_side(verdicts), ""]
     for evidence_set, its_verdicts in by_evidence_set(verdicts):
         lines += [f"## By the {evidence_set} records: {counts_text(its_verdicts)}", ""]
-        lines += [markdown(pd.DataFrame(map(_texts, its_verdicts), columns=HEADINGS)), ""]
+        texts = pd.DataFrame(map(verdict_texts, its_verdicts), columns=pd.Index(HEADINGS))
+        texts["no."] = texts["no."].map(_escaped)
+        lines += [markdown(texts.rename(columns={"no.": ""})), ""]
         names = [f"- {one}" for one in left_out if one.evidence_set == evidence_set]
         lines += [*names, ""] if names else []
     return "\n".join([*lines, *(f"{note}  " for note in NOTES), ""])
@@ -59,10 +105,8 @@ def side_by_side(verdicts: list[Verdict]) -> list[str]:
     """Lines of a Markdown table of the claims that some evidence set says something of."""
     sets = by_evidence_set(verdicts)
     headings = ["", "the paper says", *(f"{name} records" for name, _ in sets)]
-    rows = list(zip(*(its_verdicts for _, its_verdicts in sets), strict=True))
-    spoken = [row for row in rows if any(verdict.effect is not None for verdict in row)]
-    cells = [[_number(row[0]), row[0].statement, *map(_short, row)] for row in spoken]
-    silent = ", ".join(row[0].number for row in rows if row not in spoken)
+    spoken, silent = by_claim([its_verdicts for _, its_verdicts in sets])
+    cells = [[_escaped(_starred(row[0])), row[0].statement, *map(_short, row)] for row in spoken]
     return [
         markdown(pd.DataFrame(cells, columns=headings)), "",
         f"\\* primary. Not applicable to any: {silent}.",
@@ -102,8 +146,15 @@ def sentences(verdicts: list[Verdict], group: pd.DataFrame) -> list[str]:
 
 def by_evidence_set(verdicts: Sequence[Verdict]) -> list[tuple[str, list[Verdict]]]:
     """Name and verdicts of each evidence set."""
-    names = dict.fromkeys(verdict.evidence_set for verdict in verdicts)
-    return [(name, [one for one in verdicts if one.evidence_set == name]) for name in names]
+    sets = groupby(verdicts, key=lambda verdict: verdict.evidence_set)
+    return [(name, list(its_verdicts)) for name, its_verdicts in sets]
+
+
+def by_claim(sets: Sequence[Sequence[Verdict]]) -> tuple[list[tuple[Verdict, ...]], str]:
+    """The verdicts on each claim that some set has an effect for; the numbers of other claims."""
+    rows = list(zip(*sets, strict=True))
+    spoken = [row for row in rows if any(verdict.effect is not None for verdict in row)]
+    return spoken, ", ".join(row[0].number for row in rows if row not in spoken)
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -111,8 +162,13 @@ def interval(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
-def _number(verdict: Verdict) -> str:
-    return f"{verdict.number}\\*" if verdict.primary else verdict.number
+def _starred(verdict: Verdict) -> str:
+    """A claim's number, starred where it is primary."""
+    return f"{verdict.number}{'*' * verdict.primary}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("*", "\\*")
 
 
 def _short(verdict: Verdict) -> str:
@@ -128,14 +184,21 @@ def _short(verdict: Verdict) -> str:
     return f"**{decision}**: {text}; {verdict.agree} of {verdict.compared} agree"
 
 
-def _texts(verdict: Verdict) -> list[str]:
+def verdict_texts(verdict: Verdict) -> dict[str, str]:
+    """What tables say of a verdict, by heading; dashes where the records say nothing."""
     known = verdict.effect is not None
-    return [
-        _number(verdict), verdict.statement, verdict.verdict, signed(verdict.effect),
-        interval(verdict.low, verdict.high),
-        interval(verdict.low_elsewhere, verdict.high_elsewhere),
-        "–" if verdict.spread is None else f"{verdict.spread:.3f}",
-        f"{verdict.agree} of {verdict.compared}" if known else "–",
-        str(verdict.seeds) if known else "–", verdict.unit if known else "",
-        p_text(verdict.p), verdict.reason,
-    ]  # fmt: skip
+    return {
+        "no.": _starred(verdict),
+        "the paper says": verdict.statement,
+        "records": verdict.evidence_set,
+        "verdict": verdict.verdict,
+        "mean": signed(verdict.effect),
+        "95 % here": interval(verdict.low, verdict.high),
+        "95 % elsewhere": interval(verdict.low_elsewhere, verdict.high_elsewhere),
+        "spread": "–" if verdict.spread is None else f"{verdict.spread:.3f}",
+        "agree": f"{verdict.agree} of {verdict.compared}" if known else "–",
+        "seeds": str(verdict.seeds) if known else "–",
+        "unit": verdict.unit if known else "",
+        "p": p_text(verdict.p),
+        "because of": verdict.reason,
+    }

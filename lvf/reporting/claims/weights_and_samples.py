@@ -10,19 +10,11 @@ import pandas as pd
 from lvf.records.checkpoints import in_few_blocks
 from lvf.records.store import items
 from lvf.reporting.claims.claim import claim
-from lvf.reporting.claims.evidence import Comparison, Evidence, compared, not_compared
-from lvf.reporting.select.compare import (
-    circumstances,
-    common,
-    longest,
-    of_one_sampling,
-    slope_weights,
-)
-from lvf.reporting.select.variant import with_variants
-from lvf.reporting.stats.contrast import linear, linearised, setting_labels
+from lvf.reporting.claims.evidence import HIGHEST, Comparison, Evidence, compared
+from lvf.reporting.select.compare import circumstances, common, longest, of_one_sampling
+from lvf.reporting.select.variant import ATTENTION, MLP, with_variants
+from lvf.reporting.stats.contrast import Contrast, linearised, setting_labels
 
-ATTENTION_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP_MAPS = ("gate_proj", "up_proj", "down_proj")
 MULTIPLE = 10
 """How many times a LoRA rank the rank of a full update is said to be, at least."""
 GPUS = ("NVIDIA", "Tesla", "AMD Instinct")
@@ -44,16 +36,13 @@ def lora_keeps_more_variety(evidence: Evidence) -> Iterator[Comparison]:
     for verdict in ("passing", "failing"):
         metric = f"unique_{verdict}.over_base"
         scored = evidence.scored(metric, "diversity", metric)
-        for domain, regime in scored.conditions():
-            for rank in scored.ranks(domain, regime):
-                full, lora = longest(*scored.sides(domain, regime, rank))
-                name = f"{domain} {regime}, LoRA r={rank}, {verdict}"
-                below = linear(scored.models, metric, -_even(lora))
-                if below is not None:
-                    below = replace(below, value=1 + below.value)
-                    yield compared(f"{name}, base", below, lora, f"base, {verdict}")
-                terms = (1, lora), (-1, full)
-                yield from scored.estimate(f"{name}, full", metric, *terms, part=f"full, {verdict}")
+        for pair in scored.pairs():
+            full, lora = longest(pair.full, pair.lora)
+            name, terms = f"{pair.name}, {verdict}", ((1, lora), (-1, full))
+            yield from scored.estimate(
+                f"{name}, base", metric, (-1, lora), part=f"base, {verdict}", constant=1
+            )
+            yield from scored.estimate(f"{name}, full", metric, *terms, part=f"full, {verdict}")
 
 
 @claim(
@@ -83,13 +72,13 @@ def full_ahead_at_every_k(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def updates_have_high_rank(evidence: Evidence) -> Iterator[Comparison]:
     """Rank for 90 % of variance, mean over matrices, minus ten times the lowest LoRA rank."""
-    for name, scored, full in _analysed(evidence, "mean", np.ravel):
-        rank = evidence.main["rank"].min()
+    rank = evidence.main["rank"].min()
+    for name, scored, full in _analysed(evidence, np.ravel):
         first = full[full.duration == full.duration.min()]
-        mean = linear(scored.models, "mean", _even(first))
-        if mean is not None and not pd.isna(rank):
-            above = replace(mean, value=mean.value - MULTIPLE * float(rank))
-            yield compared(f"{name}, {mean.value:.0f} against r={rank}", above, first)
+        if not pd.isna(rank):
+            name += f", {first.of_weights.mean():.0f} against r={rank}"
+            less = -MULTIPLE * float(rank)
+            yield from scored.estimate(name, "of_weights", (1, first), constant=less)
 
 
 @claim(
@@ -99,11 +88,8 @@ def updates_have_high_rank(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def update_rank_grows(evidence: Evidence) -> Iterator[Comparison]:
     """Slope of the rank for 90 % of variance over log2(tokens), mean over matrices."""
-    for name, scored, full in _analysed(evidence, "mean", np.ravel):
-        if full.duration.nunique() > 1:
-            slope = linear(scored.models, "mean", slope_weights(full))
-            if slope is not None:
-                yield compared(name, slope, full)
+    for name, scored, full in _analysed(evidence, np.ravel):
+        yield from scored.slope(name, "of_weights", (1, full))
 
 
 @claim(
@@ -112,7 +98,7 @@ def update_rank_grows(evidence: Evidence) -> Iterator[Comparison]:
 )  # fmt: skip
 def mlp_updates_have_higher_rank(evidence: Evidence) -> Iterator[Comparison]:
     """Mean of gate, up and down minus mean of q, k, v and o, longest duration; a number a run."""
-    num_attention = len(ATTENTION_MAPS)
+    num_attention = len(ATTENTION)
     yield from _gaps_within_runs(
         evidence, lambda ranks: ranks[num_attention:].mean() - ranks[:num_attention].mean()
     )
@@ -151,10 +137,6 @@ def lora_needs_less_memory(evidence: Evidence) -> Iterator[Comparison]:
     yield from _benchmarked(evidence, "peak_memory_gb")
 
 
-def _even(rows: pd.DataFrame) -> pd.Series:
-    return pd.Series(1 / max(len(rows), 1), rows.index)
-
-
 def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Comparison]:
     """1 minus LoRA's figure over full's, of several benchmarks that differ in the method alone."""
     scores = evidence.scores
@@ -180,15 +162,12 @@ def _benchmarked(evidence: Evidence, metric: str) -> Iterator[Comparison]:
         for rank, lora in group[group.method == "lora"].groupby("rank"):
             if min(len(full), len(lora)) > 1:
                 both = pd.concat([full, lora])
-                settings_of = [*setting_labels(full), *setting_labels(lora)]
-                less = linearised(rows, settings_of, ["value"], _one_minus_ratio)
                 name = f"benchmark, {domain} {regime}, {batch} rows, LoRA r={rank}"
+                less: Contrast | str = "a CPU's speed and memory say nothing of a GPU's"
                 if both.on_gpu.all():
-                    yield compared(name, less, both)
-                else:
-                    yield not_compared(
-                        name, both, "a CPU's speed and memory say nothing of a GPU's"
-                    )
+                    settings_of = [*setting_labels(full), *setting_labels(lora)]
+                    less = linearised(rows, settings_of, ["value"], _one_minus_ratio)
+                yield compared(name, less, both)
 
 
 def _one_minus_ratio(means: np.ndarray) -> float:
@@ -204,29 +183,29 @@ def _pass_at_k(evidence: Evidence, ks: Sequence[int]) -> Iterator[Comparison]:
     for k in ks if len(whole) else ():
         metric = f"pass@{k}"
         scored = of_256.scored(metric, "humaneval", metric)
-        for rank in scored.ranks("code", "ift")[-1:]:
-            full, lora = common(*scored.sides("code", "ift", rank))
-            yield from scored.estimate(f"LoRA r={rank}, k={k}", metric, (1, full), (-1, lora))
+        for pair in scored.pairs("ift", "code", HIGHEST):
+            full, lora = common(pair.full, pair.lora)
+            name = f"LoRA r={pair.rank}, k={k}"
+            yield from scored.estimate(name, metric, (1, full), (-1, lora))
 
 
 def _analysed(
-    evidence: Evidence, name: str, number: Callable[[np.ndarray], np.ndarray | float]
+    evidence: Evidence, number: Callable[[np.ndarray], np.ndarray | float]
 ) -> Iterator[tuple[str, Evidence, pd.DataFrame]]:
-    """Condition, evidence and models of full finetuning in CPT with a number of their weights.
+    """Condition, evidence and models of full finetuning in CPT with the measure `of_weights`.
 
     A run gives a single number: its matrices and layers are no sample of anything.
 
     Args:
         evidence: where to look.
-        name: of the new measure.
         number: of the rank for 90 % of variance, (num_maps, num_layers) in the order
-            `ATTENTION_MAPS`, `MLP_MAPS`; its mean counts.
+            `ATTENTION`, `MLP`; its mean counts.
     """
     scores = evidence.scores
     rows = scores[(scores.task == "weights") & (scores.metric == "rank90.q_proj")]
     values = [float(np.mean(number(_by_layer(str(path))))) for path in rows.path]
-    own = rows.assign(metric=name, value=values, stderr=0.0, n=1, has_items=False)
-    scored = replace(evidence, scores=own).scored(name, "weights", name)
+    own = rows.assign(metric="of_weights", value=values, stderr=0.0, n=1, has_items=False)
+    scored = replace(evidence, scores=own).scored("of_weights", "weights", "of_weights")
     for domain, regime in scored.conditions("cpt"):
         full = scored.full(domain, regime)
         if len(full):
@@ -237,27 +216,12 @@ def _gaps_within_runs(
     evidence: Evidence, number: Callable[[np.ndarray], float]
 ) -> Iterator[Comparison]:
     """A number of each run of full finetuning at the longest duration, mean over seeds."""
-    for name, scored, full in _analysed(evidence, "gap", number):
+    for name, scored, full in _analysed(evidence, number):
         last = full[full.duration == full.duration.max()]
-        gap = linear(scored.models, "gap", _even(last))
-        if gap is not None:
-            yield compared(name, gap, last)
+        yield from scored.estimate(name, "of_weights", (1, last))
 
 
 def _by_layer(path: str) -> np.ndarray:
     """Rank for 90 % of variance of one model, (num_maps, num_layers)."""
-    by_map = [items(path, f"rank90.{name}") for name in ATTENTION_MAPS + MLP_MAPS]
+    by_map = [items(path, f"rank90.{name}") for name in ATTENTION + MLP]
     return np.array([ranks for ranks in by_map if ranks is not None])
-
-
-CLAIMS = (
-    lora_keeps_more_variety,
-    full_ahead_below_64,
-    full_ahead_at_every_k,
-    updates_have_high_rank,
-    update_rank_grows,
-    mlp_updates_have_higher_rank,
-    outer_layers_have_lower_rank,
-    lora_trains_more_slowly,
-    lora_needs_less_memory,
-)

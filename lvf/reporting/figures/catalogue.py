@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,8 @@ from lvf.reporting.figures import (
     tradeoff,
     weights,
 )
-from lvf.reporting.figures.forest import forest, no_claims
+from lvf.reporting.figures.forest import forest
+from lvf.reporting.select.altered import of_group
 from lvf.reporting.select.selection import select
 from lvf.reporting.select.sequence import is_apart
 from lvf.reporting.select.settings import groups
@@ -43,9 +45,6 @@ class Data:
     """`Selection.models` of `lvf.reporting.select.selection`, with the published numbers."""
     scores: pd.DataFrame
     """`lvf.records.store.load`, likewise."""
-
-    judged: tuple[Verdict, ...] | None = None
-    """Verdicts of these, where they are known already."""
     altered: pd.DataFrame = field(default_factory=pd.DataFrame)
     """`Selection.altered`."""
 
@@ -65,7 +64,7 @@ class Data:
     @functools.cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """On every claim, by every evidence set."""
-        return tuple(judge(self.models, self.scores)) if self.judged is None else self.judged
+        return tuple(judge(self.models, self.scores))
 
     @functools.cached_property
     def weights(self) -> pd.DataFrame:
@@ -76,11 +75,7 @@ class Data:
         """The data of each `scale`, or of each `group` of comparable models, by name."""
         if by == "group":
             for name, group in groups(self.models):
-                conditions = set(group.condition)
-                here = self.altered
-                if len(here):
-                    here = here[here.condition.isin(conditions)]
-                yield name, replace(self, models=group, altered=here)
+                yield name, replace(self, models=group, altered=of_group(self.altered, group))
             return
         for scale in sorted(self.models.scale.unique()):
             frames = [frame[frame.scale == scale] for frame in (self.models, self.scores)]
@@ -99,9 +94,6 @@ def _read_once(source: Path, modified: int) -> Data:
     return _read(source)
 
 
-Draw = Callable[[Data, str], Figure]
-
-
 @dataclass(frozen=True)
 class Entry:
     """One figure of the catalogue."""
@@ -110,78 +102,57 @@ class Entry:
     """Stem of its files."""
     notebook: str
     title: str
-    draw: Draw
+    function: Callable[..., Figure]
+    of: tuple[str, ...] = ("models",)
+    """The fields of `Data` that the function takes beside the title."""
     by: str = "scale"
     """`scale`, `group` or `claim`: it is drawn once for each; or `once`."""
 
-
-def _of_models(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
-    return lambda data, title: draw(data.models, title)
-
-
-def _of_both(draw: Callable[[pd.DataFrame, pd.DataFrame, str], Figure]) -> Draw:
-    return lambda data, title: draw(data.models, data.scores, title)
+    def draw(self, data: Data, title: str) -> Figure:
+        """Draw it from some data."""
+        return self.function(title=title, **{name: getattr(data, name) for name in self.of})
 
 
-def _of_weights(draw: Callable[[pd.DataFrame, str], Figure]) -> Draw:
-    return lambda data, title: draw(data.weights, title)
-
-
-def _tulu(*tasks: str) -> Draw:
-    return lambda data, title: curves.tulu(data.models, data.scores, tasks, title)
-
-
-def _over_durations(measure: str) -> Draw:
-    return lambda data, title: curves.over_durations(data.models, measure, title)
-
-
+BOTH = ("models", "scores")
 FIGURES_OF_THE_PAPER = [
-    Entry("fig1", "learning", "Fig. 1: learning the target domain", _over_durations("target")),
-    Entry(
-        "fig2", "learning", "Fig. 2: forgetting the source domain", _over_durations("retention")
-    ),
-    Entry("fig3", "tradeoff", "Fig. 3: learning and forgetting", _of_models(tradeoff.pareto)),
-    Entry("fig4", "ablations", "Fig. 4: regularisation", _of_models(ablations.regularisation)),
-    Entry("fig5", "generations", "Fig. 5: diversity", _of_both(generations.diversity)),
-    Entry("fig6", "weights", "Fig. 6: rank of the update", _of_weights(weights.ranks_by_layer)),
-    Entry("fig7", "ablations", "Fig. 7: target modules", _of_models(ablations.target_modules)),
-    Entry("figS1", "ablations", "Fig. S1: learning rates", _of_models(ablations.learning_rates)),
-    Entry("figS2", "ablations", "Fig. S2: Lion and AdamW", _of_models(ablations.optimizers)),
-    Entry("figS3", "ablations", "Fig. S3: alpha", _of_models(ablations.alphas)),
-    Entry("figS4", "tulu", "Fig. S4: Tülu, MT-bench", _tulu("mt_bench")),
-    Entry("figS5", "tulu", "Fig. S5: Tülu, GSM8K and MMLU", _tulu("gsm8k", "mmlu")),
-    Entry("figS6", "tulu", "Fig. S6: Tülu, forgetting", _tulu("retention")),
-    Entry("figS7", "weights", "Fig. S7: spectra of W_q", _of_weights(weights.spectra)),
-    Entry(
-        "figS8", "weights", "Fig. S8: spectra of random matrices",
-        lambda _, title: weights.random_spectra(title), by="once",
-    ),
-    Entry("figS9", "generations", "Fig. S9: pass@k", _of_both(generations.pass_at_k)),
-    Entry(
-        "figS10", "cost", "Fig. S10: throughput, memory",
-        lambda data, title: cost.throughput(data.scores, title),
-    ),
-    Entry(
-        "v1-tasks", "learning", "v1 Figs S4 and S5: forgetting by task",
-        _of_models(curves.retention_by_task),
-    ),
+    Entry("fig1", "learning", "Fig. 1: learning the target domain",
+          partial(curves.over_durations, measure="target")),
+    Entry("fig2", "learning", "Fig. 2: forgetting the source domain",
+          partial(curves.over_durations, measure="retention")),
+    Entry("fig3", "tradeoff", "Fig. 3: learning and forgetting", tradeoff.pareto),
+    Entry("fig4", "ablations", "Fig. 4: regularisation", ablations.regularisation),
+    Entry("fig5", "generations", "Fig. 5: diversity", generations.diversity, BOTH),
+    Entry("fig6", "weights", "Fig. 6: rank of the update", weights.ranks_by_layer, ("weights",)),
+    Entry("fig7", "ablations", "Fig. 7: target modules", ablations.target_modules),
+    Entry("figS1", "ablations", "Fig. S1: learning rates", ablations.learning_rates),
+    Entry("figS2", "ablations", "Fig. S2: Lion and AdamW", ablations.optimizers),
+    Entry("figS3", "ablations", "Fig. S3: alpha", ablations.alphas),
+    Entry("figS4", "tulu", "Fig. S4: Tülu, MT-bench",
+          partial(curves.tulu, tasks=["mt_bench"]), BOTH),
+    Entry("figS5", "tulu", "Fig. S5: Tülu, GSM8K and MMLU",
+          partial(curves.tulu, tasks=["gsm8k", "mmlu"]), BOTH),
+    Entry("figS6", "tulu", "Fig. S6: Tülu, forgetting",
+          partial(curves.tulu, tasks=["retention"]), BOTH),
+    Entry("figS7", "weights", "Fig. S7: spectra of W_q", weights.spectra, ("weights",)),
+    Entry("figS8", "weights", "Fig. S8: spectra of random matrices", weights.random_spectra, (),
+          by="once"),
+    Entry("figS9", "generations", "Fig. S9: pass@k", generations.pass_at_k, BOTH),
+    Entry("figS10", "cost", "Fig. S10: throughput, memory", cost.throughput, ("scores",)),
+    Entry("v1-tasks", "learning", "v1 Figs S4 and S5: forgetting by task",
+          curves.retention_by_task),
 ]  # fmt: skip
 """In the order of the paper."""
 FIGURES_BEYOND = [
-    Entry("claim", "claims", "Claims", lambda _, title: no_claims(title), by="claim"),
-    Entry(
-        "frontier", "tradeoff", "Learning and forgetting over rates",
-        lambda data, title: tradeoff.frontier(data.models, title, data.altered), by="group",
-    ),
-    Entry(
-        "equal-learning", "tradeoff", "Forgetting at equal learning",
-        _of_models(equal_learning.at_equal_learning),
-    ),
-    Entry("hypervolume", "tradeoff", "Hypervolume", _of_models(equal_learning.hypervolumes)),
-    Entry("cost", "cost", "Score against cost", _of_models(cost.scores_against_cost)),
-    Entry("budget", "cost", "Loss against budget by rank", _of_models(cost.loss_against_budget)),
-    Entry("rates", "cost", "Optimal rate by rank", _of_models(cost.optimal_rates)),
-    Entry("intruders", "weights", "Intruder dimensions", _of_weights(weights.intruders)),
+    Entry("claim", "claims", "Claims", partial(style.nothing, what="any claim"), (), by="claim"),
+    Entry("frontier", "tradeoff", "Learning and forgetting over rates", tradeoff.frontier,
+          ("models", "altered"), by="group"),
+    Entry("equal-learning", "tradeoff", "Forgetting at equal learning",
+          equal_learning.at_equal_learning),
+    Entry("hypervolume", "tradeoff", "Hypervolume", equal_learning.hypervolumes),
+    Entry("cost", "cost", "Score against cost", cost.scores_against_cost),
+    Entry("budget", "cost", "Loss against budget by rank", cost.loss_against_budget),
+    Entry("rates", "cost", "Optimal rate by rank", cost.optimal_rates),
+    Entry("intruders", "weights", "Intruder dimensions", weights.intruders, ("weights",)),
 ]  # fmt: skip
 CATALOGUE = {entry.name: entry for entry in FIGURES_OF_THE_PAPER + FIGURES_BEYOND}
 

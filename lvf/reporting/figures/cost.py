@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -34,17 +33,17 @@ def scores_against_cost(models: pd.DataFrame, title: str) -> Figure:
     seconds on whatever device the records name.
     """
     shown = [
-        (name, domain, with_costs(group))
-        for name, domain, group in conditions(models)
+        (name, with_costs(group))
+        for name, group in conditions(models)
         if group.target[group.method != "base"].notna().any()
     ]
-    shown = [panel for panel in shown if panel[2].train_flops.notna().any()]
+    shown = [panel for panel in shown if panel[1].train_flops.notna().any()]
     figure, places = style.panels(2 * max(len(shown), 1), 2)
     looks = style.looks(models)
     if not shown:
         for axes, text in zip(places, COSTS.values(), strict=True):
             style.say_missing(axes, text)
-    for index, (name, _, rows) in enumerate(shown):
+    for index, (name, rows) in enumerate(shown):
         for axes, cost in zip(places[2 * index :], COSTS, strict=False):
             axes.set_title(name)
             for label, line in rows.groupby("label", sort=False):
@@ -106,7 +105,7 @@ def optimal_rates(models: pd.DataFrame, title: str) -> Figure:
 
 
 def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
-    shown = [(name, _lowest(group, x)) for name, _, group in conditions(models)]
+    shown = [(name, _lowest(group, x)) for name, group in conditions(models)]
     looks = style.looks(pd.concat([rows for _, rows in shown]))
     figure, places = style.panels(len(shown), 2)
     for axes, (name, rows) in zip(places, shown, strict=True):
@@ -118,7 +117,8 @@ def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
             look: dict[str, Any] = {"markersize": 4, "linewidth": 1.2}
             style.points(axes, line, x, "nll_validation", str(label), looks[str(label)], **look)
             if x == "lr_peak":
-                _ring_lowest(axes, line)
+                best = line.iloc[line.nll_validation.argmin()]
+                axes.plot([best.lr_peak], [best.nll_validation], **RING)
         style.log_axis(axes.yaxis)
         axes.set_ylabel(style.MEASURE_TEXTS["nll_validation"])
         if x == "duration":
@@ -127,11 +127,6 @@ def _by_rank(models: pd.DataFrame, x: str, title: str) -> Figure:
             style.learning_rate_axis(axes, list(rows.lr_peak))
     ringed = [Line2D([], [], **RING, label="lowest loss")] if x == "lr_peak" else []
     return style.finish(figure, title, looks, more=ringed)
-
-
-def _ring_lowest(axes: Axes, line: pd.DataFrame) -> None:
-    best = line.iloc[line.nll_validation.argmin()]
-    axes.plot([best.lr_peak], [best.nll_validation], **RING)
 
 
 def _lowest(group: pd.DataFrame, x: str) -> pd.DataFrame:

@@ -38,8 +38,8 @@ class Panel:
     """Label of the y axis."""
 
 
-def conditions(models: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Title, domain and main methods of each of the paper's four conditions, in its order.
+def conditions(models: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Title and main methods of each of the paper's four conditions, in its order.
 
     A condition that was run with several models or data sets comes once for each; a condition
     without records comes with an empty table.
@@ -52,9 +52,9 @@ def conditions(models: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         name = f"{domain} {style.REGIMES[regime]}"
         found = by_condition.get((domain, regime), [])
         for group in found:
-            yield f"{name}: {group.dataset.iloc[0]}" if len(found) > 1 else name, domain, group
-        if (domain, regime) not in by_condition:
-            yield name, domain, models.iloc[:0]
+            yield f"{name}: {group.dataset.iloc[0]}" if len(found) > 1 else name, group
+        if not found:
+            yield name, models.iloc[:0]
 
 
 @style.styled
@@ -68,7 +68,7 @@ def over_durations(models: pd.DataFrame, measure: str, title: str) -> Figure:
     """
     shown = [
         Panel(name, group, measure, style.measure_text(measure, group))
-        for name, _, group in conditions(models)
+        for name, group in conditions(models)
     ]
     return _drawn(shown, 2, title)
 
@@ -80,7 +80,7 @@ def retention_by_task(models: pd.DataFrame, title: str) -> Figure:
     shown = [
         Panel(name, group, task, style.measure_text(task, group))
         for task in names().retention
-        for name, _, group in by_condition
+        for name, group in by_condition
     ]
     return _drawn(shown, len(by_condition), title)
 
@@ -151,26 +151,19 @@ def _curves(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Lo
     beside = trained.source.nunique() > 1
     for (label, _), line in trained.groupby(["label", "lr_peak"], dropna=False, sort=False):
         published: dict[str, Any] = {"alpha": 0.5, "linestyle": "--"}
-        look = published if beside and line.source.iloc[0] == "paper" else {}
-        _curve(axes, line, name, (str(label), looks[str(label)]), look)
+        more = published if beside and line.source.iloc[0] == "paper" else {}
+        series = str(label), looks[str(label)]
+        style.points(axes, line[line.cooled_down], "duration", name, *series, **more)
+        for _, run in line.groupby("run_duration"):
+            hot = run[~run.cooled_down]
+            if len(hot):
+                colour = looks[str(label)][0]
+                axes.plot(run.duration, run[name], color=colour, linestyle=":", label=style.HOT)
+                hollow: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white"}
+                style.points(axes, hot, "duration", name, *series, **hollow)
 
 
 def _is_far(base: float, scores: pd.Series) -> bool:
     """Whether a line at the base's score would press all others together."""
     low, high = scores.min(), scores.max()
     return max(low - base, base - high) > FAR * (high - low) > 0
-
-
-def _curve(
-    axes: Axes,
-    line: pd.DataFrame,
-    name: str,
-    series: tuple[str, style.Look],
-    more: dict[str, Any],
-) -> None:
-    style.points(axes, line[line.cooled_down], "duration", name, *series, **more)
-    for _, run in line.groupby("run_duration"):
-        if not run.cooled_down.all():
-            axes.plot(run.duration, run[name], color=series[1][0], linestyle=":", label=style.HOT)
-            hollow: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white"}
-            style.points(axes, run[~run.cooled_down], "duration", name, *series, **hollow)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -47,7 +46,7 @@ def hypervolumes(models: pd.DataFrame, title: str) -> Figure:
     (`stats.frontier.hypervolume`); hollow where no seed variance is known.
     """
     rows = []
-    for name, _, group in conditions(models):
+    for name, group in conditions(models):
         finished = group[group.cooled_down & (group.method != "base")]
         base_score = group.target[group.method == "base"].mean()
         for label, method in finished.sort_values(["rank", "label"]).groupby("label", sort=False):
@@ -77,15 +76,20 @@ def _forest(rows: Sequence[_Row], title: str, text: str, zero: bool = False) -> 
     """Values with their intervals, a row each, a panel a kind, side by side."""
     kinds = list(dict.fromkeys(row.kind for row in rows))
     if not kinds:
-        figure, (axes,) = style.panels(1, 1)
-        style.say_missing(axes, "models with both measures")
-        return style.finish(figure, title)
+        return style.nothing(title, "models with both measures")
     names = list(dict.fromkeys(row.name for row in rows))
     size = 2.7, 1.2 + 0.24 * len(names)
     figure, places = style.panels(len(kinds), len(kinds), size, legend=1.8)
     for axes, kind in zip(places, kinds, strict=True):
         for row in (row for row in rows if row.kind == kind):
-            _draw_row(axes, names.index(row.name), row)
+            place = names.index(row.name)
+            if row.value is None:
+                axes.text(
+                    0.02, place, row.note, fontsize=7, va="center", color="0.35", style="italic",
+                    transform=axes.get_yaxis_transform(),
+                )  # fmt: skip
+            else:
+                style.interval_row(axes, place, row.value, row.span, markersize=5)
         if zero:
             axes.axvline(0, **style.BASE_LINE)
         axes.set_yticks(range(len(names)), names if axes is places[0] else [""] * len(names))
@@ -97,22 +101,9 @@ def _forest(rows: Sequence[_Row], title: str, text: str, zero: bool = False) -> 
     return style.finish(figure, title, note=note)
 
 
-def _draw_row(axes: Axes, place: int, row: _Row) -> None:
-    if row.value is None:
-        axes.text(
-            0.02, place, row.note, fontsize=7, va="center", color="0.35", style="italic",
-            transform=axes.get_yaxis_transform(),
-        )  # fmt: skip
-        return
-    fill = "black" if row.span else "white"
-    axes.plot([row.value], [place], "s", color="black", markerfacecolor=fill, markersize=5)
-    if row.span:
-        axes.plot(row.span, [place, place], color="black")
-
-
 def _gaps(models: pd.DataFrame) -> Iterator[_Row]:
     """Each comparison with full finetuning that has both measures."""
-    for name, _, group in conditions(models):
+    for name, group in conditions(models):
         finished = group[group.cooled_down & (group.method != "base")]
         full = finished[finished.method == "full"]
         others = finished[finished.method != "full"].sort_values(["rank", "label"])
@@ -126,4 +117,4 @@ def _gaps(models: pd.DataFrame) -> Iterator[_Row]:
                 if isinstance(gap, Contrast):
                     yield _Row(row_name, kind, gap.value, gap.estimate.interval())
                 else:
-                    yield _Row(row_name, kind, None, None, gap.reason.split(":")[0])
+                    yield _Row(row_name, kind, None, None, gap.split(":")[0])

@@ -26,10 +26,7 @@ def forest(verdict: Verdict) -> Figure:
     for place, one in enumerate(rows):
         assert one.estimate is not None
         ends = one.estimate.interval()
-        fill = "black" if ends else "white"
-        axes.plot([one.estimate.value], [place], "s", color="black", markerfacecolor=fill)
-        if ends:
-            axes.plot(ends, [place, place], color="black", linewidth=1.2)
+        style.interval_row(axes, place, one.estimate.value, ends, linewidth=1.2)
     axes.axvline(0, **style.BASE_LINE)
     axes.autoscale_view()
     axes.autoscale(False)
@@ -42,14 +39,6 @@ def forest(verdict: Verdict) -> Figure:
     agree = f"{verdict.agree} of {verdict.compared} comparisons agree"
     axes.set_title(f"{verdict.evidence_set} records: {verdict.verdict}; {agree}", fontsize=9)
     return style.finish(figure, statement)
-
-
-@style.styled
-def no_claims(title: str) -> Figure:
-    """Says that no claim has a number."""
-    figure, (axes,) = style.panels(1, 1)
-    style.say_missing(axes, "any claim")
-    return style.finish(figure, title)
 
 
 def _diamond(axes: Axes, verdict: Verdict, place: int) -> None:

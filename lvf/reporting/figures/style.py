@@ -30,6 +30,13 @@ SERIES_MARKERS = ("s", "o", "^", "D", "v", "P")
 BASE_LINE: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1, "zorder": 0}
 BASE, HOT = "base model", "not cooled down"
 STRENGTH, CUT = "along strength", "update cut to rank r,\nor intruders damped (d)"
+COMMON_LOOKS: dict[str, dict[str, Any]] = {
+    BASE: BASE_LINE,
+    HOT: {"color": "0.4", "linestyle": ":", "marker": "o", "markerfacecolor": "white"},
+    STRENGTH: {"color": "0.4", "linestyle": "-.", "marker": "."},
+    CUT: {"color": "0.4", "linestyle": "", "marker": "$r$"},
+}
+"""In the legend, of what several figures show beside their series."""
 STYLE: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titlelocation": "left", "axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True,
@@ -70,11 +77,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def panels(
-    count: int,
-    columns: int,
-    size: tuple[float, float] = (3.7, 3.0),
-    legend: float = 1.7,
-    heights: Sequence[float] | None = None,
+    count: int, columns: int, size: tuple[float, float] = (3.7, 3.0), legend: float = 1.7
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels in so many columns, with room for a legend on the right.
 
@@ -83,12 +86,11 @@ def panels(
         columns: panels in a row.
         size: width and height of one panel in inches.
         legend: width of the legend in inches.
-        heights: height of each row of panels in inches, in place of the height in `size`.
     """
-    heights = heights or [size[1]] * math.ceil(count / columns)
-    width, height = size[0] * columns + legend, sum(heights) + 0.5
+    rows = math.ceil(count / columns)
+    width, height = size[0] * columns + legend, size[1] * rows + 0.5
     figure = Figure(figsize=(width, height), layout="constrained")
-    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    grid = figure.subplots(rows, columns, squeeze=False)
     axes = list(grid.flat)
     for unused in axes[count:]:
         unused.remove()
@@ -118,15 +120,11 @@ def finish(
     """
     looks = looks or {}
     drawn = {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
-    hot: dict[str, Any] = {"linestyle": ":", "marker": "o", "markerfacecolor": "white"}
     handles = [
-        *legend_of({name: look for name, look in looks.items() if name in drawn}),
-        *([Line2D([], [], **BASE_LINE, label=BASE)] if BASE in drawn - set(looks) else []),
-        *([Line2D([], [], color="0.4", **hot, label=HOT)] if HOT in drawn else []),
-        *([Line2D([], [], color="0.4", linestyle="-.", marker=".", label=STRENGTH)]
-          if STRENGTH in drawn else []),
-        *([Line2D([], [], color="0.4", linestyle="", marker="$r$", label=CUT)]
-          if CUT in drawn else []),
+        *(Line2D([], [], color=colour, marker=marker, label=name)
+          for name, (colour, marker) in looks.items() if name in drawn),
+        *(Line2D([], [], **look, label=name)
+          for name, look in COMMON_LOOKS.items() if name in drawn - set(looks)),
         *more,
     ]  # fmt: skip
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
@@ -155,6 +153,15 @@ def say_missing(axes: Axes, what: str) -> None:
     )  # fmt: skip
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("0.85")
+
+
+@styled
+def nothing(title: str, what: str, count: int = 1, legend: float = 1.7) -> Figure:
+    """A figure whose panels all say what there are no records for."""
+    figure, places = panels(count, count, legend=legend)
+    for axes in places:
+        say_missing(axes, what)
+    return finish(figure, title)
 
 
 def has_data(figure: Figure) -> bool:
@@ -190,14 +197,6 @@ def contrasts(series: Sequence[str]) -> dict[str, Look]:
     }
 
 
-def legend_of(looks: Mapping[str, Look]) -> list[Line2D]:
-    """A legend entry for each look."""
-    return [
-        Line2D([], [], color=colour, marker=marker, label=label)
-        for label, (colour, marker) in looks.items()
-    ]
-
-
 def points(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, series: str, look: Look, **line: Any
 ) -> None:
@@ -208,6 +207,17 @@ def points(
         rows[x], rows[y], yerr=bars(rows, y), color=colour, marker=marker, elinewidth=0.7,
         label=series, **line,
     )  # fmt: skip
+
+
+def interval_row(
+    axes: Axes, place: int, estimate: float, ends: tuple[float, float] | None,
+    markersize: float = 6.0, linewidth: float = 1.5,
+) -> None:  # fmt: skip
+    """A value with its 95 % interval in a forest plot; a hollow mark where there is none."""
+    look: dict[str, Any] = {"color": "black", "markerfacecolor": "black" if ends else "white"}
+    axes.plot([estimate], [place], "s", **look, markersize=markersize)
+    if ends:
+        axes.plot(ends, [place, place], color="black", linewidth=linewidth)
 
 
 def bars(rows: pd.DataFrame, name: str) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from lvf.reporting.select.selection import not_scored, without_ablations
 from lvf.reporting.select.settings import (
     altered_settings,
     duration_text,
+    duration_unit,
     learning_rate_text,
     settings,
 )
@@ -37,29 +38,27 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
         models: rows of `lvf.records.checkpoints.models` of one scale.
         title: heading.
     """
-    shown = list(conditions(models))
-    figure, places = style.panels(len(shown), 2, legend=1.9)
-    everything = {name: settings(group) for name, _, group in shown}
-    rows = {name: its_rows[its_rows.is_drawn] for name, its_rows in everything.items()}
-    looks = style.looks(pd.concat(rows.values()))
-    for axes, (name, _, _) in zip(places, shown, strict=True):
+    everything = [(name, settings(group)) for name, group in conditions(models)]
+    figure, places = style.panels(len(everything), 2, legend=1.9)
+    looks = style.looks(pd.concat(rows[rows.is_drawn] for _, rows in everything))
+    for axes, (name, rows) in zip(places, everything, strict=True):
+        drawn = rows[rows.is_drawn]
         axes.set_title(name)
-        if (_plottable(rows[name], "retention").method == "base").all():
+        if (_plottable(drawn, "retention").method == "base").all():
             style.say_missing(axes, f"{name.split(':')[0]}\nwith both measures")
             continue
-        _panel(axes, rows[name], "retention", looks)
-        axes.set_xlabel(style.measure_line("retention", rows[name]), fontsize=8)
-        axes.set_ylabel(style.measure_text("target", rows[name]))
+        _panel(axes, drawn, "retention", looks)
+        axes.set_xlabel(style.measure_line("retention", drawn), fontsize=8)
+        axes.set_ylabel(style.measure_text("target", drawn))
     sizes = _size_legend([4.5, 9.0], ["shortest", "longest"])
     left_out = pd.concat(
-        not_scored(its_rows.dropna(subset="retention"), "target")
-        for its_rows in everything.values()
+        not_scored(rows.dropna(subset="retention"), "target") for _, rows in everything
     )
     return style.finish(figure, title, looks, more=sizes, left_out=left_out)
 
 
 @style.styled
-def frontier(group: pd.DataFrame, title: str, altered: pd.DataFrame | None = None) -> Figure:
+def frontier(models: pd.DataFrame, title: str, altered: pd.DataFrame | None = None) -> Figure:
     """Learning against forgetting of a group over its learning rates, means over seeds.
 
     A panel for retention and a panel for held-out source NLL, on a reversed log axis. A thick line
@@ -69,29 +68,27 @@ def frontier(group: pd.DataFrame, title: str, altered: pd.DataFrame | None = Non
     cut to a rank (r) or rid of intruders (d).
 
     Args:
-        group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
+        models: comparable ones, as `lvf.reporting.select.settings.groups` gives them.
         title: heading.
         altered: rows of `lvf.reporting.select.selection.Selection.altered` of the group, if any.
     """
-    everything = settings(without_ablations(group))
+    everything = settings(without_ablations(models))
     rows = everything.dropna(subset="target")
     shown = [name for name in ("retention", "nll_source") if rows[name].notna().any()]
     rows = rows.dropna(subset=shown, how="all")
     if not shown:
-        figure, (axes,) = style.panels(1, 1)
-        style.say_missing(axes, "retention")
-        return style.finish(figure, title)
+        return style.nothing(title, "retention")
     figure, places = style.panels(len(shown), len(shown), (4.7, 4.2), legend=1.9)
     looks = style.looks(everything)
     for axes, name in zip(places, shown, strict=True):
         if altered is not None and len(altered):
             _draw_altered(axes, altered, name, looks)
         _panel(axes, rows, name, looks)
-        text = style.measure_line(name, group)
+        text = style.measure_line(name, models)
         axes.set_xlabel(f"{text}\n(forgets less →)")
-    places[0].set_ylabel(f"{style.measure_text('target', group)}\n(learns more →)")
+    places[0].set_ylabel(f"{style.measure_text('target', models)}\n(learns more →)")
     sizes = _sizes(rows)
-    unit = str(group.duration_unit.dropna().iloc[0])
+    unit = duration_unit(models)
     texts = [f"{duration_text(duration, True)} {unit}" for duration in sizes]
     style.finish(figure, title, looks, more=_size_legend(list(sizes.values()), texts))
     for axes, name in zip(places, shown, strict=True):

@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lvf.analysis.noise import noise_spectra, spectral_distances
-from lvf.analysis.table import matrices
+from lvf.analysis.table import EPSILON, EPSILONS, matrices
 from lvf.reporting.figures import style
 from lvf.reporting.select.compare import of_drawn_models
 from lvf.reporting.select.settings import duration_text
+from lvf.reporting.select.variant import ATTENTION, MLP
 
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-EPSILONS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 SPECTRA = {
     "base_singular_values": "W base",
     "tuned_singular_values": "W finetuned",
@@ -68,7 +67,7 @@ def ranks_by_layer(weights: pd.DataFrame, title: str) -> Figure:
         title: heading.
     """
     full = _one_condition(_full(weights))
-    modules = [name for name in MODULES if (full.module == name).any()] or ["all modules"]
+    modules = [name for name in ATTENTION + MLP if (full.module == name).any()] or ["all modules"]
     figure, places = style.panels(len(modules), min(4, len(modules)), (2.9, 2.5), legend=1.4)
     durations = sorted(full.duration.unique())
     shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, len(durations)))
@@ -100,12 +99,10 @@ def spectra(weights: pd.DataFrame, title: str) -> Figure:
     depth of the paper's layer 26, in the longest full finetuning.
     """
     full = _one_condition(_full(weights[weights.module == "q_proj"]))
+    if full.empty:
+        return style.nothing(title, "spectra of W_q", 2, legend=2.3)
     figure, places = style.panels(2, 2, legend=2.3)
     looks = style.contrasts(list(SPECTRA.values()))
-    if full.empty:
-        for axes in places:
-            style.say_missing(axes, "spectra of W_q")
-        return style.finish(figure, title)
     full = full[full.duration == full.duration.max()]
     wanted = round(DEPTH * (full.layer.max() + 1))
     matrix = full.iloc[(full.layer - wanted).abs().argmin()]
@@ -170,19 +167,17 @@ def intruders(weights: pd.DataFrame, title: str) -> Figure:
     epsilon, at the longest duration.
     """
     rows = _one_condition(weights)
+    if rows.empty:
+        return style.nothing(title, "analysed weights", 2)
     figure, places = style.panels(2, 2)
     looks = style.looks(rows)
-    if rows.empty:
-        for axes in places:
-            style.say_missing(axes, "analysed weights")
-        return style.finish(figure, title)
     blocks = rows[rows.layer >= 0]
     for label, method in blocks.groupby("label", sort=False):
         colour, marker = looks[str(label)]
         counts = {d: _counts(rows) for d, rows in method.groupby("duration")}
         longest = max(counts)
         look: dict[str, Any] = {"color": colour, "marker": marker}
-        at_half = [counts[d][list(EPSILONS).index(0.5)] for d in sorted(counts)]
+        at_half = [counts[d][EPSILONS.index(EPSILON)] for d in sorted(counts)]
         places[0].plot(sorted(counts), at_half, **look, label=label)
         places[1].plot(EPSILONS, counts[longest], **look)
     style.duration_axis(places[0], blocks)

@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 
 from lvf.reporting.claims.table import STYLES
+from lvf.reporting.figures.cost import COSTS
 
 VERDICT_COLOURS = ("#0a8f6c", "#d0561c", "#b5830a", "#7d8791", "#3f86c6", "#a3a9b0")
 """Of the verdicts in the order of `STYLES`; each can be read on white and on black."""
@@ -15,7 +16,6 @@ KEPT = {
     "retention": "accuracy on source tasks",
     "likelihood": "probability of a source token, exp(−NLL)",
 }
-COSTS = {"train_flops": "training FLOPs", "device_hours": "device-hours of training"}
 FAINT = 0.12
 
 

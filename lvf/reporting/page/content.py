@@ -11,14 +11,14 @@ import lvf
 from lvf.config.schema import CONF_DIR
 from lvf.reporting.claims.evidence import DOMAINS
 from lvf.reporting.claims.judge import Verdict
-from lvf.reporting.claims.table import interval
+from lvf.reporting.claims.table import verdict_texts
 from lvf.reporting.figures.cost import with_costs
 from lvf.reporting.figures.style import REGIMES
 from lvf.reporting.select.scope import is_generated, model_size
 from lvf.reporting.select.selection import evidence_set_name
-from lvf.reporting.select.settings import duration_text, groups, learning_rate_text, settings
+from lvf.reporting.select.settings import groups, setting_texts, settings
 from lvf.reporting.tables.results import Row
-from lvf.reporting.tables.text import number, p_text, signed
+from lvf.reporting.tables.text import number
 
 MARKED = ("retention", "nll_source", "target")
 SCORE = "score"
@@ -73,7 +73,8 @@ def methods(models: pd.DataFrame) -> list[str]:
 def marks(models: pd.DataFrame) -> list[dict[str, Any]]:
     """A mark of the plots for each (method, learning rate, duration) with a target score."""
     found = []
-    for _, group in sorted(groups(models), key=_in_main_grid, reverse=True):
+    main_first = sorted(groups(models), key=lambda named: named[1].domain.iloc[0] not in DOMAINS)
+    for _, group in main_first:
         first = group[group.method != "base"].iloc[0]
         several = models[(models.domain == first.domain) & (models.regime == first.regime)]
         same = several[(several.scale == first.scale) & (several.method != "base")]
@@ -86,26 +87,21 @@ def marks(models: pd.DataFrame) -> list[dict[str, Any]]:
         }  # fmt: skip
         rows = with_costs(group)
         base = settings(group[group.method == "base"])
-        for row in [*_dicts(base), *_dicts(rows)]:
+        for row in [*base.to_dict("records"), *rows.to_dict("records")]:
             if not pd.isna(row["target"]):
                 found.append(where | _mark(row, str(first.duration_unit)))
     return found
 
 
-def _in_main_grid(named: tuple[str, pd.DataFrame]) -> bool:
-    return named[1].domain.iloc[0] in DOMAINS
-
-
 def _mark(row: Row, unit: str) -> dict[str, Any]:
     is_base = row["method"] == "base"
-    rate = learning_rate_text(row["lr_peak"])
-    length = duration_text(row["duration"], row["cooled_down"])
+    method, rate, length = setting_texts(row)
     mark = {
-        "method": row["label"], "main": is_base or (row["role"] == "main" and row["is_drawn"]),
+        "method": method, "main": is_base or (row["role"] == "main" and row["is_drawn"]),
         "rate": rate, "seeds": row["seeds"],
         "duration": 1.0 if is_base else row["duration"],
-        "length": "–" if is_base else f"{length} {unit}",
-        "line": "" if is_base or not row["cooled_down"] else f"{row['label']} {rate}",
+        "length": length if is_base else f"{length} {unit}",
+        "line": "" if is_base or not row["cooled_down"] else f"{method} {rate}",
     }  # fmt: skip
     numbers = {name: row[name] for name in ("target", "retention")}
     errors = {name: row[f"{name}_se"] for name in numbers}
@@ -130,17 +126,16 @@ def effects(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     for place, one in enumerate(verdicts):
         if one.effect is None:
             continue
-        effect = _short(one.effect)
+        texts, effect = verdict_texts(one), _short(one.effect)
         ends = {"low": effect, "high": effect}  # no bar
         if one.low is not None and one.high is not None:
             ends = {"low": _short(one.low), "high": _short(one.high)}
         found.append({
             "records": one.evidence_set, "family": _family(one), "place": place,
-            "label": f"{one.number}{'*' if one.primary else ''}  {one.statement}",
+            "label": f"{texts['no.']}  {one.statement}",
             "verdict": one.verdict, "effect": effect, "unit": one.unit, **ends,
-            "effect_text": signed(one.effect), "interval": interval(one.low, one.high),
-            "agree": f"{one.agree} of {one.compared}", "p": p_text(one.p),
-            "href": f"#claim-{place}",
+            "effect_text": texts["mean"], "interval": texts["95 % here"],
+            "agree": texts["agree"], "p": texts["p"], "href": f"#claim-{place}",
         })  # fmt: skip
     return sorted(found, key=lambda mark: mark["family"] != SCORE)
 
@@ -153,7 +148,3 @@ def _family(verdict: Verdict) -> str:
 def _short(value: float) -> float:
     """Five digits, which is more than can be seen."""
     return float(f"{value:.5g}")
-
-
-def _dicts(frame: pd.DataFrame) -> list[Row]:
-    return frame.to_dict("records")

@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from lvf.records.checkpoints import BESIDE_TARGET
 from lvf.reporting.claims.judge import Verdict
-from lvf.reporting.claims.table import interval
+from lvf.reporting.claims.table import verdict_texts
 from lvf.reporting.figures import style
 from lvf.reporting.figures.cost import with_costs
 from lvf.reporting.page.provenance import Provenance
@@ -20,25 +19,18 @@ from lvf.reporting.select.altered import alteration_text
 from lvf.reporting.select.settings import (
     altered_settings,
     duration_text,
+    duration_unit,
     groups,
-    learning_rate_text,
+    setting_texts,
     settings,
 )
 from lvf.reporting.tables.paper import KINDS, PaperTable
 from lvf.reporting.tables.paper_text import printed_tables
-from lvf.reporting.tables.results import Row
-from lvf.reporting.tables.text import interval_text, number, p_text, signed
+from lvf.reporting.tables.results import HEADINGS, Row
+from lvf.reporting.tables.results import SHOWN as MEASURES
+from lvf.reporting.tables.text import interval_text, number, p_text
 
-SHOWN = (
-    "target", *BESIDE_TARGET.values(), "nll_target", "retention", "nll_source", "nll_validation",
-    "kl_base",
-)  # fmt: skip
-HEADINGS = {
-    "target_flexible": "flexible match ↑", "target_ended": "ended by itself",
-    "retention": "source tasks (retention) ↑", "nll_target": "target NLL ↓",
-    "nll_source": "source NLL ↓", "nll_validation": "validation NLL ↓",
-    "kl_base": "KL from base", "cka_source": "CKA with base",
-}  # fmt: skip
+SHOWN = (*MEASURES, "nll_validation", "kl_base")
 CLAIM_HEADINGS = (
     "no.", "the paper says", "records", "verdict", "mean", "95 % here", "95 % elsewhere", "p",
     "agree", "seeds", "unit",
@@ -78,20 +70,12 @@ def to_records(numbers: Iterable[int]) -> str:
 
 def verdicts(found: Sequence[Verdict]) -> PageTable:
     """Every claim by every set of records, with what decides it."""
-    rows = [
-        [
-            Cell(f"{one.number}{'*' if one.primary else ''}", place),
-            Cell(one.statement, None, f"#claim-{place}"),
-            Cell(one.evidence_set), Cell(one.verdict),
-            *(Cell(text) for text in (
-                signed(one.effect), interval(one.low, one.high),
-                interval(one.low_elsewhere, one.high_elsewhere), p_text(one.p),
-                f"{one.agree} of {one.compared}" if one.compared else "–",
-                str(one.seeds or "–"), one.unit if one.effect is not None else "",
-            )),
-        ]
-        for place, one in enumerate(found)
-    ]  # fmt: skip
+    rows = []
+    for place, one in enumerate(found):
+        texts = verdict_texts(one)
+        claim, statement, *others = (texts[heading] for heading in CLAIM_HEADINGS)
+        link = Cell(statement, None, f"#claim-{place}")
+        rows.append([Cell(claim, place), link, *map(Cell, others)])
     return PageTable("claims", "Every claim by every set of records", CLAIM_HEADINGS, rows)
 
 
@@ -117,15 +101,12 @@ def results(
         provenance: of the models.
     """
     shown = [measure for measure in SHOWN if rows[measure].notna().any()]
-    target = f"{style.measure_line('target', group)} ↑"
-    headings = ["method", "learning rate", _unit(group), "seeds"]
-    return PageTable(
-        name, name, [*headings, *(HEADINGS.get(measure, target) for measure in shown)],
-        [
-            [*_setting(row), Cell(str(row["seeds"])), *(_score(row, x, provenance) for x in shown)]
-            for row in _dicts(rows)
-        ],
-    )  # fmt: skip
+    headings = ["method", "learning rate", duration_unit(group), "seeds"]
+    table = [
+        [*_setting(row), Cell(str(row["seeds"])), *(_score(row, x, provenance) for x in shown)]
+        for row in rows.to_dict("records")
+    ]
+    return PageTable(name, name, [*headings, *_headings(group, shown)], table)
 
 
 def learning_rates(name: str, group: pd.DataFrame, provenance: Provenance) -> PageTable:
@@ -143,12 +124,12 @@ def learning_rates(name: str, group: pd.DataFrame, provenance: Provenance) -> Pa
     rows = rows[rows.groupby("variant").lr_peak.transform("nunique") > 1]
     table = []
     for _, variant in rows.sort_values("lr_peak").groupby("variant", sort=False):
-        for place, row in enumerate(_dicts(variant)):
+        for place, row in enumerate(variant.to_dict("records")):
             is_end = row["is_chosen"] and place in (0, len(variant) - 1)
             chosen = "chosen" + (", at an end of the rates" if is_end else "")
             loss = _score(row, "nll_validation", provenance)
             table.append([*_setting(row), loss, Cell(chosen if row["is_chosen"] else "")])
-    headings = ["method", "learning rate", _unit(group), "validation NLL ↓", ""]
+    headings = ["method", "learning rate", duration_unit(group), "validation NLL ↓", ""]
     return PageTable(f"learning-rates-{name}", name, headings, table)
 
 
@@ -161,7 +142,7 @@ def costs(name: str, group: pd.DataFrame, provenance: Provenance) -> PageTable:
     trained = group[["tokens", "peak_memory_bytes"]]
     measured = [x for x in ("target", "retention", "nll_source") if rows[x].notna().any()]
     table = []
-    for row in _dicts(rows):
+    for row in rows.to_dict("records"):
         same = full.loc[full.duration == row["duration"], ["device_hours", "train_flops"]].mean()
         tokens, memory = trained.loc[row["models"]].mean()
         hours, flops = row["device_hours"], row["train_flops"]
@@ -171,9 +152,8 @@ def costs(name: str, group: pd.DataFrame, provenance: Provenance) -> PageTable:
             Cell(_plain(memory / 1e9 if memory else math.nan)),
         ]  # fmt: skip
         table.append([*_setting(row), *(_score(row, x, provenance) for x in measured), *numbers])
-    target = f"{style.measure_line('target', group)} ↑"
-    shown = [HEADINGS.get(measure, target) for measure in measured]
-    headings = ["method", "learning rate", _unit(group), *shown, *COST_HEADINGS]
+    shown = _headings(group, measured)
+    headings = ["method", "learning rate", duration_unit(group), *shown, *COST_HEADINGS]
     return PageTable(f"cost-{name}", name, headings, table)
 
 
@@ -188,14 +168,12 @@ def altered(name: str, rows: pd.DataFrame) -> PageTable:
     shown = [x for x in (*SHOWN, "cka_source") if found[x].notna().any()]
     table = [
         [
-            *_setting(row), Cell(alteration_text(pd.Series(row))),
+            *_setting(row), Cell(alteration_text(row)),
             *(Cell(number(row[x], row[f"{x}_se"])) for x in shown),
         ]
-        for row in _dicts(found)
+        for row in found.to_dict("records")
     ]  # fmt: skip
-    headings = ["method", "learning rate", "length", "altered"]
-    target = f"{style.measure_line('target', rows)} ↑"
-    headings += [HEADINGS.get(measure, target) for measure in shown]
+    headings = ["method", "learning rate", "length", "altered", *_headings(rows, shown)]
     return PageTable(f"altered-{name}", name, headings, table)
 
 
@@ -206,8 +184,8 @@ def ranks(report: Report, provenance: Provenance) -> list[PageTable]:
         board = report.boards[name]
         if len(board) > 1:
             measure = str(board.measure.iloc[0])
-            headings = ["method", "rank", f"{HEADINGS[measure]} minus full's", "p"]
-            rows = [_rank(row, measure, provenance) for row in _dicts(board)]
+            headings = ["method", "rank", f"{_one_line(HEADINGS[measure])} minus full's", "p"]
+            rows = [_rank(row, measure, provenance) for row in board.to_dict("records")]
             tables.append(PageTable(f"ranks-{name}", name, headings, rows))
     return tables
 
@@ -220,7 +198,9 @@ def paper_tables(report: Report, provenance: Provenance) -> list[PageTable]:
         headings: Sequence[str] = PAPER_HEADINGS
         if printed.number in scored:
             spec, table = scored[printed.number]
-            rows = [_paper_row(spec, row, report.models, provenance) for row in _dicts(table)]
+            rows = [
+                _paper_row(spec, row, report.models, provenance) for row in table.to_dict("records")
+            ]
         else:
             (texts,) = printed.blocks.values()
             headings = list(map(str, texts.columns))
@@ -261,12 +241,8 @@ def _rank(row: Row, measure: str, provenance: Provenance) -> list[Cell]:
 
 def _setting(row: Row) -> list[Cell]:
     """Method, rate and duration."""
-    is_base = row["method"] == "base"
-    length = "–" if is_base else duration_text(row["duration"], row["cooled_down"])
-    return [
-        Cell(row["label"]), Cell(learning_rate_text(row["lr_peak"])),
-        Cell(length, "" if is_base else row["duration"]),
-    ]  # fmt: skip
+    method, rate, length = setting_texts(row)
+    return [Cell(method), Cell(rate), Cell(length, "" if length == "–" else row["duration"])]
 
 
 def _score(row: Row, measure: str, provenance: Provenance) -> Cell:
@@ -284,9 +260,10 @@ def _plain(quantity: float) -> str:
     return "–" if pd.isna(quantity) else f"{quantity:.3g}"
 
 
-def _unit(group: pd.DataFrame) -> str:
-    return str(group.duration_unit.dropna().iloc[0])
+def _headings(group: pd.DataFrame, measures: Sequence[str]) -> list[str]:
+    target = f"{style.measure_line('target', group)} ↑"
+    return [_one_line(HEADINGS.get(measure, target)) for measure in measures]
 
 
-def _dicts(frame: pd.DataFrame) -> list[Row]:
-    return frame.to_dict("records")
+def _one_line(heading: str) -> str:
+    return heading.replace("\n", " ")

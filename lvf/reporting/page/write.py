@@ -11,8 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from lvf.reporting.claims.answer import answers
-from lvf.reporting.claims.table import by_evidence_set, counts_text
+from lvf.reporting.claims.table import answers, by_evidence_set, counts_text
 from lvf.reporting.page import charts, tables
 from lvf.reporting.page.content import effects, evidence_sets, facts, marks, methods
 from lvf.reporting.page.provenance import Provenance

@@ -1,5 +1,6 @@
 """Checkpoints whose update was scaled, cut to a rank or damped after training, kept apart."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,14 +17,23 @@ def is_altered(rows: pd.DataFrame) -> pd.Series:
     return rows[list(ALTERATIONS)].notna().any(axis=1)
 
 
-def alteration_text(row: Any) -> str:
+def alteration_text(row: Mapping[Any, Any]) -> str:
     """What was done to a checkpoint, such as `strength 0.5`; empty for a plain one.
 
     Args:
-        row: with the axes of records as attributes.
+        row: the axes of a record by name.
     """
-    known = [name for name in ALTERATIONS if not pd.isna(getattr(row, name))]
-    return " ".join(f"{name} {getattr(row, name):g}" for name in known)
+    return " ".join(f"{name} {row[name]:g}" for name in ALTERATIONS if not pd.isna(row[name]))
+
+
+def of_group(altered: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
+    """The altered checkpoints of a group of comparable models.
+
+    Args:
+        altered: as in `lvf.reporting.select.selection.Selection`.
+        group: as `lvf.reporting.select.settings.groups` gives it.
+    """
+    return altered[altered.condition.isin(set(group.condition))] if len(altered) else altered
 
 
 def altered_models(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
@@ -41,7 +51,7 @@ def altered_models(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame
     rows = measured[is_altered(measured)]
     if rows.empty:
         return rows
-    ends = [alteration_text(row).replace(" ", "") for row in rows.itertuples()]
+    ends = [alteration_text(row).replace(" ", "") for row in rows.to_dict("records")]
     names = [name.removesuffix(f"-{end}") for name, end in zip(rows.checkpoint, ends, strict=True)]
     parents = models.set_index(KEYS)[[*OF_PARENT, "setting"]]
     plain = rows.drop(columns=["label", "role", "is_usual"])

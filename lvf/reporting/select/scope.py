@@ -55,9 +55,7 @@ def scope_text(models: pd.DataFrame) -> str:
     for (source, model), rows in trained.groupby(["source", "model"], sort=True):
         size = model_size(rows, str(model))
         large = f" of {size} parameters" if size else ""
-        seeds = (
-            rows.groupby("setting").size() if "setting" in rows else rows.groupby("label").size()
-        )
+        seeds = rows.groupby("setting").size()
         number = f"{seeds.min()} to {seeds.max()} seeds" if seeds.max() > 1 else "single runs"
         data = "generated data" if is_generated(rows) else "data"
         published = ", published numbers" if source == "paper" else ""

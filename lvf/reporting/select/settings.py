@@ -1,6 +1,7 @@
 """Settings of the comparison: runs that differ in their seed alone, as a point with a spread."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,15 +13,8 @@ from lvf.reporting.select.variant import VARIANT
 SETTING = ["source", "label", *VARIANT, "lr_peak", "run_duration", "duration", "cooled_down"]
 """Models of one group that agree in these differ in their seed alone."""
 MARKED = [
-    "variant",
-    "is_chosen",
-    "is_drawn",
-    "is_usual",
-    "role",
-    "domain",
-    "dataset",
-    "duration_unit",
-]
+    "variant", "is_chosen", "is_drawn", "is_usual", "role", "domain", "dataset", "duration_unit",
+]  # fmt: skip
 """Further columns that all models of a setting have in common."""
 ENDS = ("", "_se", "_low", "_high")
 
@@ -102,6 +96,18 @@ def over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
     measured = ~np.isnan(scores).any(axis=0)
     found = [scores.mean(axis=0), stderr, scores.min(axis=0), scores.max(axis=0)]
     return np.concatenate([np.where(measured, values, np.nan) for values in found])
+
+
+def setting_texts(row: Mapping[Any, Any]) -> list[str]:
+    """Method, learning rate and duration of a row of `settings`; a dash for what it has not."""
+    is_trained = row["method"] != "base" and not pd.isna(row["duration"])
+    length = duration_text(row["duration"], row["cooled_down"]) if is_trained else "–"
+    return [row["label"], learning_rate_text(row["lr_peak"]), length]
+
+
+def duration_unit(models: pd.DataFrame) -> str:
+    """What the durations of some models count: `epochs` or `tokens`; empty where none is known."""
+    return "".join(models.duration_unit.dropna()[:1])
 
 
 def learning_rate_text(learning_rate: float) -> str:

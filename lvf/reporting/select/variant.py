@@ -8,9 +8,11 @@ import pandas as pd
 
 from lvf.records.checkpoints import GROUP
 
-ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
-MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
-MODULE_SETS = {ATTENTION | MLP: "all", ATTENTION: "attention", MLP: "mlp"}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+MODULE_SETS = {
+    frozenset(ATTENTION + MLP): "all", frozenset(ATTENTION): "attention", frozenset(MLP): "mlp",
+}  # fmt: skip
 FAMILY_NAMES = {
     "lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "pissa": "PiSSA", "lora_plus": "LoRA+",
     "lora_embeddings": "LoRA with embeddings", "oft_b8": "OFT", "vera": "VeRA", "miss": "MiSS",
@@ -163,7 +165,7 @@ def _known(number: Any) -> Any:
 
 def _modules(target_modules: Any) -> str:
     """Name of a set of linear maps. The paper's published models do not list them: all."""
-    found = (
-        ATTENTION | MLP if pd.isna(target_modules) else frozenset(str(target_modules).split(","))
-    )
+    if pd.isna(target_modules):
+        return "all"
+    found = frozenset(str(target_modules).split(","))
     return MODULE_SETS.get(found, " ".join(sorted(found)))

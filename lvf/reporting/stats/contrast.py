@@ -64,8 +64,8 @@ class Contrast:
         total, whole_dof = together(of_items, interaction, np.asarray(seeds), np.asarray(dof))
         return Estimate(self.value, math.sqrt(total), float(whole_dof))
 
-    def seed_deviation_limit(self, level: float = 0.05) -> float | None:
-        """Standard deviation over seeds of every score at which the value is just significant.
+    def seed_deviation_limit(self) -> float | None:
+        """Standard deviation over seeds of every score at which the value is just significant, 5 %.
 
         Of single runs, whose true deviation nobody knows; zero where the noise of the items alone
         is too large. None where that is not known.
@@ -74,7 +74,7 @@ class Contrast:
         known = [one for one in noise if one is not None]
         if len(known) < len(noise):
             return None
-        allowed = (self.value / float(ndtri(1 - level / 2))) ** 2 - float(np.sum(known, axis=0)[0])
+        allowed = (self.value / float(ndtri(0.975))) ** 2 - float(np.sum(known, axis=0)[0])
         shares = 0.0
         for term in self.terms.values():
             weights = term.weights[term.models.method[term.weights.index] != "base"]

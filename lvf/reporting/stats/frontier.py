@@ -1,6 +1,6 @@
 """Learning against forgetting along frontiers: gaps at equal learning, and the plane covered."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,6 @@ NUM_LEVELS = 21
 RETENTION = {"retention": lambda accuracy: accuracy, "nll_source": lambda nats: np.exp(-nats)}
 """Measure of the source domain to a retention from 0 to 1: accuracy itself; e^-NLL is the geometric
 mean of the probabilities given to source tokens."""
-
-
-@dataclass(frozen=True)
-class Incomparable:
-    """Why two methods cannot be compared."""
-
-    reason: str
 
 
 def frontier(learning: np.ndarray, retention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +55,7 @@ def matched_learning(
     second: pd.DataFrame,
     learning: str = "target",
     kept: str = "nll_source",
-) -> Contrast | Incomparable:
+) -> Contrast | str:
     """Retention of the first method minus the second where they have learned equally much.
 
     A method's points are its settings (rate, duration), each the mean over its seeds; `frontier`
@@ -76,11 +69,14 @@ def matched_learning(
         second: likewise, of the other.
         learning: `target` or `nll_target`; the measure that is held equal.
         kept: `retention` or `nll_source`; the measure compared. The two may change places.
+
+    Returns:
+        Why there is none, where the two never learned equally much.
     """
     sides = [rows.dropna(subset=[learning, kept]) for rows in (first, second)]
     for rows, name in zip(sides, ("first", "second"), strict=True):
         if rows.empty:
-            return Incomparable(f"the {name} method lacks {learning} or {kept}")
+            return f"the {name} method lacks {learning} or {kept}"
     settings = [setting_labels(rows) for rows in sides]
     signs = np.array([MORE_IS_BETTER[learning], MORE_IS_BETTER[kept]])
 
@@ -93,45 +89,29 @@ def matched_learning(
     if not np.isnan([found.value, *(x for t in found.terms.values() for x in t.weights)]).any():
         return found
     spans = [f"{rows[learning].min():.3f} to {rows[learning].max():.3f}" for rows in sides]
-    return Incomparable(f"no shared level of learning: {' against '.join(spans)}")
-
-
-@dataclass(frozen=True)
-class AlongStrength:
-    """A method's line along strength against a method's line along training."""
-
-    scaled: str
-    """Label of the method whose longest trained update was scaled."""
-    trained: str
-    gap: Contrast | Incomparable
-    """As of `matched_learning`: positive where the scaled method forgets less."""
+    return f"no shared level of learning: {' against '.join(spans)}"
 
 
 def along_strength(
-    models: pd.DataFrame, altered: pd.DataFrame, learning: str = "target", kept: str = "nll_source"
-) -> list[AlongStrength]:
+    models: pd.DataFrame, altered: pd.DataFrame
+) -> Iterator[tuple[str, str, Contrast | str]]:
     """Every main method along strength against every main method along training.
+
+    Yields the label of the method whose longest trained update was scaled, that of the trained
+    method, and `matched_learning` of both: positive where the scaled method forgets less.
 
     Args:
         models: of one group, as in `lvf.reporting.select.selection.Selection`.
         altered: of the same group, likewise.
-        learning: as of `matched_learning`.
-        kept: likewise.
     """
     both = pd.concat([models, altered])
     usable = both[(both.role == "main") & both.is_drawn & both.cooled_down]
     scaled = usable[usable.strength.notna()]
     trained = usable[usable[list(ALTERATIONS)].isna().all(axis=1)]
-    found = []
     for label, first in scaled.groupby("label"):
         first = first[first.duration == first.duration.max()]
-        found += [
-            AlongStrength(
-                str(label), str(other), matched_learning(both, first, second, learning, kept)
-            )
-            for other, second in trained.groupby("label")
-        ]
-    return found
+        for other, second in trained.groupby("label"):
+            yield str(label), str(other), matched_learning(both, first, second)
 
 
 def hypervolume(

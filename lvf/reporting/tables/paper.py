@@ -9,7 +9,7 @@ from lvf.planning.memory import TABLES as MEMORY_TABLES
 from lvf.planning.memory import table_rows
 from lvf.reporting.select.compare import with_score
 from lvf.reporting.select.variant import Variant
-from lvf.reporting.stats.contrast import Contrast, combined, evenly, linear
+from lvf.reporting.stats.contrast import combined, evenly, linear
 
 KINDS = ("paper", "measured", "difference")
 
@@ -129,12 +129,8 @@ def _numbers(models: pd.DataFrame, rows: pd.DataFrame, measure: str) -> dict[str
     for kind, terms in sides.items():
         if all(len(side) for _, side in terms):
             weights = combined(*((sign, evenly(side)) for sign, side in terms))
-            row |= _with_interval(kind, linear(models, measure, weights))
+            contrast = linear(models, measure, weights)
+            if contrast is not None:
+                low, high = contrast.estimate.interval() or (math.nan, math.nan)
+                row |= {kind: contrast.value, f"{kind}_low": low, f"{kind}_high": high}
     return row
-
-
-def _with_interval(name: str, contrast: Contrast | None) -> dict[str, float]:
-    if contrast is None:
-        return {}
-    low, high = contrast.estimate.interval() or (math.nan, math.nan)
-    return {name: contrast.value, f"{name}_low": low, f"{name}_high": high}

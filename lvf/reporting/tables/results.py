@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lvf.analysis.table import MEASURES, matrices
 from lvf.records.checkpoints import BESIDE_TARGET, measures, models, names
 from lvf.records.store import load
 from lvf.reporting.select.altered import alteration_text
@@ -21,18 +22,18 @@ from lvf.reporting.select.scope import (
 from lvf.reporting.select.selection import select
 from lvf.reporting.select.settings import (
     altered_settings,
-    duration_text,
-    learning_rate_text,
+    duration_unit,
+    setting_texts,
     settings,
 )
 from lvf.reporting.select.variant import with_variants
+from lvf.reporting.stats.frontier import along_strength
 from lvf.reporting.tables.sequence import sequence_table
-from lvf.reporting.tables.text import markdown, number
+from lvf.reporting.tables.text import interval_text, markdown, number
 
 HEADINGS = {
-    "target": "target ↑", "target_flexible": "flexible\nmatch ↑",
-    "target_ended": "ended\nby itself", "retention": "source tasks\n(retention) ↑",
-    "nll_target": "target\nNLL ↓",
+    "target_flexible": "flexible\nmatch ↑", "target_ended": "ended\nby itself",
+    "retention": "source tasks\n(retention) ↑", "nll_target": "target\nNLL ↓",
     "nll_validation": "validation\nNLL ↓", "nll_source": "source\nNLL ↓",
     "kl_base": "KL from\nbase", "cka_source": "CKA with\nbase",
 }  # fmt: skip
@@ -61,10 +62,9 @@ def summary_markdown(group: pd.DataFrame, title: str) -> str:
     rows = settings(group)
     table = _axes(rows, group)
     for name in _measures_of(rows, parts=True):
-        table[_heading(name, group).replace("\n", " ")] = [
-            _score(row, name) for row in _dicts(rows)
-        ]
-        changes = [_change(row, name) for row in _dicts(rows)]
+        scores = [_score(row, name) for row in rows.to_dict("records")]
+        table[_heading(name, group).replace("\n", " ")] = scores
+        changes = [_change(row, name) for row in rows.to_dict("records")]
         table.insert(len(table.columns), "Δ", changes, allow_duplicates=True)
     notes = [f"{note}  " for note in _notes(rows)]
     return "\n".join([f"## {title}", "", scope_text(group), "", markdown(table), "", *notes, ""])
@@ -74,25 +74,25 @@ def summary_numbers(group: pd.DataFrame, name: str) -> pd.DataFrame:
     """The same rows as numbers: every measure with standard error, range and difference."""
     rows = settings(group).drop(columns=["models", "variant", "domain"])
     rows.insert(0, "group", name)
-    return rows.assign(duration_unit=group.duration_unit.dropna().iloc[0])
+    return rows.assign(duration_unit=duration_unit(group))
 
 
 def run_table(group: pd.DataFrame) -> RenderableType:
     """Table of a run: a row for each measure, a column for the base and each checkpoint."""
     rows = settings(group)
     trained = group[group.method != "base"]
-    unit = str(trained.duration_unit.iloc[0])
+    unit = duration_unit(trained)
     table = Table(title=" ".join(dict.fromkeys(trained.run_id)), title_justify="left")
     table.add_column("")
-    for row in _dicts(rows):
-        length = duration_text(row["duration"], row["cooled_down"])
-        heading = "base" if row["method"] == "base" else f"{length} {unit}"
-        if row["method"] != "base" and pd.isna(row["duration"]):
-            heading = "tuned"
+    for row in rows.to_dict("records"):
+        *_, length = setting_texts(row)
+        heading = f"{length} {unit}" if length != "–" else "tuned"
+        if row["method"] == "base":
+            heading = "base"
         table.add_column(heading, justify="right", no_wrap=True)
     for name in _measures_of(rows, parts=True):
         heading = _heading(name, group).replace("\n", " ")
-        table.add_row(heading, *(_stacked(row, name) for row in _dicts(rows)))
+        table.add_row(heading, *(_stacked(row, name) for row in rows.to_dict("records")))
     return Group(table, *(Text(note, style="dim") for note in _notes(rows)))
 
 
@@ -129,16 +129,45 @@ def altered_table(altered: pd.DataFrame, title: str) -> Table:
         table.add_column(heading, no_wrap=True)
     for name in shown:
         table.add_column(_heading(name, altered), justify="right", no_wrap=True)
-    row: Any
-    for row in rows.itertuples():
-        cells = row._asdict()
-        untrained = pd.isna(cells["duration"])
-        length = "–" if untrained else duration_text(cells["duration"], cells["cooled_down"])
-        rate = learning_rate_text(cells["lr_peak"])
-        texts = [cells["label"], rate, length, alteration_text(row)]
-        scores = [_stacked(cells, name) for name in shown]
-        table.add_row(*map(str, texts), *scores)
+    for row in rows.to_dict("records"):
+        scores = (_stacked(row, name) for name in shown)
+        table.add_row(*setting_texts(row), alteration_text(row), *scores)
     return table
+
+
+def strength_sentences(group: pd.DataFrame, altered: pd.DataFrame) -> list[str]:
+    """A line for each pair of main methods, of which the first has strengths.
+
+    Args:
+        group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
+        altered: `lvf.reporting.select.selection.Selection.altered` of the group.
+    """
+    if altered.empty or not altered.strength.notna().any():
+        return []
+    lines = []
+    for scaled, trained, gap in along_strength(group, altered):
+        text = gap
+        if not isinstance(gap, str):
+            low, high = gap.estimate.interval() or (float("nan"), float("nan"))
+            text = (
+                "source NLL of the second minus the first's at equal target score "
+                + interval_text(gap.value, low, high)
+            )
+        lines.append(f"{scaled} along strength, {trained} along training: {text}")
+    return lines
+
+
+def print_weights(records: Iterable[Path]) -> None:
+    """Print each model's means by module type."""
+    for path in records:
+        table = matrices(path)
+        screen = Table(title=f"{path.parent.name} {path.name.split('--')[0]}", title_justify="left")
+        screen.add_column("mean over layers")
+        for name in MEASURES:
+            screen.add_column(name.replace("_", " "), justify="right")
+        for module, rows in table.groupby("module", sort=False):
+            screen.add_row(str(module), *(f"{rows[name].mean():.4g}" for name in MEASURES))
+        console().print(screen)
 
 
 def console() -> Console:
@@ -146,10 +175,6 @@ def console() -> Console:
     screen = Console()
     wide = screen.is_terminal and screen.width < TABLE_WIDTH
     return screen if wide else Console(width=TABLE_WIDTH)
-
-
-def _dicts(rows: pd.DataFrame) -> list[Row]:
-    return rows.to_dict("records")
 
 
 def _measures_of(rows: pd.DataFrame, parts: bool) -> list[str]:
@@ -177,15 +202,8 @@ def _broken(text: str) -> str:
 
 def _axes(rows: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
     """Method, learning rate, duration and seeds as text."""
-    lengths = [
-        "–" if method == "base" else duration_text(duration, cooled_down)
-        for method, duration, cooled_down in zip(
-            rows.method, rows.duration, rows.cooled_down, strict=True
-        )
-    ]
-    unit = str(group.duration_unit.dropna().iloc[0])
-    table = pd.DataFrame({"method": rows.label, "rate": rows.lr_peak.map(learning_rate_text)})
-    table[unit] = lengths
+    texts = [setting_texts(row) for row in rows.to_dict("records")]
+    table = pd.DataFrame(texts, rows.index, ["method", "rate", duration_unit(group)])
     return table.assign(seeds=rows.seeds.astype(str)) if (rows.seeds > 1).any() else table
 
 

@@ -11,21 +11,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lvf.reporting.claims.answer import answers
 from lvf.reporting.claims.judge import NOT_APPLICABLE, Verdict
-from lvf.reporting.claims.table import STYLES, by_evidence_set
+from lvf.reporting.claims.table import STYLES, answers, by_claim, by_evidence_set, verdict_texts
 from lvf.reporting.report import Report
 from lvf.reporting.select.scope import scope_text, target_name
 from lvf.reporting.select.settings import (
     altered_settings,
-    duration_text,
     groups,
-    learning_rate_text,
+    setting_texts,
     settings,
 )
-from lvf.reporting.tables.altered import strength_sentences
-from lvf.reporting.tables.results import altered_table
-from lvf.reporting.tables.text import number, signed
+from lvf.reporting.tables.results import altered_table, strength_sentences
+from lvf.reporting.tables.text import number
 
 SETS = 2
 """Sets of records that are printed."""
@@ -59,16 +56,14 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
         name = f"{first.scale} {first.domain} {str(first.regime).upper()}"
         rows = settings(group)
         rows = rows[(rows.method == "base") | ((rows.role == "main") & rows.is_drawn)]
-        rows = rows[rows.duration.isna() | (rows.duration == _longest(rows))]
+        longest = rows.groupby("variant").duration.transform("max")
+        rows = rows[rows.duration.isna() | (rows.duration == longest)]
         if table.row_count + len(rows) > ROWS and table.row_count:
             left += 1
             continue
         for place, row in enumerate(rows.to_dict("records")):
-            is_base = row["method"] == "base"
-            length = "–" if is_base else duration_text(row["duration"], row["cooled_down"])
             table.add_row(
-                name if place == 0 else "", row["label"], learning_rate_text(row["lr_peak"]),
-                length, str(row["seeds"]),
+                name if place == 0 else "", *setting_texts(row), str(row["seeds"]),
                 *(number(row[measure], row[f"{measure}_se"]) for measure in MEASURES),
                 end_section=place == len(rows) - 1,
             )  # fmt: skip
@@ -106,43 +101,30 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> RenderableType:
 def claims_table(verdicts: Sequence[Verdict]) -> RenderableType:
     """A line a claim that has a number; those that need other records in a line below."""
     sets = by_evidence_set(verdicts)[:SETS]
-    alone = len(sets) == 1
-    width = 32
+    shown = ("mean", "95 % here", "agree") if len(sets) == 1 else ("mean",)
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("the paper says", no_wrap=True)
     for name, _ in sets:
         table.add_column(name, no_wrap=True)
-        table.add_column("mean", no_wrap=True, justify="right")
-        if alone:
-            table.add_column("95 % here", no_wrap=True)
-            table.add_column("agree", no_wrap=True)
-    rows = list(zip(*(of_set for _, of_set in sets), strict=True))
-    spoken = [row for row in rows if any(one.effect is not None for one in row)]
+        for heading in shown:
+            justify: Any = "right" if heading == "mean" else "left"
+            table.add_column(heading, no_wrap=True, justify=justify)
+    spoken, silent = by_claim([of_set for _, of_set in sets])
     for row in spoken:
         cells: list[Text | str] = []
         for one in row:
-            cells += [Text(one.verdict, style=STYLES[one.verdict]), signed(one.effect)]
-            if alone:
-                ends = "–" if one.low is None else f"{signed(one.low)} to {signed(one.high)}"
-                cells += [ends, f"{one.agree} of {one.compared}"]
-        star = "*" if row[0].primary else ""
-        table.add_row(
-            f"{row[0].number}{star}",
-            textwrap.shorten(row[0].statement, width, placeholder="…"),
-            *cells,
-        )
-    silent = ", ".join(row[0].number for row in rows if row not in spoken)
+            texts = verdict_texts(one)
+            cells += [Text(one.verdict, style=STYLES[one.verdict])]
+            cells += [texts[heading] for heading in shown]
+        statement = textwrap.shorten(row[0].statement, 32, placeholder="…")
+        table.add_row(verdict_texts(row[0])["no."], statement, *cells)
     notes = ["Positive: as the paper says. * named beforehand. docs/verdicts.md has the rules."]
     if silent:
         notes.insert(0, f"{_named(NOT_APPLICABLE)}: {silent}")
     if len(by_evidence_set(verdicts)) > SETS:
         notes.append("More sets of records are in claims.md.")
     return Group(table, *(Text(note, style="dim") for note in notes))
-
-
-def _longest(rows: pd.DataFrame) -> pd.Series:
-    return rows.groupby("variant").duration.transform("max")
 
 
 def _named(decision: str) -> str:

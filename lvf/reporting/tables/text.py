@@ -5,6 +5,11 @@ import math
 import pandas as pd
 
 
+def plain(value: float) -> str:
+    """Three decimals."""
+    return f"{value:.3f}".replace("-", "−")
+
+
 def signed(value: float | None) -> str:
     """Three decimals with a sign, as the paper prints; a dash where there is no number."""
     return "–" if value is None or math.isnan(value) else f"{value:+.3f}".replace("-", "−")
@@ -14,7 +19,7 @@ def number(value: float, error: float, with_sign: bool = False) -> str:
     """Three decimals ± an error without its leading zero; a dash where there is no number."""
     if math.isnan(value):
         return "–"
-    text = signed(value) if with_sign else f"{value:.3f}".replace("-", "−")
+    text = signed(value) if with_sign else plain(value)
     return text if math.isnan(error) else f"{text} ±{f'{error:.3f}'.removeprefix('0')}"
 
 
@@ -22,8 +27,7 @@ def interval_text(value: float, low: float, high: float) -> str:
     """A number and its 95 % interval; a dash where there is none."""
     if math.isnan(value):
         return "–"
-    text = f"{value:.3f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
-    return text.replace("-", "−")
+    return plain(value) + ("" if math.isnan(low) else f" [{plain(low)}, {plain(high)}]")
 
 
 def p_text(p: float | None) -> str:
