@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several packages of tests share, and failures that are named at once."""
 
 import os
 import shutil
@@ -20,3 +20,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the development data in {folder} (set LVF_SHARED_DATA)")
     return folder
+
+
+class NameFailures:
+    """Prints what failed when it fails: a suite that is stopped has no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            last_lines = report.longreprtext.splitlines()[-15:]
+            terminal.write_line("\n".join(["", f"FAILED {report.nodeid}", *last_lines]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name failures at once, in the process that prints."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(NameFailures(config))
