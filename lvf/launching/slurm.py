@@ -67,8 +67,10 @@ def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     the latest, to end.
 
     Raises:
-        UserError: Slurm refuses, or a run that another one waits for is missing.
+        UserError: Slurm refuses, a run that another one waits for is missing, or jobs would have
+            their signal to save at once.
     """
+    _check_times(slurm)
     root = RunFolder(cells[0].folder).submissions
     queue = queued_tasks(root)
     to_train = [cell for cell in cells if _needs_training(cell, queue)]
@@ -95,6 +97,17 @@ def submit(cells: list[SweepRun], slurm: SlurmConfig) -> int:
     ]
     _submit_arrays(elements, slurm, root)
     return count + len(elements)
+
+
+def _check_times(slurm: SlurmConfig) -> None:
+    for key in ("timeout_min", "evaluation_timeout_min"):
+        minutes = getattr(slurm, key)
+        if slurm.signal_delay_s >= 60 * minutes:
+            raise UserError(
+                f"slurm.{key}={minutes} is no longer than slurm.signal_delay_s="
+                f"{slurm.signal_delay_s} seconds, so that jobs would stop as soon as they start: "
+                f"set slurm.{key}={slurm.signal_delay_s // 60 + 30} or a smaller delay"
+            )
 
 
 def _jobs_before(cell: SweepRun, awaited: str, ids: dict[str, str]) -> str | None:

@@ -150,7 +150,7 @@ def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
     """What a rank holds whatever the rows: weights, gradients, the optimiser's state, logits.
 
     A model that is sharded has two layers whole at a time instead of `kept_once`, what is outside
-    of layers, and the gradients on their way.
+    of layers, and the gradients on their way. DDP keeps a copy of all gradients in its buckets.
     """
     state = STATE_OF.get(cfg.optimizer["_target_"], max(STATE_BYTES.values()))
     full, sharded = cfg.method.kind == "full", uses_fsdp(cfg)
@@ -162,7 +162,8 @@ def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
     head = inner.get_output_embeddings().weight
     held += LOGIT_BYTES * head.shape[0] * cfg.runtime.loss_chunk_tokens
     if not sharded:
-        return held + kept_once
+        trained = sum(p.nbytes for p in inner.parameters() if p.requires_grad)
+        return held + kept_once + (trained if cfg.runtime.world_size > 1 else 0)
     travelling = 2 if cfg.training.precision == "amp_bf16" else 4
     layers = decoder_layers(inner)
     layer = sum(p.numel() for p in layers[0].parameters())

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lvf.config.grid_schema import SweepConfig
+from lvf.config.grid_schema import SlurmConfig, SweepConfig
 from lvf.errors import UserError
 from lvf.launching.order import all_after, in_order
+from lvf.launching.slurm import submit
 from lvf.launching.slurm_queue import Task
 from lvf.launching.status import ENDED_WITH, statuses
 from lvf.runs.checkpoints import commit
@@ -155,6 +156,18 @@ def test_sweeps_that_measure_the_same_run_do_not_undo_each_other(tmp_path: Path)
     for cells, states in ((grid, ["done", "trained"]), (curve, ["done", "done"])):
         folder.mark_measured(cells[0].cfg)
         assert [one.state for one in statuses([*grid, *curve])] == states
+
+
+@pytest.mark.parametrize("key", ["timeout_min", "evaluation_timeout_min"])
+def test_jobs_that_would_be_asked_to_stop_at_once_are_refused(
+    cells: list[SweepRun], key: str
+) -> None:
+    slurm = SlurmConfig(signal_delay_s=300)
+    setattr(slurm, key, 5)
+    with pytest.raises(
+        UserError, match=rf"slurm\.{key}=5 is no longer than .* set slurm\.{key}=35"
+    ):
+        submit(cells, slurm)
 
 
 def test_a_task_is_read_as_it_was_written() -> None:

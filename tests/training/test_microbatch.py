@@ -1,6 +1,7 @@
 """What fits: predicted bytes against those of whole models, and the choices that follow."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,22 @@ def test_weights_gradients_and_state_are_those_of_the_papers_table(method: str, 
     layers = sum(p.numel() for name, p in model.named_parameters() if "layers" in name)
     # Adapters of rank 1 are 2 per cent of these layers; embeddings and logits are beside them.
     assert fixed_bytes(cfg, model, 0) == pytest.approx(layers * state, rel=0.15)
+
+
+def test_on_several_ranks_lora_holds_its_gradients_again_in_the_buckets_of_ddp(
+    tmp_path: Path,
+) -> None:
+    cfg = paper("method=lora", "method.rank=8", "runtime.nproc_per_node=1", "runtime.nodes=1")
+    model = make_model(cfg)
+    alone = fixed_bytes(cfg, model, 0)
+    cfg.runtime.nodes = 2
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        replica = torch.nn.parallel.DistributedDataParallel(model)
+        buckets = replica._get_ddp_logging_data()["bucket_sizes"]
+    finally:
+        torch.distributed.destroy_process_group()
+    assert fixed_bytes(cfg, model, 0) - alone == sum(map(int, buckets.split(",")))
 
 
 def choice(gigabytes: float, *words: str) -> MicrobatchPlan:
