@@ -49,10 +49,10 @@ report: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.report records=$(RECORDS) paper=true page=true
 
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # The packages that Composer and streaming declare, which pip takes: no override is read.
 .venv-older/installed: pyproject.toml
@@ -61,7 +61,7 @@ test-fast: $(VENV)/installed-dev
 	touch $@
 
 test-older: .venv-older/installed
-	OMP_NUM_THREADS=1 .venv-older/bin/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 .venv-older/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # pyenv finds no python3.12 that is not asked for by this variable.
 test-pythons:

@@ -84,10 +84,12 @@ def report(cfg: ReportConfig) -> None:
         print(f"note: {note}", file=sys.stderr)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = Report(selection, scores[~is_apart(scores)])
+    results = Report(selection, scores[~is_apart(scores)], cfg.where)
     written = _claims(results, out)
     if cfg.export:
         written += [*export(scores, out / "scores"), *export(selection.models, out / "models")]
+    if cfg.where is not None:
+        print(f"judged by the models with {cfg.where}, not by all")
     if cfg.claims:
         console().print(terminal.claims_table(results.verdicts))
         _say_written(written)
@@ -161,7 +163,8 @@ def _claims(results: Report, out: Path) -> list[Path]:
 
     paths = [out / "claims.csv", out / "claims.md"]
     as_table(results.verdicts).to_csv(paths[0], index=False)
-    paths[1].write_text(claims_markdown(results.verdicts, results.selection.left_out))
+    left_out = results.selection.left_out
+    paths[1].write_text(claims_markdown(results.verdicts, left_out, results.where))
     return paths
 
 

@@ -207,7 +207,7 @@ def test_what_the_first_rank_of_torchrun_refuses_ends_all_of_them(
     tmp_path: Path, words: list[str], told: str
 ) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    line = ["-m", "lvf.train", "+experiment=math_ift", "method=lora", *QUICK, *words]
+    line = ["-m", "lvf.train", *words, "+experiment=math_ift", "method=lora", *QUICK]
     done = subprocess.run(
         [sys.executable, *torchrun, *line],
         cwd=tmp_path,

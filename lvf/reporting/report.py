@@ -20,6 +20,8 @@ class Report:
     selection: Selection
     scores: pd.DataFrame
     """Rows as of `lvf.records.store.load`, of which the models were made."""
+    where: str | None = None
+    """The condition that a user has set on the models (`where=`), shown beside the verdicts."""
 
     @property
     def models(self) -> pd.DataFrame:

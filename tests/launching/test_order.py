@@ -164,9 +164,7 @@ def test_jobs_that_would_be_asked_to_stop_at_once_are_refused(
 ) -> None:
     slurm = SlurmConfig(signal_delay_s=300)
     setattr(slurm, key, 5)
-    with pytest.raises(
-        UserError, match=rf"slurm\.{key}=5 is no longer .* slurm\.{key}=35"
-    ):
+    with pytest.raises(UserError, match=rf"slurm\.{key}=5 is no longer .* slurm\.{key}=35"):
         submit(cells, slurm)
 
 

@@ -30,6 +30,9 @@ FLAGS = [
 ]  # fmt: skip
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 MARKS = "#tradeoff .mark-symbol.role-mark path"
+PATIENCE_MS = 120_000
+"""A machine that does more beside the tests takes longer than the 5 seconds that are the default."""
+expect.set_options(timeout=PATIENCE_MS)
 KNOWN_WARNING = "Detected faceted independent scales"
 """Vega-Lite says so of every facet with layers; the sizes are right."""
 
@@ -74,6 +77,7 @@ def page(browser: Browser, page_file: Path, request: pytest.FixtureRequest) -> I
     """The opened page; whatever the console says or the network is asked for is a failure."""
     width, height = WIDTHS[request.param]
     opened = browser.new_page(viewport={"width": width, "height": height})
+    opened.set_default_timeout(PATIENCE_MS)
     troubles: list[str] = []
     opened.on("console", lambda message: _note(message.text, troubles))
     opened.on("pageerror", lambda error: troubles.append(str(error)))

@@ -145,6 +145,16 @@ def test_a_condition_keeps_the_base_to_compare_with(
     assert "embedded-code_ift" in capsys.readouterr().out
 
 
+def test_a_condition_stands_beside_the_verdicts_that_it_leads_to(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, where = tmp_path / "o", "domain = 'code'"
+    report(ReportConfig(records=str(records), out=str(out), where=where, page=True))
+    assert f"judged by the models with {where}, not by all" in capsys.readouterr().out
+    assert f"Judged by the models with `{where}`" in (out / "claims.md").read_text()
+    assert "<dt>only where</dt><dd>domain = &#39;code&#39;</dd>" in (out / "index.html").read_text()
+
+
 def test_broken_files_are_told_and_do_not_stop_the_report(
     records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,9 +80,19 @@ def _sentence(verdict: Verdict, short: str, effect: str) -> str:
     return f"{short}: {decision}. On average {text} ({facts})."
 
 
-def claims_markdown(verdicts: list[Verdict], left_out: Sequence[LeftOut]) -> str:
-    """A table of all claims by each evidence set, and before these the sets side by side."""
+def claims_markdown(
+    verdicts: list[Verdict], left_out: Sequence[LeftOut], where: str | None = None
+) -> str:
+    """A table of all claims by each evidence set, and before these the sets side by side.
+
+    Args:
+        verdicts: on every claim.
+        left_out: what rules keep out of the comparisons.
+        where: the condition on the models that were judged, if they are not all.
+    """
     lines = ["# Claims", ""]
+    if where is not None:
+        lines += [f"Judged by the models with `{where}`, not by all.", ""]
     if len(by_evidence_set(verdicts)) > 1:
         lines += ["## Side by side", "", *side_by_side(verdicts), ""]
     for evidence_set, its_verdicts in by_evidence_set(verdicts):

@@ -33,7 +33,10 @@ def write_page(report: Report, out: Path, bundle: subprocess.Popen[str] | None =
     sets = evidence_sets(models)
     judged = dict(by_evidence_set(report.verdicts))
     content = {
-        "facts": facts(models, scores),
+        "facts": [
+            *facts(models, scores),
+            *([("only where", report.where)] if report.where else []),
+        ],
         "answers": {name: answers(judged[name]) for name in sets[:1] if name in judged},
         "counts": {name: counts_text(of_set) for name, of_set in judged.items()},
         "silent": {
