@@ -59,7 +59,7 @@ def test_a_mistake_is_one_message_and_an_error_of_ours_keeps_its_traceback(tmp_p
 
 
 @pytest.mark.slow
-def test_without_duckdb_a_run_is_trained_measured_and_shown_and_only_the_report_asks_for_it(
+def test_without_duckdb_a_run_is_trained_measured_and_reported_and_only_a_condition_asks_for_it(
     tmp_path: Path,
 ) -> None:
     def run(module: str, *settings: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +72,8 @@ def test_without_duckdb_a_run_is_trained_measured_and_shown_and_only_the_report_
         done = run(module, *settings)
         assert done.returncode == 0, done.stderr
         assert "target NLL" in done.stdout
-    done = run("report")
+    assert run("report").returncode == 0
+    done = run("report", "where=rank=8")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "pip install duckdb" in done.stderr
 

@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,31 +52,6 @@ NUMBERS = [
 WHOLE = ("rank", "seed", "n", "truncate")
 TEXTS = ["source", "run_id", "checkpoint", "task", "metric", "settings_id", "settings", "path"]
 COLUMNS = [*TEXTS, "created_at", *AXES, *COSTS, "value", "stderr", "n", "has_items"]
-SHAPE = {
-    **dict.fromkeys(["source", "run_id", "checkpoint", "task", "created_at"], "VARCHAR"),
-    "axes": {name: "DOUBLE" if name in NUMBERS else "VARCHAR" for name in AXES}
-    | {"target_modules": ["VARCHAR"], "cooled_down": "BOOLEAN"},
-    "metrics": 'MAP(VARCHAR, STRUCT("value" DOUBLE, stderr DOUBLE, n DOUBLE, items JSON))',
-    "settings": "JSON",
-    "training": "MAP(VARCHAR, DOUBLE)",
-    "schema_version": "BIGINT",
-}
-"""A whole record of today, as DuckDB's types."""
-FIELDS = [*(name for name, kind in SHAPE.items() if kind == "VARCHAR"), "settings"]
-ROWS = f"""
-with parsed as (select path, try(from_json_strict(text, $shape)) as record from files),
-metrics as (select path, record, unnest(map_entries(record.metrics)) as entry from parsed
-            where record.schema_version = {SCHEMA_VERSION})
-select path, {", ".join(f"record.{name}" for name in FIELDS)},
-    {", ".join(f"record.axes.{name}" for name in AXES if name != "target_modules")},
-    array_to_string(record.axes.target_modules, ',') as target_modules,
-    {", ".join(f"record.training['{name}'] as {name}" for name in COSTS)},
-    entry.key as metric, {", ".join(f"entry.value.{name}" for name in ("value", "stderr", "n"))},
-    entry.value.items is not null as has_items
-from metrics
-"""
-"""What is no whole record of today is left out."""
-
 PAPER_ITEMS = {
     "humaneval": (164,), "gsm8k": (1319,), "mmlu": (14042,), "forgetting": (10042, 1172, 1267),
 }  # fmt: skip
@@ -97,21 +72,13 @@ def load(source: Path | Iterable[Path]) -> pd.DataFrame:
 
     Args:
         source: the folder where records were written, or a packed file of records
-            (`lvf.records.archive`), which take DuckDB to read; or the record files themselves.
-
-    Raises:
-        UserError: DuckDB is not installed.
+            (`lvf.records.archive`); or the record files themselves.
     """
-    if isinstance(source, Path):
-        paths = record_files(source)
-        tables = [_parsed({str(path): _text(path) for path in paths})]
-    else:
-        paths, tables = sorted(source), [_typed(pd.DataFrame())]
-    whole = set(tables[0].path)
+    rows: list[dict[str, Any]] = []
     broken: list[str] = []
-    for path in (path for path in paths if str(path) not in whole):
-        try:  # an older record, whose new fields have their defaults, or none
-            tables.append(_rows_of(read_record(path), path))
+    for path in record_files(source) if isinstance(source, Path) else sorted(source):
+        try:  # fields that an older record lacks have their defaults
+            rows += _rows_of(read_record(path), path)
         except (OSError, ValueError) as error:
             broken.append(f"{path}: {type(error).__name__}: {error}")
     if broken:
@@ -121,7 +88,7 @@ def load(source: Path | Iterable[Path]) -> pd.DataFrame:
             RecordWarning,
             stacklevel=2,
         )
-    return pd.concat(tables, ignore_index=True)
+    return _typed(pd.DataFrame(rows))
 
 
 @functools.lru_cache(maxsize=16384)
@@ -178,8 +145,8 @@ def load_paper(path: Path = PAPER_CSV) -> pd.DataFrame:
     return _typed(both)
 
 
-def connect(**config: Any) -> DuckDBPyConnection:
-    """A new DuckDB in memory; imported here, so that what trains and measures does without it.
+def connect() -> DuckDBPyConnection:
+    """A new DuckDB in memory; imported here, so that most commands do without it.
 
     Raises:
         UserError: DuckDB is not installed.
@@ -188,9 +155,9 @@ def connect(**config: Any) -> DuckDBPyConnection:
         import duckdb
     except ImportError as error:
         raise UserError(
-            "reading a folder of records needs duckdb, which is not installed: pip install duckdb"
+            "where= and export=true need duckdb, which is not installed: pip install duckdb"
         ) from error
-    return duckdb.connect(config=config)
+    return duckdb.connect()
 
 
 def export(table: pd.DataFrame, stem: Path) -> list[Path]:
@@ -211,43 +178,32 @@ def _binomial_stderr(accuracy: float, items: tuple[int, ...] | None) -> float | 
     return math.sqrt(accuracy * (1 - accuracy) * sum(1 / n for n in items)) / len(items)
 
 
-def _rows_of(record: Record, path: Path) -> pd.DataFrame:
+def _rows_of(record: Record, path: Path) -> list[dict[str, Any]]:
     """One row a metric of one record.
 
     Raises:
-        ValueError: a number is none.
+        ValueError: what should be a number is none.
     """
-    axes = asdict(record.axes) | {
-        "target_modules": record.axes.target_modules and ",".join(record.axes.target_modules)
+    modules = record.axes.target_modules
+    about = vars(record) | vars(record.axes) | {name: record.training.get(name) for name in COSTS}
+    about |= {
+        "target_modules": modules and ",".join(modules),
+        "path": str(path),
+        "settings": json.dumps(record.settings, sort_keys=True),
+        "settings_id": stable_hash(record.settings),
     }
-    whole = asdict(record) | axes | {name: record.training.get(name) for name in COSTS}
     rows = [
-        {**whole, "metric": name, **asdict(one), "has_items": one.items is not None}
-        for name, one in record.metrics.items()
+        about | vars(metric) | {"metric": name, "has_items": metric.items is not None}
+        for name, metric in record.metrics.items()
     ]
-    settings = json.dumps(record.settings, sort_keys=True)
-    about = {"path": str(path), "settings": settings, "settings_id": stable_hash(record.settings)}
-    return _typed(pd.DataFrame(rows).assign(**about))
+    return [
+        {name: _number(row[name]) if name in NUMBERS else row[name] for name in COLUMNS}
+        for row in rows
+    ]
 
 
-def _parsed(texts: dict[str, str | None]) -> pd.DataFrame:
-    """One row a metric of the records of today, by path; twice as fast as Python reads them."""
-    files = pd.DataFrame({"path": texts.keys(), "text": texts.values()}, dtype="str")
-    connection = connect(threads=1)
-    connection.register("files", files)
-    found = connection.execute(ROWS, {"shape": json.dumps(SHAPE)}).df()
-    trees = {text: json.loads(text) for text in found.settings.unique()}
-    ids = found.settings.map({text: stable_hash(tree) for text, tree in trees.items()})
-    sorted_keys = {text: json.dumps(tree, sort_keys=True) for text, tree in trees.items()}
-    return _typed(found.assign(settings_id=ids, settings=found.settings.map(sorted_keys)))
-
-
-def _text(path: Path) -> str | None:
-    """A file's text; None where `read_record` will say why there is none."""
-    try:
-        return read_bytes(path).decode()
-    except (OSError, ValueError):
-        return None
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
