@@ -43,17 +43,17 @@ def train_on_ranks(cfg: RunConfig, prepared: Prepared, folder: RunFolder) -> Non
         UserError: the run diverged, or a rank failed; its message stands above.
         SystemExit: a signal stopped it (status `TRY_AGAIN`); the same command continues it.
     """
-    told = order(cfg, prepared)
+    plan = order(cfg, prepared)
     folder.forget_failure()
     folder.write_status(RUNNING, error=None)
     if by_torchrun():
-        tell(cfg, told)
-        do_part(told)
+        tell(cfg, plan)
+        do_part(plan)
         leave_ranks()
         return
     file = folder.path / "launch.json"
-    write_json(file, told)
-    tell(cfg, told)
+    write_json(file, plan)
+    tell(cfg, plan)
     code = _torchrun(cfg, file)
     folder.settle_failure()  # where no rank was left to do so
     status = folder.status()
@@ -75,11 +75,11 @@ def help_leader(cfg: RunConfig) -> None:
         SystemExit: the ranks of this node failed, or a signal stopped them.
     """
     be_silent()
-    told = order_of_leader(cfg)
-    if told is None:
+    plan = order_of_leader(cfg)
+    if plan is None:
         return
     if by_torchrun():
-        do_part(told)
+        do_part(plan)
     elif code := _torchrun(cfg, order_file(cfg)):
         raise SystemExit(code)
 

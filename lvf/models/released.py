@@ -274,15 +274,15 @@ def _duration(corpus: str | None, regime: str | None, text: str) -> float | None
     bare = re.fullmatch(NUMBER, text)
     batches = BATCHES.search(text)
     if regime == "cpt":
-        told = TOKENS.search(text)
-        if told:
-            return _float(told[1]) * {"b": 1e9, "m": 1e6}[told[2].lower()]
+        match = TOKENS.search(text)
+        if match:
+            return _float(match[1]) * {"b": 1e9, "m": 1e6}[match[2].lower()]
         if batches:  # budgets are whole batches: 0.25 B tokens are 318
             return _near(BUDGETS, int(batches[1] or batches[2]) * TOKENS_PER_BATCH)
         return _near(BUDGETS, _float(bare[1]) * 1e9) if bare else None
-    told = EPOCH.search(text)
-    if told:
-        return _float(told[1] or told[2])
+    match = EPOCH.search(text)
+    if match:
+        return _float(match[1] or match[2])
     if batches and corpus in BATCHES_PER_EPOCH:
         return _near(EPOCHS, int(batches[1] or batches[2]) / BATCHES_PER_EPOCH[corpus])
     return _near(EPOCHS, _float(bare[1])) if bare else None

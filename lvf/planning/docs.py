@@ -69,7 +69,7 @@ def conditions(scale: str) -> str:
         ("rate of full", lambda c: f"{c.training.lr_peak:g}"),
         ("tasks", lambda c: ", ".join(c.evals.tasks)),
     ]
-    table = [[told, *(value(cfg) for cfg in full)] for told, value in rows]
+    table = [[name, *(value(cfg) for cfg in full)] for name, value in rows]
     for rank in full[0].scale.lora_ranks:
         table.append([f"rate of LoRA r={rank}", *(_lora_rate(cfg, rank) for cfg in full)])
     return markdown(["", *MAIN], table)

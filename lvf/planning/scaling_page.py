@@ -156,8 +156,8 @@ def slower() -> str:
     for method, more in [("full", ()), ("lora_r16", ()), ("lora_r256", ()), ("lora_r256", shards)]:
         cell = _run("code_cpt", method, *more)
         for number in (16, 32, 256):
-            told = [f"`{method}`", SHARDED_BASE if more else "", number]
-            rows.append([*told, *(_step_on(cell, number, one) for one in NETWORKS_GBITS)])
+            names = [f"`{method}`", SHARDED_BASE if more else "", number]
+            rows.append([*names, *(_step_on(cell, number, one) for one in NETWORKS_GBITS)])
     return markdown(["method", "", "GPUs", *map(str, NETWORKS_GBITS)], rows)
 
 
@@ -263,9 +263,9 @@ def beside() -> str:
     rows = []
     for one in PUBLISHED:
         for number, speed in one.tokens_per_second.items():
-            told = predicted(one, number)
-            gap = f"{told / speed - 1:+.1%}"
-            rows.append([one.source, one.model, number, f"{speed:,}", f"{told:,.0f}", gap])
+            foreseen = predicted(one, number)
+            gap = f"{foreseen / speed - 1:+.1%}"
+            rows.append([one.source, one.model, number, f"{speed:,}", f"{foreseen:,.0f}", gap])
     return markdown(["source", "model", "GPUs", "measured", "predicted", "gap"], rows)
 
 

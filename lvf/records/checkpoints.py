@@ -133,14 +133,14 @@ def _warn_of_settings(where: str, group: pd.DataFrame, ranking: pd.DataFrame, ch
     keys = {key for tree in trees.values() for key in tree}
     differ = sorted(k for k in keys if len({str(tree.get(k)) for tree in trees.values()}) > 1)
 
-    def told(setting: str) -> str:
+    def described(setting: str) -> str:
         values = ", ".join(f"{key}={trees[setting].get(key)}" for key in differ)
         return f"{ranking.models[setting]} with {values} (n={ranking.n[setting]})"
 
-    others = "; ".join(told(str(one)) for one in ranking.index if one != chosen)
+    others = "; ".join(described(str(one)) for one in ranking.index if one != chosen)
     warnings.warn(
         f"{where} was measured under several settings, which are never mixed. "
-        f"Counted: {told(chosen)}. Left out: {others}.",
+        f"Counted: {described(chosen)}. Left out: {others}.",
         RecordWarning,
         stacklevel=4,
     )
@@ -152,10 +152,10 @@ def _without_duplicates(scores: pd.DataFrame) -> pd.DataFrame:
     repeated = scores[scores.duplicated(key, keep=False)]
     conflicts = [g for _, g in repeated.groupby(key, dropna=False) if g.value.nunique() > 1]
     if conflicts:
-        told = "\n  ".join(" and ".join(f"{one.path} ({one.value:g})" for one in g.itertuples())
+        lines = "\n  ".join(" and ".join(f"{one.path} ({one.value:g})" for one in g.itertuples())
                            for g in conflicts)  # fmt: skip
         warnings.warn(
-            f"records of one measurement contradict each other; the newest counts:\n  {told}",
+            f"records of one measurement contradict each other; the newest counts:\n  {lines}",
             RecordWarning,
             stacklevel=3,
         )
@@ -193,11 +193,11 @@ def _row(group: dict[str, Any], scores: pd.DataFrame, base: dict[tuple[str, str]
 
 def _difference(one: Any, reference: Any) -> Estimate:
     value = one["value"] - reference["value"]
-    ours, theirs = (
+    scores, others = (
         items(row["path"], row["metric"]) if row["has_items"] else None for row in (one, reference)
     )
-    if ours is not None and theirs is not None and len(ours) == len(theirs) > 1:
-        return Estimate(value, paired_difference(ours, theirs).stderr)
+    if scores is not None and others is not None and len(scores) == len(others) > 1:
+        return Estimate(value, paired_difference(scores, others).stderr)
     errors = _known(one["stderr"]), _known(reference["stderr"])
     if errors[0] is None or errors[1] is None:
         return Estimate(value)

@@ -39,15 +39,15 @@ class Estimate:
         return None if above is None else 2 * above
 
 
-def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
-    """Mean of `ours - theirs`, each (num_items,), with the standard error of paired items.
+def paired_difference(scores: np.ndarray, others: np.ndarray) -> Estimate:
+    """Mean of `scores - others`, each (num_items,), with the standard error of paired items.
 
     Raises:
         ValueError: the arrays are not of one length of at least 2.
     """
-    if ours.shape != theirs.shape or ours.ndim != 1 or len(ours) < 2:
-        raise ValueError(f"cannot pair items of shapes {ours.shape} and {theirs.shape}")
-    difference = ours - theirs
+    if scores.shape != others.shape or scores.ndim != 1 or len(scores) < 2:
+        raise ValueError(f"cannot pair items of shapes {scores.shape} and {others.shape}")
+    difference = scores - others
     stderr = difference.std(ddof=1) / math.sqrt(len(difference))
     return Estimate(float(difference.mean()), float(stderr))
 

@@ -104,13 +104,13 @@ def failing_together(folder: Path) -> Iterator[None]:
         OSError: what went wrong; where the disk of `folder` is full, it says so, while torch says
             only that a write failed.
     """
-    cause = told = None
+    cause = message = None
     try:
         yield
     except Exception as error:
-        cause, told = error, f"{type(error).__name__}: {error}"
+        cause, message = error, f"{type(error).__name__}: {error}"
         if shutil.disk_usage(folder).free < 1 << 20:
-            told = os.strerror(errno.ENOSPC)
-    failures = [one for one in dist.all_gather_object(told) if one]
+            message = os.strerror(errno.ENOSPC)
+    failures = [one for one in dist.all_gather_object(message) if one]
     if failures:
         raise OSError(f"cannot write to {folder}: {failures[0]}") from cause

@@ -175,8 +175,8 @@ def fixed_bytes(cfg: RunConfig, model: PackedModel, kept_once: float) -> float:
 def activation_bytes(cfg: RunConfig, layout: Layout, device: torch.device) -> ActivationBytes:
     """Count what autograd keeps of few layers and of twice as many, for few and for more tokens.
 
-    Each kind of layer that the model has is among them. So what grows with tokens or layers is told
-    from what does not.
+    Each kind of layer that the model has is among them. The differences separate what grows with
+    tokens or layers from what does not.
     """
     num_layers = load_model_config(cfg.model).num_hidden_layers
     counts, slopes, starts = [], [], []

@@ -71,14 +71,14 @@ def on_rank_zero(work: Callable[[], Result]) -> Result:
     """What `work` gives on rank 0, or the `UserError` it raises, on all ranks; each calls this."""
     from composer.utils import dist
 
-    told: list[Result | UserError | None] = [None]
+    outcome: list[Result | UserError | None] = [None]
     if is_rank_zero():
         try:
-            told = [work()]
+            outcome = [work()]
         except UserError as error:
-            told = [error]
-    dist.broadcast_object_list(told)
-    (result,) = told
+            outcome = [error]
+    dist.broadcast_object_list(outcome)
+    (result,) = outcome
     if isinstance(result, UserError):
         raise result
     return result  # type: ignore[return-value]

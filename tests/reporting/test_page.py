@@ -31,7 +31,7 @@ FLAGS = [
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 MARKS = "#tradeoff .mark-symbol.role-mark path"
 PATIENCE_MS = 120_000
-"""A machine that does more beside the tests takes longer than the 5 seconds that are the default."""
+"""A busy machine takes longer than the 5 seconds that are the default."""
 expect.set_options(timeout=PATIENCE_MS)
 KNOWN_WARNING = "Detected faceted independent scales"
 """Vega-Lite says so of every facet with layers; the sizes are right."""

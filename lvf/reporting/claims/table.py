@@ -74,7 +74,7 @@ def _sentence(verdict: Verdict, short: str, effect: str) -> str:
     facts = f"{verdict.agree} of {verdict.compared} comparisons agree"
     if verdict.low is not None and verdict.high is not None:
         ends = verdict.low, verdict.high
-        if verdict.effect < 0:  # what is told is how much less
+        if verdict.effect < 0:  # the text says how much less
             ends = -verdict.high, -verdict.low
         facts = f"95 % interval {plain(ends[0])} to {plain(ends[1])}; {facts}"
     return f"{short}: {decision}. On average {text} ({facts})."

@@ -46,11 +46,11 @@ def facts(models: pd.DataFrame, scores: pd.DataFrame) -> list[tuple[str, str]]:
     seeds = rows.groupby("setting").size()
     several = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
     kind = "generated" if is_generated(rows) else ", ".join(sorted(set(rows.dataset)))
-    told = [("model", ", ".join(names)), ("data", kind), ("seeds", several)]
+    shown = [("model", ", ".join(names)), ("data", kind), ("seeds", several)]
     days = sorted(set(scores.created_at[scores.source != "paper"].dropna().str.slice(0, 10)))
     if days:
-        told.append(("measured", " to ".join(dict.fromkeys([days[0], days[-1]]))))
-    return [*told, ("lvf", commit())]
+        shown.append(("measured", " to ".join(dict.fromkeys([days[0], days[-1]]))))
+    return [*shown, ("lvf", commit())]
 
 
 def commit() -> str:
@@ -116,8 +116,8 @@ def _mark(row: Row, unit: str) -> dict[str, Any]:
     spent = {name: row.get(name, np.nan) for name in ("train_flops", "device_hours")}
     known = {name: _short(value) for name, value in spent.items() if value > 0}
     texts = {"train_flops": "FLOPs", "device_hours": "hours"}
-    told = ", ".join(f"{value:.3g} {texts[name]}" for name, value in known.items())
-    return mark | known | {"cost": told or "–", "labels": row["models"]}
+    costs = ", ".join(f"{value:.3g} {texts[name]}" for name, value in known.items())
+    return mark | known | {"cost": costs or "–", "labels": row["models"]}
 
 
 def effects(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
