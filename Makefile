@@ -8,14 +8,15 @@ RECORDS ?= results/embedded/records.tar.zst
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo grid figures report test test-fast test-slurm test-older test-pythons test-python
+.PHONY: help demo grid figures report test test-all test-fast test-slurm test-older test-pythons test-python
 .PHONY: check docs base lock clean
 help:
 	@echo "make demo     LoRA against full finetuning, offline, in minutes on two cores"
 	@echo "make grid     a sweep: SWEEP=main SCALE=embedded|small|paper, LAUNCHER=none (list), local or slurm"
 	@echo "make figures  every figure as PDF and PNG, by executing the notebooks"
 	@echo "make report   one HTML page with claims, tables, figures; RECORDS=$(RECORDS)"
-	@echo "make test     all tests; make test-fast leaves the slow ones out; make check lints and types"
+	@echo "make test     the tests of each change; make test-all also the long ones;"
+	@echo "              make test-fast leaves the slow ones out; make check lints and types"
 	@echo "make test-older  the fast tests on the packages that pip installs; make test-pythons  the demo"
 	@echo "              and the fast tests on each Python from 3.10 to 3.13 that is installed"
 	@echo "make test-slurm  the tests that need a Slurm, on two nodes that it sets up here (as root)"
@@ -48,11 +49,17 @@ figures: $(VENV)/installed-dev
 report: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.report records=$(RECORDS) paper=true page=true
 
+# A file's tests stay on one worker, which makes what they share once. Some wait for a network.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not long"
+
+test-all: $(VENV)/installed-dev
+	$(PYTEST)
 
 test-fast: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 # The packages that Composer and streaming declare, which pip takes: no override is read.
 .venv-older/installed: pyproject.toml
@@ -60,8 +67,11 @@ test-fast: $(VENV)/installed-dev
 	.venv-older/bin/uv pip install --no-config --python .venv-older/bin/python --editable '.[dev]'
 	touch $@
 
+# Tests of folders that use no package which differs between the two sets are left out.
+SAME_PACKAGES = config embedded evals/sandbox planning records reporting
+test-older: BIN = .venv-older/bin
 test-older: .venv-older/installed
-	OMP_NUM_THREADS=1 .venv-older/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow and not long" $(SAME_PACKAGES:%=--ignore tests/%)
 
 # pyenv finds no python3.12 that is not asked for by this variable.
 test-pythons:

@@ -134,6 +134,7 @@ def test_what_is_measured_already_is_not_measured_again(
     assert "measured already" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_compiler
 def test_a_compiled_benchmark_has_a_record_of_its_own_with_the_compilers_time_apart(
@@ -304,6 +305,7 @@ def test_on_two_ranks_all_tokens_count_and_collectives_are_timed(tmp_path: Path,
     assert inputs_of(cfg)["world_size"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_grid_leads_to_the_records_of_its_throughput_sweep(tmp_path: Path) -> None:
     words = [

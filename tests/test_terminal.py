@@ -21,7 +21,7 @@ WITHOUT_DUCKDB = "import sys; sys.modules['duckdb'] = None; "
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_terminal_is_lvfs_and_what_libraries_say_is_in_the_log_file(
     tmp_path: Path, ranks: int
 ) -> None:
@@ -58,6 +58,7 @@ def test_a_mistake_is_one_message_and_an_error_of_ours_keeps_its_traceback(tmp_p
     assert "ZeroDivisionError" in done.stderr and done.returncode == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_duckdb_a_run_is_trained_measured_and_reported_and_only_a_condition_asks_for_it(
     tmp_path: Path,

@@ -68,6 +68,7 @@ def test_commands_of_a_wheel_read_its_own_files(elsewhere: Path) -> None:
     assert "direction only" in run(elsewhere, "-m", "lvf.report", "claims", "paper=true")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_wheel_trains_on_two_ranks(elsewhere: Path) -> None:
     small = ["duration=1", "data.max_documents=48", "runtime.measure=false"]

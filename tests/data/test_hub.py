@@ -68,6 +68,7 @@ def shards_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(train).as_posix(): path.read_bytes() for path in train.rglob("*.mds")}
 
 
+@pytest.mark.long
 def test_passing_faults_of_the_hub_change_nothing(
     tmp_path: Path, hub: FaultyProxy, corpus: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_passing_faults_of_the_hub_change_nothing(
     assert shards_in(tmp_path / "hub shards") == shards_in(tmp_path / "local")
 
 
+@pytest.mark.long
 def test_after_a_lasting_fault_in_the_middle_the_same_command_goes_on_with_the_finished_parts(
     tmp_path: Path, hub: FaultyProxy, corpus: Path
 ) -> None:

@@ -250,6 +250,7 @@ def segments(number: int) -> list[Path]:
     return list(Path("/dev/shm").glob(f"{number:06}_*"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/shm").exists(), reason="looks at the files of shared memory")
 def test_a_killed_run_harms_neither_one_that_lives_nor_one_that_starts(

@@ -72,6 +72,7 @@ def test_machines_write_and_read_shards_on_s3(make_run: MakeRun, s3: FaultyProxy
     assert len([one for one in s3.requests if one.startswith("PUT")]) == sent
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["error", "drop", "cut"])
 def test_passing_faults_change_nothing(make_run: MakeRun, s3: FaultyProxy, kind: Kind) -> None:
@@ -85,6 +86,7 @@ def test_passing_faults_change_nothing(make_run: MakeRun, s3: FaultyProxy, kind:
     assert len(s3.spoiled) == len(wanted)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_server_that_does_not_answer_for_a_minute_changes_nothing(
     make_run: MakeRun, s3: FaultyProxy

@@ -79,7 +79,11 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "way, recompute",
-    [("full", True), ("lora", False), ("peft", False)],
+    [
+        ("full", True),
+        pytest.param("lora", False, marks=pytest.mark.long),
+        pytest.param("peft", False, marks=pytest.mark.long),
+    ],
     ids=lambda value: {False: "kept", True: "recomputed"}.get(value, value),
 )
 def test_losses_masks_and_gradients_are_those_without_compilation_and_no_batch_needs_its_own(

@@ -46,6 +46,7 @@ def world(models: pd.DataFrame, kind: str, seed: int) -> pd.DataFrame:
     return models
 
 
+@pytest.mark.long
 def test_nothing_is_decided_where_nothing_differs(
     template: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:

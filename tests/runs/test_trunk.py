@@ -107,6 +107,7 @@ def composed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "ranks"), [("full", 1), ("lora", 1), ("full", 2)])
 def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(

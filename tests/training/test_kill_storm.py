@@ -11,6 +11,7 @@ from lvf.runs.run_folder import run_folder
 from tests.training.conftest import trained_on_ranks
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "ranks"), [("lora", 1), ("full", 2)])
 def test_three_kills_of_the_whole_process_group_change_nothing(

@@ -217,6 +217,7 @@ def test_a_run_saved_on_one_number_of_ranks_continues_on_another(
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [["method=full"], ["method=lora", "runtime.fsdp_base=true"]])
 def test_on_two_ranks_a_stopped_run_ends_with_the_weights_and_counts_of_an_undisturbed_one(

@@ -171,6 +171,7 @@ def test_recomputed_activations_give_the_run_that_keeps_them_across_a_resume(
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_compiler
 def test_a_compiled_run_gives_the_run_that_is_not_across_a_resume(
@@ -312,6 +313,7 @@ def test_a_run_loads_no_model_of_transformers_but_its_own() -> None:
     assert {name.split(".")[2] for name in loaded} == {"auto", "bloom", "llama"}  # bloom is PEFT's
 
 
+@pytest.mark.long
 def test_the_models_of_earlier_runs_of_a_process_do_not_stay_in_memory(
     composed: Any, tmp_path: Path
 ) -> None:

