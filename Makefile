@@ -50,7 +50,7 @@ report: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m lvf.report records=$(RECORDS) paper=true page=true
 
 # A file's tests stay on one worker, which makes what they share once. Some wait for a network.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --durations 30
 
 test: $(VENV)/installed-dev
 	$(PYTEST) -m "not long"

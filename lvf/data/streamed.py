@@ -16,7 +16,8 @@ class RemoteRows(StreamingDataset):
     """Rows of a remote in the order of an epoch.
 
     Where a download in the background fails, streaming prints that and ends the epoch as if it were
-    over: the training would go on with fewer batches.
+    over: the training would go on with fewer batches. Where its two background threads both fail,
+    it waits for ever for them to end: only a thread that did not fail counts as ended.
     """
 
     def __init__(self, *, streams: list[Stream], **arguments: Any) -> None:
@@ -31,9 +32,13 @@ class RemoteRows(StreamingDataset):
             super().__init__(streams=streams, **arguments)
 
     def on_exception(self, future: Future) -> None:
-        """Keep what went wrong in the background for `__iter__`; streaming calls this."""
+        """Keep what went wrong in the background for `__iter__`, and count the thread as ended.
+
+        streaming calls this at the end of each background thread.
+        """
         self.failure = self.failure or future.exception()
-        if self.failure:
+        if future.exception():
+            self._iterator.on_exit()
             super().on_exception(future)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

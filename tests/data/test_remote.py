@@ -1,16 +1,19 @@
 """Shards on an S3 server over a network with faults: they pass, or they are told in one message."""
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from streaming import Stream
 
 from lvf.config.schema import RunConfig
 from lvf.data import loader, remote
 from lvf.data.loader import make_loader
 from lvf.data.shards import prepare
+from lvf.data.streamed import RemoteRows
 from lvf.errors import PreparationInterruptedError
 
 from ..faulty_proxy import FaultyProxy, Kind, faulty_proxy
@@ -115,6 +118,26 @@ def test_after_a_lasting_fault_the_same_command_goes_on_with_the_finished_parts(
     assert "validation.jsonl" in after
     again = [one for one in s3.requests if one.startswith("PUT")][len(before) :]
     assert not [one for one in again if "/000003/" in one]
+
+
+@pytest.mark.timeout(120)
+def test_an_epoch_ends_with_the_error_where_both_background_threads_fail(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    cfg = settings(make_run, "maker")
+    cfg.paths.shards, cfg.paths.shards_cache = f"file://{tmp_path}/remote", f"{tmp_path}/own"
+    prepared = prepare(cfg)
+    both = threading.Barrier(2, timeout=60)
+
+    class Broken(RemoteRows):
+        def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+            both.wait()
+            raise ConnectionError("gone")
+
+    stream = Stream(remote=prepared.remote, local=str(tmp_path / "cache"))
+    rows = Broken(streams=[stream], batch_size=1)
+    with pytest.raises(PreparationInterruptedError, match="gone"):
+        list(rows)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
