@@ -67,7 +67,7 @@ test-fast: $(VENV)/installed-dev
 	.venv-older/bin/uv pip install --no-config --python .venv-older/bin/python --editable '.[dev]'
 	touch $@
 
-# Tests of folders that use no package which differs between the two sets are left out.
+# Left out for time: folders whose code hardly uses a package that differs between the two sets.
 SAME_PACKAGES = config embedded evals/sandbox planning records reporting
 test-older: BIN = .venv-older/bin
 test-older: .venv-older/installed

@@ -79,7 +79,7 @@ def load(source: Path | Iterable[Path]) -> pd.DataFrame:
     for path in record_files(source) if isinstance(source, Path) else sorted(source):
         try:  # fields that an older record lacks have their defaults
             rows += _rows_of(read_record(path), path)
-        except (OSError, ValueError) as error:
+        except (AttributeError, OSError, TypeError, ValueError) as error:
             broken.append(f"{path}: {type(error).__name__}: {error}")
     if broken:
         warnings.warn(

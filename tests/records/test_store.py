@@ -38,7 +38,9 @@ def test_broken_and_alien_files_are_named_and_the_rest_is_read(write: Write) -> 
     folder = write(axes(), run_id="good", gsm8k=0.5)
     good = json.loads(next(folder.rglob("*.json")).read_text())
     no_number = {"metrics": {"acc": {"value": "much", "stderr": None, "n": 9, "items": None}}}
+    a_list = {"metrics": {"acc": {"value": [0.5], "stderr": None, "n": 9, "items": None}}}
     bad = {
+        "numbers.json": json.dumps(good | a_list),
         "half.json": '{"source": "lvf", ',
         "list.json": "[1, 2]",
         "alien.json": '{"name": "something else"}',
