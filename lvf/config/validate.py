@@ -54,18 +54,7 @@ def validate(cfg: RunConfig) -> None:
                 f"runtime.{key}=true goes with LoRA and full finetuning, not with method.adapter="
                 f"{cfg.method.adapter}: leave it out"
             )
-    late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
-    if late:
-        raise UserError(
-            f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
-            "always measured, so list only moments before it"
-        )
-    stop_at = cfg.runtime.stop_at
-    if stop_at is not None and stop_at >= cfg.duration:
-        raise UserError(
-            f"runtime.stop_at={stop_at:g} must be below duration={cfg.duration:g}: choose an "
-            "earlier moment, or leave it out"
-        )
+    _validate_moments(cfg)
     ranks = cfg.runtime.world_size
     if cfg.training.global_batch_size % ranks:
         raise UserError(
@@ -200,6 +189,21 @@ def _validate_trunk(cfg: RunConfig) -> None:
         raise UserError(
             f"duration={cfg.duration:g} and trunk.budgets={cfg.trunk.budgets} must not exceed "
             f"trunk.tokens={trunk:g}: raise it, or set trunk.branch=false"
+        )
+
+
+def _validate_moments(cfg: RunConfig) -> None:
+    late = [moment for moment in cfg.measure_at if not 0 < moment < cfg.duration]
+    if late:
+        raise UserError(
+            f"measure_at={late} lies outside (0, duration={cfg.duration}); the end of a run is "
+            "always measured, so list only moments before it"
+        )
+    stop_at = cfg.runtime.stop_at
+    if stop_at is not None and stop_at >= cfg.duration:
+        raise UserError(
+            f"runtime.stop_at={stop_at:g} must be below duration={cfg.duration:g}: choose an "
+            "earlier moment, or leave it out"
         )
 
 
