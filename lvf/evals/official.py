@@ -30,6 +30,8 @@ def task_names(task: str) -> list[str]:
 def local_files(task: LmEvalTaskConfig, benchmarks: Path) -> dict[str, dict[str, Path]]:
     """Of every task that the definition stands for, split to file.
 
+    Without shots, the file that they would come from may be missing.
+
     Raises:
         UserError: there is no such task, or a file is missing.
     """
@@ -41,6 +43,9 @@ def local_files(task: LmEvalTaskConfig, benchmarks: Path) -> dict[str, dict[str,
         files[name] = {
             split: benchmarks / file.replace(SUBSET, subset) for split, file in task.files.items()
         }
+        shots = files[name].get(_shots_from(definition))
+        if not task.num_fewshot and len(files[name]) > 1 and shots and not shots.is_file():
+            del files[name][_shots_from(definition)]
     for path in (path for splits in files.values() for path in splits.values()):
         if not path.is_file():
             raise UserError(
@@ -104,7 +109,7 @@ def _on_local_files(
     task: LmEvalTaskConfig, definition: dict[str, Any], files: dict[str, Path], cache: str
 ) -> dict[str, Any]:
     """What to change in a definition so that it reads these files."""
-    shots_from = definition.get("fewshot_split") or SPLITS["training_split"]
+    shots_from = _shots_from(definition)
     (file_format,) = {FORMATS[path.suffix] for path in files.values()}
     # `datasets` takes a path for a pattern; a link's has no character that means something there.
     links = {split: _link(path, Path(cache)) for split, path in files.items()}
@@ -116,6 +121,11 @@ def _on_local_files(
         change["fewshot_split"] = None
     # lm-eval opens every split that a definition names, also those that it does not need.
     return change | {key: None for key, split in SPLITS.items() if split not in files}
+
+
+def _shots_from(definition: dict[str, Any]) -> str:
+    """The split of a definition that shots are drawn from."""
+    return str(definition.get("fewshot_split") or SPLITS["training_split"])
 
 
 def _asked_as_in_training(prompt_of: Callable[[str], str]) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_a_missing_benchmark_file_is_a_user_error_before_the_model_is_loaded(
 ) -> None:
     small.evals.benchmarks = str(tmp_path)
     subject = _subject(_refuse_to_load, tmp_path)
-    with pytest.raises(UserError, match="winogrande_train.jsonl is missing in"):
+    with pytest.raises(UserError, match="winogrande_validation.jsonl is missing in"):
         measure(subject, small, texts, tmp_path / "records")
 
 

@@ -18,7 +18,7 @@ from lvf.config.schema import RunConfig
 from lvf.data.prompts import TEMPLATES, encode_examples, prompt_ids
 from lvf.errors import UserError
 from lvf.evals.measure import prompt_of_question
-from lvf.evals.official import local_files, task_names
+from lvf.evals.official import load_tasks, local_files, task_names
 from lvf.evals.suite import check_task, run_lm_eval
 
 TASKS = ("gsm8k", "arc_challenge", "hellaswag", "winogrande")
@@ -186,6 +186,21 @@ def test_mmlu_has_its_57_subjects_and_names_a_file_that_is_missing(
     assert len(task_names("mmlu")) == 57
     with pytest.raises(UserError, match="dev-00000-of-00001.parquet is missing in .*/mmlu/"):
         local_files(cfg.evals.lm_eval["mmlu"], tmp_path)
+
+
+def test_only_shots_need_the_file_that_they_come_from(
+    cfg: RunConfig, benchmarks: Path, tmp_path: Path
+) -> None:
+    validation = "hellaswag_validation.jsonl"
+    shutil.copy(benchmarks / validation, tmp_path)
+    task = cfg.evals.lm_eval["hellaswag"]
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    loaded = load_tasks(replace(task, num_fewshot=0), tmp_path, str(cache))
+    rows = (tmp_path / validation).read_text().splitlines()
+    assert len(list(loaded["tasks"]["hellaswag"].eval_docs)) == len(rows) > 1
+    with pytest.raises(UserError, match="hellaswag_train.jsonl is missing"):
+        load_tasks(replace(task, num_fewshot=1), tmp_path, str(cache))
 
 
 def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
