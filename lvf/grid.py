@@ -22,6 +22,7 @@ from lvf.log import keep_from_terminal
 from lvf.planning.listing import show
 from lvf.runs.run_folder import DIVERGED, DONE, RUNNING, TRAINED, UNREADABLE
 from lvf.runs.sweep import SweepRun, runs_of
+from lvf.training.stopping import TRY_AGAIN
 
 LAUNCHERS = ("none", "local", "slurm")
 FINISHED = (DONE, DIVERGED)
@@ -60,6 +61,7 @@ def run(grid: GridConfig) -> None:
     Raises:
         UserError: an unknown launcher, an impossible cell, a cell that needs the user's consent,
             or cells that failed.
+        SystemExit: a signal stopped the runs (status `TRY_AGAIN`).
     """
     if grid.launcher not in LAUNCHERS:
         raise UserError(f"launcher={grid.launcher!r} is not one of {', '.join(LAUNCHERS)}")
@@ -89,11 +91,15 @@ def run(grid: GridConfig) -> None:
         pairs = zip(cells, found, strict=True)
         missing = [cell for cell, status in pairs if status.state not in busy]
         workers = grid.workers or default_workers()
-        if grid.stop_early:
-            missing = [cell for cell in cells if cell.state() not in (RUNNING, UNREADABLE)]
-            failed = run_halving(missing, workers)
-        else:
-            failed = run_local(missing, workers)
+        try:
+            if grid.stop_early:
+                missing = [cell for cell in cells if cell.state() not in (RUNNING, UNREADABLE)]
+                failed = run_halving(missing, workers)
+            else:
+                failed = run_local(missing, workers)
+        except KeyboardInterrupt:
+            print("stopped: the runs that had begun have saved; the same command continues them")
+            raise SystemExit(TRY_AGAIN) from None
         if failed:
             logs = "\n".join(f"  {cell.log}" for cell in failed)
             raise UserError(f"{len(failed)} of {len(missing)} runs failed; their logs:\n{logs}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
 
 from lvf.errors import UserError
 from lvf.launching.order import all_after, in_order
@@ -70,6 +72,43 @@ class GpuPool:
                 self._changed.notify_all()
 
 
+class Processes:
+    """The processes of the runs. SIGTERM, which this process alone hears, is passed on to them."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def start(
+        self, command: list[str], log: TextIO, environment: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Start a run; while the runs are being stopped, only to be stopped, too."""
+        with self._lock:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self._started.append(process)
+            if self._stopped:
+                process.terminate()
+        return process
+
+    @contextmanager
+    def stopped_by_sigterm(self) -> Iterator[None]:
+        """Within it, SIGTERM lets every run save and end, and raises KeyboardInterrupt here."""
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            with self._lock:
+                self._stopped = True
+                for process in self._started:
+                    process.terminate()  # of a process that has ended, nothing
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
 def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     """Run cells in processes of their own, `workers` at a time; returns those that failed.
 
@@ -79,6 +118,7 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     Raises:
         UserError: a run that another waits for is missing, or a run wants more GPUs than there are;
             raised before anything starts.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the runs have saved and ended.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -91,15 +131,16 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
             "most that"
         )
     pool_of_gpus = GpuPool(gpus, workers)
+    processes = Processes()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     failed: list[SweepRun] = []
     with Progress(*columns, TimeElapsedColumn(), refresh_per_second=2) as progress:
         whole = progress.add_task(f"{len(cells)} runs, {workers} at a time", total=len(cells))
 
-        with ThreadPoolExecutor(workers) as pool:
+        with processes.stopped_by_sigterm(), ThreadPoolExecutor(workers) as pool:
 
             def start(cell: SweepRun) -> Future[bool]:
-                return pool.submit(_run_cell, cell, workers, pool_of_gpus, progress)
+                return pool.submit(_run_cell, cell, workers, pool_of_gpus, processes, progress)
 
             try:
                 running = {start(cell): cell for cell in ready}
@@ -115,18 +156,22 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
                             lost = [cell, *all_after(cell.run_id, waiting)]
                             failed += lost
                             progress.advance(whole, len(lost))
-            except KeyboardInterrupt:  # those that run have heard it, too, and save
+            except KeyboardInterrupt:  # the runs have heard it, too, and save
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return failed
 
 
-def _run_cell(cell: SweepRun, workers: int, gpus: GpuPool, progress: Progress) -> bool:
+def _run_cell(
+    cell: SweepRun, workers: int, gpus: GpuPool, processes: Processes, progress: Progress
+) -> bool:
     with gpus.take(cell.cfg.runtime.nproc_per_node) as taken:
-        return _run_on(cell, workers, taken, progress)
+        return _run_on(cell, workers, taken, processes, progress)
 
 
-def _run_on(cell: SweepRun, workers: int, gpus: list[str], progress: Progress) -> bool:
+def _run_on(
+    cell: SweepRun, workers: int, gpus: list[str], processes: Processes, progress: Progress
+) -> bool:
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     environment = {
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else torch starts compilers that no run uses
@@ -140,7 +185,7 @@ def _run_on(cell: SweepRun, workers: int, gpus: list[str], progress: Progress) -
     task = progress.add_task(cell.folder.name, total=None)
     began = time.monotonic()
     with cell.log.open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = processes.start(command, log, environment)
         while process.poll() is None:
             _show_progress(cell, progress, task)
             time.sleep(0.5)

@@ -1,13 +1,17 @@
 """Runs of one machine share its GPUs and cores without standing in each other's way."""
 
 import os
+import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from lvf.launching.local import GpuPool, default_workers, visible_gpus
+from lvf.config.compose import compose
+from lvf.launching.local import GpuPool, default_workers, run_local, visible_gpus
+from lvf.runs.sweep import SweepRun
 
 
 @pytest.fixture
@@ -81,3 +85,34 @@ def test_no_gpu_has_more_runs_than_its_share(workers: int, wanted: int) -> None:
 def test_without_gpus_nobody_waits() -> None:
     with GpuPool([], 2).take(2) as first, GpuPool([], 2).take(1) as second:
         assert first == second == []
+
+
+SAVES_WHEN_STOPPED = """
+trap 'touch "$FOLDER/saved-$$"; exit 75' TERM
+touch "$FOLDER/began-$$"
+while true; do sleep 0.1; done
+"""
+
+
+def test_sigterm_of_the_grid_stops_its_runs_which_save_and_starts_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell stands in for the training."""
+    prints(tmp_path / "run", SAVES_WHEN_STOPPED)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "run"))
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    lines = [("+experiment=math_ift", f"paths.runs={tmp_path}", f"seed={n}") for n in range(3)]
+    two_at_work = threading.Event()
+
+    def stop_this_process() -> None:
+        while len([*tmp_path.glob("began-*")]) < 2:
+            two_at_work.wait(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop_this_process, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_local([SweepRun(line, compose(*line)) for line in lines], workers=2)
+    began, saved = ({*tmp_path.glob(f"{word}-*")} for word in ("began", "saved"))
+    assert len(began) == len(saved) == 2
+    assert signal.getsignal(signal.SIGTERM) == before
