@@ -114,8 +114,14 @@ def test_the_optimisers_and_loggers_of_the_libraries_are_allowed(tmp_path: Path)
         settings(tmp_path, f"logger={logger}")
 
 
+def test_a_part_of_a_split(tmp_path: Path) -> None:
+    part = "split='train[:10]'"
+    refused(tmp_path, r"^data.train.split='train\[:10\]' .*data.max_documents=", f"data.train.{part}")
+    refused(tmp_path, r"^evals.source_text.split=.*evals.limit=", f"evals.source_text.{part}")
+
+
 def test_a_missing_benchmark_file_is_noticed_before_the_training(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gsm8k_train.jsonl is missing .* evals.benchmarks="):
+    with pytest.raises(UserError, match=r"gsm8k_test.jsonl is missing .* evals.benchmarks="):
         run(settings(tmp_path, f"evals.benchmarks={tmp_path}"))
     assert [path.name for path in tmp_path.glob("runs/*/*")] == ["refused.json"]
 

@@ -24,7 +24,8 @@ class SourceConfig:
     subset: str | None = None
     data_dir: str | None = None
     split: str = "train"
-    """These three mean the same for a local folder as for a data set of the hub."""
+    """These three mean the same for a local folder as for a data set of the hub. A single file is
+    read whole, whatever they are."""
     revision: str | None = None
 
 

@@ -64,6 +64,7 @@ def validate(cfg: RunConfig) -> None:
     _validate_trunk(cfg)
     _validate_bench(cfg)
     _validate_sequence(cfg)
+    _validate_splits(cfg)
     has_pair = bool(cfg.data.prompt_column and cfg.data.response_column)
     if has_pair == bool(cfg.data.text_column):
         raise UserError(
@@ -74,6 +75,19 @@ def validate(cfg: RunConfig) -> None:
     known += ["nll_target", "nll_validation", "nll_source"]
     for task in [*cfg.evals.tasks, *cfg.evals.forgetting]:
         _one_of("evals.tasks", task, known)
+
+
+def _validate_splits(cfg: RunConfig) -> None:
+    data = cfg.data
+    sources = {f"data.{key}": getattr(data, key) for key in ("train", "validation", "heldout")}
+    sources |= {"data.source": data.source, "evals.source_text": cfg.evals.source_text}
+    for key, source in sources.items():
+        if source is not None and not re.fullmatch(r"\w[\w.-]*", source.split):
+            raise UserError(
+                f"{key}.split={source.split!r} is not the name of a split: splits are read whole. "
+                "data.max_documents=NUMBER trains on fewer documents, evals.limit=NUMBER measures "
+                "fewer"
+            )
 
 
 def _validate_optimizer(optimizer: dict[str, Any]) -> None:
