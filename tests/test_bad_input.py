@@ -116,7 +116,9 @@ def test_the_optimisers_and_loggers_of_the_libraries_are_allowed(tmp_path: Path)
 
 def test_a_part_of_a_split(tmp_path: Path) -> None:
     part = "split='train[:10]'"
-    refused(tmp_path, r"^data.train.split='train\[:10\]' .*data.max_documents=", f"data.train.{part}")
+    refused(
+        tmp_path, r"^data.train.split='train\[:10\]' .*data.max_documents=", f"data.train.{part}"
+    )
     refused(tmp_path, r"^evals.source_text.split=.*evals.limit=", f"evals.source_text.{part}")
 
 

@@ -20,6 +20,7 @@ from lvf.errors import UserError
 from lvf.launching.order import all_after, in_order
 from lvf.launching.status import ENDED_WITH
 from lvf.runs.sweep import SweepRun
+from lvf.training.stopping import TRY_AGAIN
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -192,7 +193,8 @@ def _run_on(
         if process.returncode:
             print(f"{ENDED_WITH} {process.returncode}", file=log)
     progress.remove_task(task)
-    verdict = "done" if process.returncode == 0 else f"failed, see {cell.log}"
+    verdicts = {0: "done", TRY_AGAIN: "stopped"}
+    verdict = verdicts.get(process.returncode, f"failed, see {cell.log}")
     progress.print(f"{cell.folder.name}  {verdict}  ({time.monotonic() - began:.0f} s)")
     return process.returncode == 0
 

@@ -95,7 +95,7 @@ while true; do sleep 0.1; done
 
 
 def test_sigterm_of_the_grid_stops_its_runs_which_save_and_starts_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A shell stands in for the training."""
     prints(tmp_path / "run", SAVES_WHEN_STOPPED)
@@ -115,4 +115,6 @@ def test_sigterm_of_the_grid_stops_its_runs_which_save_and_starts_no_more(
         run_local([SweepRun(line, compose(*line)) for line in lines], workers=2)
     began, saved = ({*tmp_path.glob(f"{word}-*")} for word in ("began", "saved"))
     assert len(began) == len(saved) == 2
+    shown = capsys.readouterr().out
+    assert shown.count("stopped") == 2 and "failed" not in shown
     assert signal.getsignal(signal.SIGTERM) == before
