@@ -60,6 +60,17 @@ def test_the_table_has_the_main_methods_after_their_longest_training(write: Writ
     assert "0.300" not in text and "0.900" not in text
 
 
+def test_without_target_scores_the_loss_on_the_targets_texts_takes_their_place(
+    write: Write,
+) -> None:
+    write(axes("base"), nll_target=1.474)
+    folder: Path = write(axes(), nll_target=0.789, nll_source=3.269, hellaswag=0.42)
+    lines = printed(main_methods_table(selected(load(folder))))
+    text = "\n".join(lines)
+    assert "target NLL ↓" in text and "1.474" in text and "0.789" in text
+    assert "target ↑" not in text and "…" not in text and max(map(len, lines)) <= TABLE_WIDTH
+
+
 def test_all_published_numbers_fit_sixty_lines_of_a_hundred_columns(
     published: list[Verdict],
 ) -> None:

@@ -30,7 +30,9 @@ ROWS = 24
 """Rows of the table of main methods that are printed."""
 ALTERED = 6
 """Altered checkpoints, and sentences on them, that are printed."""
-MEASURES = {"target": "target ↑", "retention": "source tasks ↑", "nll_source": "source NLL ↓"}
+TARGET = {"target": "target ↑"}
+TARGET_WITHOUT_SCORES = {"nll_target": "target NLL ↓"}
+OF_THE_SOURCE = {"retention": "source tasks ↑", "nll_source": "source NLL ↓"}
 
 
 def answer(verdicts: Sequence[Verdict], models: pd.DataFrame) -> RenderableType:
@@ -44,9 +46,19 @@ def answer(verdicts: Sequence[Verdict], models: pd.DataFrame) -> RenderableType:
 
 
 def main_methods_table(models: pd.DataFrame) -> RenderableType:
-    """A row a main method: its chosen rate, and its scores after its longest training."""
-    table = Table(box=box.SIMPLE, title="main methods, longest training", title_justify="left")
-    for heading in ("", "method", "rate", "length", "seeds", *MEASURES.values()):
+    """A row a main method: its chosen rate, and its scores after its longest training.
+
+    Where no model has a target score, its loss on the target's held-out texts takes that place.
+    """
+    has_scores = models.target.notna().any()
+    measures = (TARGET if has_scores else TARGET_WITHOUT_SCORES) | OF_THE_SOURCE
+    table = Table(
+        box=box.SIMPLE,
+        title="main methods, longest training",
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("", "method", "rate", "length", "seeds", *measures.values()):
         justify: Any = "left" if heading in ("", "method") else "right"
         table.add_column(heading, justify=justify, no_wrap=True)
     own_first = sorted(groups(models), key=lambda named: (named[1].source == "paper").all())
@@ -64,11 +76,12 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
         for place, row in enumerate(rows.to_dict("records")):
             table.add_row(
                 name if place == 0 else "", *setting_texts(row), str(row["seeds"]),
-                *(number(row[measure], row[f"{measure}_se"]) for measure in MEASURES),
+                *(number(row[measure], row[f"{measure}_se"]) for measure in measures),
                 end_section=place == len(rows) - 1,
             )  # fmt: skip
     targets = dict.fromkeys(target_name(group) for _, group in own_first[: len(own_first) - left])
-    notes = [f"target: {'; '.join(targets)}. ± one standard error."]
+    scores = f"target: {'; '.join(targets)}. " if has_scores else ""
+    notes = [f"{scores}± one standard error."]
     if left:
         notes.append(f"{left} more conditions are in the files.")
     return Group(table, *(Text(note, style="dim") for note in notes))
