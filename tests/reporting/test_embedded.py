@@ -36,3 +36,18 @@ def test_the_numbers_of_the_readme_are_means_over_the_seeds_of_the_committed_mod
     for one in shown:
         for score in (one.target, one.retention):
             assert f"{score:.3f}".removeprefix("0") in told
+
+
+def test_the_models_of_the_real_model_are_those_of_its_committed_records(tmp_path: Path) -> None:
+    folder = ROOT / "results" / "small"
+    words = [f"records={folder}/records.tar.zst", f"out={tmp_path}"]
+    line = [sys.executable, "-m", "lvf.report", *words]
+    subprocess.run(line, capture_output=True, text=True, check=True)
+    made, committed = (pd.read_csv(one / "models.csv") for one in (tmp_path, folder))
+    paths = [column for column in made if column.endswith("_path")]  # as the folder was called
+    pd.testing.assert_frame_equal(made.drop(columns=paths), committed.drop(columns=paths))
+    told = (folder / "README.md").read_text()
+    chosen = made[made.is_chosen & (made.method != "base")]
+    assert len(chosen) == 4
+    for loss in chosen.nll_target:
+        assert f"{loss:.3f}" in told
