@@ -22,7 +22,6 @@ from lvf.log import keep_from_terminal
 from lvf.planning.listing import show
 from lvf.runs.run_folder import DIVERGED, DONE, RUNNING, TRAINED, UNREADABLE
 from lvf.runs.sweep import SweepRun, runs_of
-from lvf.training.stopping import TRY_AGAIN
 
 LAUNCHERS = ("none", "local", "slurm")
 FINISHED = (DONE, DIVERGED)
@@ -91,18 +90,15 @@ def run(grid: GridConfig) -> None:
         pairs = zip(cells, found, strict=True)
         missing = [cell for cell, status in pairs if status.state not in busy]
         workers = grid.workers or default_workers()
-        try:
-            if grid.stop_early:
-                missing = [cell for cell in cells if cell.state() not in (RUNNING, UNREADABLE)]
-                failed = run_halving(missing, workers)
-            else:
-                failed = run_local(missing, workers)
-        except KeyboardInterrupt:
-            print("stopped: the runs that had begun have saved; the same command continues them")
-            raise SystemExit(TRY_AGAIN) from None
+        if grid.stop_early:
+            missing = [cell for cell in cells if cell.state() not in (RUNNING, UNREADABLE)]
+            failed = run_halving(missing, workers)
+        else:
+            failed = run_local(missing, workers)
         if failed:
             logs = "\n".join(f"  {cell.log}" for cell in failed)
-            raise UserError(f"{len(failed)} of {len(missing)} runs failed; their logs:\n{logs}")
+            count = f"{len(failed)} of {len(missing)} runs"
+            raise UserError(f"{count} failed or were stopped; their logs:\n{logs}")
 
 
 @hydra.main(config_path=str(CONF_DIR), config_name="grid", version_base="1.3")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -13,14 +12,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from lvf.errors import UserError
 from lvf.launching.order import all_after, in_order
 from lvf.launching.status import ENDED_WITH
 from lvf.runs.sweep import SweepRun
-from lvf.training.stopping import TRY_AGAIN
+from lvf.training.stopping import TRY_AGAIN, StopRequest
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -73,43 +71,6 @@ class GpuPool:
                 self._changed.notify_all()
 
 
-class Processes:
-    """The processes of the runs. SIGTERM, which this process alone hears, is passed on to them."""
-
-    def __init__(self) -> None:
-        self._started: list[subprocess.Popen[bytes]] = []
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    def start(
-        self, command: list[str], log: TextIO, environment: dict[str, str]
-    ) -> subprocess.Popen[bytes]:
-        """Start a run; while the runs are being stopped, only to be stopped, too."""
-        with self._lock:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-            self._started.append(process)
-            if self._stopped:
-                process.terminate()
-        return process
-
-    @contextmanager
-    def stopped_by_sigterm(self) -> Iterator[None]:
-        """Within it, SIGTERM lets every run save and end, and raises KeyboardInterrupt here."""
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            with self._lock:
-                self._stopped = True
-                for process in self._started:
-                    process.terminate()  # of a process that has ended, nothing
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
 def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     """Run cells in processes of their own, `workers` at a time; returns those that failed.
 
@@ -119,7 +80,8 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
     Raises:
         UserError: a run that another waits for is missing, or a run wants more GPUs than there are;
             raised before anything starts.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the runs have saved and ended.
+        SystemExit: a signal stopped the runs, each of which has saved if it was training (status
+            `TRY_AGAIN`).
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -132,46 +94,45 @@ def run_local(cells: list[SweepRun], workers: int) -> list[SweepRun]:
             "most that"
         )
     pool_of_gpus = GpuPool(gpus, workers)
-    processes = Processes()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     failed: list[SweepRun] = []
     with Progress(*columns, TimeElapsedColumn(), refresh_per_second=2) as progress:
         whole = progress.add_task(f"{len(cells)} runs, {workers} at a time", total=len(cells))
 
-        with processes.stopped_by_sigterm(), ThreadPoolExecutor(workers) as pool:
+        with StopRequest() as stop, ThreadPoolExecutor(workers) as pool:
 
             def start(cell: SweepRun) -> Future[bool]:
-                return pool.submit(_run_cell, cell, workers, pool_of_gpus, processes, progress)
+                return pool.submit(_run_cell, cell, workers, pool_of_gpus, stop, progress)
 
-            try:
-                running = {start(cell): cell for cell in ready}
-                while running:
-                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for one in ended:
-                        cell = running.pop(one)
-                        if one.result():
-                            later = waiting.pop(cell.run_id, [])
-                            running |= {start(after): after for after in later}
-                            progress.advance(whole)
-                        else:
-                            lost = [cell, *all_after(cell.run_id, waiting)]
-                            failed += lost
-                            progress.advance(whole, len(lost))
-            except KeyboardInterrupt:  # the runs have heard it, too, and save
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            running = {start(cell): cell for cell in ready}
+            while running:
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for one in ended:
+                    cell = running.pop(one)
+                    if one.result():
+                        later = waiting.pop(cell.run_id, [])
+                        running |= {start(after): after for after in later}
+                        progress.advance(whole)
+                    else:
+                        lost = [cell, *all_after(cell.run_id, waiting)]
+                        failed += lost
+                        progress.advance(whole, len(lost))
+    if stop.received:
+        print("stopped: what was saved is kept, and the same command continues")
+        raise SystemExit(TRY_AGAIN)
     return failed
 
 
 def _run_cell(
-    cell: SweepRun, workers: int, gpus: GpuPool, processes: Processes, progress: Progress
+    cell: SweepRun, workers: int, gpus: GpuPool, stop: StopRequest, progress: Progress
 ) -> bool:
     with gpus.take(cell.cfg.runtime.nproc_per_node) as taken:
-        return _run_on(cell, workers, taken, processes, progress)
+        # A run that waited for its GPUs does not start any more.
+        return not stop.received and _run_on(cell, workers, taken, stop, progress)
 
 
 def _run_on(
-    cell: SweepRun, workers: int, gpus: list[str], processes: Processes, progress: Progress
+    cell: SweepRun, workers: int, gpus: list[str], stop: StopRequest, progress: Progress
 ) -> bool:
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     environment = {
@@ -186,17 +147,20 @@ def _run_on(
     task = progress.add_task(cell.folder.name, total=None)
     began = time.monotonic()
     with cell.log.open("w") as log:
-        process = processes.start(command, log, environment)
-        while process.poll() is None:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        while process.poll() is None and not stop.received:
             _show_progress(cell, progress, task)
             time.sleep(0.5)
-        if process.returncode:
-            print(f"{ENDED_WITH} {process.returncode}", file=log)
+        if process.poll() is None:
+            process.terminate()  # in training it saves first
+        code = process.wait()
+        is_stopped = code == TRY_AGAIN or bool(code and stop.received)
+        if code and not is_stopped:
+            print(f"{ENDED_WITH} {code}", file=log)
     progress.remove_task(task)
-    verdicts = {0: "done", TRY_AGAIN: "stopped"}
-    verdict = verdicts.get(process.returncode, f"failed, see {cell.log}")
+    verdict = "stopped" if is_stopped else f"failed, see {cell.log}" if code else "done"
     progress.print(f"{cell.folder.name}  {verdict}  ({time.monotonic() - began:.0f} s)")
-    return process.returncode == 0
+    return code == 0
 
 
 def _show_progress(cell: SweepRun, progress: Progress, task: TaskID) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from lvf.config.compose import compose
 from lvf.launching.local import GpuPool, default_workers, run_local, visible_gpus
+from lvf.launching.status import ENDED_WITH
 from lvf.runs.sweep import SweepRun
 
 
@@ -92,29 +94,78 @@ trap 'touch "$FOLDER/saved-$$"; exit 75' TERM
 touch "$FOLDER/began-$$"
 while true; do sleep 0.1; done
 """
+DOES_NOT_LISTEN = """
+touch "$FOLDER/began-$$"
+exec sleep 600
+"""
 
 
-def test_sigterm_of_the_grid_stops_its_runs_which_save_and_starts_no_more(
+@pytest.fixture
+def stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A shell stands in for the training."""
-    prints(tmp_path / "run", SAVES_WHEN_STOPPED)
+) -> Iterator[Callable[..., str]]:
+    """Starts three runs of a shell script, sends this process signals, gives what was printed."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:  # a signal that nobody hears fails the test instead of ending pytest
+        signal.signal(number, lambda *_: pytest.fail("the signal was not heard"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "run"))
     monkeypatch.setenv("FOLDER", str(tmp_path))
-    lines = [("+experiment=math_ift", f"paths.runs={tmp_path}", f"seed={n}") for n in range(3)]
-    two_at_work = threading.Event()
 
-    def stop_this_process() -> None:
-        while len([*tmp_path.glob("began-*")]) < 2:
-            two_at_work.wait(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def stop(script: str, at_work: int, *sent: signal.Signals, **settings: int) -> str:
+        prints(tmp_path / "run", script)
+        words = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+        line = ("+experiment=math_ift", f"paths.runs={tmp_path}/runs", *words)
+        lines = [(*line, f"seed={seed}") for seed in range(3)]
+        pause = threading.Event()
 
-    before = signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=stop_this_process, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_local([SweepRun(line, compose(*line)) for line in lines], workers=2)
-    began, saved = ({*tmp_path.glob(f"{word}-*")} for word in ("began", "saved"))
+        def send() -> None:
+            while len([*tmp_path.glob("began-*")]) < at_work:
+                pause.wait(0.05)
+            for number in sent:
+                os.kill(os.getpid(), number)
+
+        threading.Thread(target=send, daemon=True).start()
+        with pytest.raises(SystemExit) as end:
+            run_local([SweepRun(words, compose(*words)) for words in lines], workers=2)
+        assert end.value.code == 75
+        return capsys.readouterr().out
+
+    yield stop
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_grid_stops_its_runs_which_save_and_starts_no_more(
+    stopped: Callable[..., str], tmp_path: Path, sent: signal.Signals
+) -> None:
+    shown = stopped(SAVES_WHEN_STOPPED, 2, sent)
+    began, saved = ([*tmp_path.glob(f"{word}-*")] for word in ("began", "saved"))
     assert len(began) == len(saved) == 2
-    shown = capsys.readouterr().out
-    assert shown.count("stopped") == 2 and "failed" not in shown
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert shown.count(" stopped ") == 2 and "failed" not in shown
+    assert "the same command continues" in shown
+
+
+def test_a_second_signal_changes_nothing(stopped: Callable[..., str], tmp_path: Path) -> None:
+    """As `timeout` sends it: to the process, then to its group."""
+    stopped(SAVES_WHEN_STOPPED, 2, signal.SIGTERM, signal.SIGTERM)
+    assert len([*tmp_path.glob("began-*")]) == len([*tmp_path.glob("saved-*")]) == 2
+
+
+def test_a_run_that_waits_for_gpus_does_not_start_any_more(
+    stopped: Callable[..., str], nvidia_smi: Path, tmp_path: Path
+) -> None:
+    prints(nvidia_smi, "echo 'GPU 0: NVIDIA H200'; echo 'GPU 1: NVIDIA H200'")
+    shown = stopped(SAVES_WHEN_STOPPED, 1, signal.SIGINT, runtime__nproc_per_node=2)
+    assert len([*tmp_path.glob("began-*")]) == len([*tmp_path.glob("runs/logs/*")]) == 1
+    assert shown.count(" stopped ") == 1 and "failed" not in shown
+
+
+def test_a_run_that_is_stopped_before_it_listens_has_not_failed(
+    stopped: Callable[..., str], tmp_path: Path
+) -> None:
+    shown = stopped(DOES_NOT_LISTEN, 2, signal.SIGTERM)
+    assert shown.count(" stopped ") == 2 and "failed" not in shown
+    logs = [log.read_text() for log in tmp_path.glob("runs/logs/*")]
+    assert len(logs) == 2 and not any(ENDED_WITH in log for log in logs)
