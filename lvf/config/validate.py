@@ -82,11 +82,11 @@ def _validate_splits(cfg: RunConfig) -> None:
     sources = {f"data.{key}": getattr(data, key) for key in ("train", "validation", "heldout")}
     sources |= {"data.source": data.source, "evals.source_text": cfg.evals.source_text}
     for key, source in sources.items():
-        if source is not None and not re.fullmatch(r"\w[\w.-]*", source.split):
+        if source is not None and not re.fullmatch(r"\w[\w.-]*(\+\w[\w.-]*)*", source.split):
             raise UserError(
-                f"{key}.split={source.split!r} is not the name of a split: splits are read whole. "
-                "data.max_documents=NUMBER trains on fewer documents, evals.limit=NUMBER measures "
-                "fewer"
+                f"{key}.split={source.split!r} is not the name of a split, such as train or "
+                "train+test: splits are read whole. data.max_documents=NUMBER trains on fewer "
+                "documents, evals.limit=NUMBER measures fewer"
             )
 
 

@@ -30,7 +30,8 @@ def task_names(task: str) -> list[str]:
 def local_files(task: LmEvalTaskConfig, benchmarks: Path) -> dict[str, dict[str, Path]]:
     """Of every task that the definition stands for, split to file.
 
-    Without shots, the file that they would come from may be missing.
+    Without shots, the file that they would come from may be missing. It is then not among a
+    record's settings, so records with and without that file are of different settings.
 
     Raises:
         UserError: there is no such task, or a file is missing.
@@ -43,9 +44,9 @@ def local_files(task: LmEvalTaskConfig, benchmarks: Path) -> dict[str, dict[str,
         files[name] = {
             split: benchmarks / file.replace(SUBSET, subset) for split, file in task.files.items()
         }
-        shots = files[name].get(_shots_from(definition))
-        if not task.num_fewshot and len(files[name]) > 1 and shots and not shots.is_file():
-            del files[name][_shots_from(definition)]
+        shots = _shots_from(definition)
+        if not task.num_fewshot and shots in files[name] and not files[name][shots].is_file():
+            del files[name][shots]
     for path in (path for splits in files.values() for path in splits.values()):
         if not path.is_file():
             raise UserError(

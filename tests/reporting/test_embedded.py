@@ -1,5 +1,6 @@
 """The committed results of the embedded scale are those that the committed records give."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "results" / "embedded"
 METHODS = ("LoRA r=8", "full")
+MEASURED = ("nll_target", "retention", "hellaswag", "arc_challenge", "winogrande", "nll_source")
 
 
 @pytest.mark.slow
@@ -46,8 +48,14 @@ def test_the_models_of_the_real_model_are_those_of_its_committed_records(tmp_pat
     made, committed = (pd.read_csv(one / "models.csv") for one in (tmp_path, folder))
     paths = [column for column in made if column.endswith("_path")]  # as the folder was called
     pd.testing.assert_frame_equal(made.drop(columns=paths), committed.drop(columns=paths))
-    told = (folder / "README.md").read_text()
+    page = (folder / "README.md").read_text()
     chosen = made[made.is_chosen & (made.method != "base")]
     assert len(chosen) == 4
-    for loss in chosen.nll_target:
-        assert f"{loss:.3f}" in told
+    for row in chosen.to_dict("records"):
+        cells = [f"{row[key]:.3f} ({row[f'{key}_delta']:+.3f}" for key in MEASURED]
+        method = "full" if row["method"] == "full" else "LoRA"
+        (line,) = re.findall(rf"^\| {method}[^|]*\|[^|]*\| {row['seed']:.0f} \|.*$", page, re.M)
+        assert all(cell.replace("-", "−") in line for cell in cells)
+    seed_0 = made[made.nll_validation.notna() & (made.seed == 0)]
+    assert len(seed_0) == 9
+    assert all(f"{loss:.4f}" in page for loss in seed_0.nll_validation)
