@@ -42,7 +42,7 @@ CELLS = {
     "demo": 2 * 3,
     "frontier": 2 * 3 * 3,
     "rates": 2 * 2 * 4 * 5,
-    "small_cpu": 4 + 5 + 2 * 1,
+    "small_cpu": 4 + 5 + 2 * 2,
     "sequence": 3 * (2 * 4 + 2 * (1 + 3 * 2)),
 }
 
