@@ -42,13 +42,7 @@ def make_model(cfg: RunConfig) -> PackedModel:
 
     layout = on_rank_zero(lambda: check_architecture(cfg))  # whose probe takes memory
     model = _rounded(_base_with_adapters(cfg, layout), cfg)
-    tokenizer: Any = load_tokenizer(cfg.model)
-    # Composer's filter knows LoRA's tensors only, and would lose modules that are trained whole.
-    only_adapters = cfg.method.adapter == "lora" and not cfg.method.modules_to_save
-    # Composer refuses a tokenizer with more tokens than the model; here they never occur.
-    fits = len(tokenizer) <= model.config.vocab_size
-    packed = PackedModel(model, tokenizer if fits else None, should_save_peft_only=only_adapters)
-    packed.tokenizer = tokenizer
+    packed = PackedModel(model, load_tokenizer(cfg.model))
     packed.in_bf16, packed.layout = in_bf16(cfg), layout
     return packed
 

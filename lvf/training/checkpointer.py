@@ -16,7 +16,7 @@ from composer.loggers import Logger
 from composer.utils import dist, reproducibility
 
 from lvf.runs.checkpoints import by_age, commit, name_of, state_file
-from lvf.training.sharded_checkpoint import SHARDED, drop_frozen, save_sharded
+from lvf.training.sharded_checkpoint import SHARDED, save_sharded
 from lvf.training.stopping import StoppedError, StopRequest
 
 
@@ -79,7 +79,6 @@ class Checkpointer(Callback):
                 tree: dict[str, Any] = {"state": state.state_dict()}
                 tree["rng"] = reproducibility.get_rng_state()
                 if is_rank_zero:
-                    drop_frozen(tree["state"].get("model", {}), state)
                     torch.save(tree, state_file(partial))
                     commit(partial, target)
                     self._prune()

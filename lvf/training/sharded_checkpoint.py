@@ -64,15 +64,7 @@ def load_sharded(state: State, checkpoint: Path) -> None:
 def _tensors(state: State) -> dict[str, Any]:
     """This rank's part of what is trained and of its optimiser's state, by the name of each."""
     weights, optimizers = get_state_dict(state.model, state.optimizers)
-    drop_frozen(weights, state)
     return {"model": weights, "optimizers": optimizers}
-
-
-def drop_frozen(weights: dict[str, Any], state: State) -> None:
-    """Leave the base, which no step changes, out of a checkpoint of its adapters."""
-    for name, parameter in state.model.named_parameters():
-        if not parameter.requires_grad:
-            weights.pop(name.removeprefix("module."), None)  # which DDP puts before
 
 
 @contextmanager

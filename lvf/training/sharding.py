@@ -12,8 +12,9 @@ from lvf.config.schema import RunConfig
 
 if TYPE_CHECKING:
     from composer.devices import Device
-    from composer.models import HuggingFaceModel
     from torch import Tensor
+
+    from lvf.training.packed_model import PackedModel
 
 
 def uses_fsdp(cfg: RunConfig) -> bool:
@@ -22,7 +23,7 @@ def uses_fsdp(cfg: RunConfig) -> bool:
     return several and (cfg.method.kind == "full" or cfg.runtime.fsdp_base)
 
 
-def shard(model: HuggingFaceModel, cfg: RunConfig, device: Device) -> None:
+def shard(model: PackedModel, cfg: RunConfig, device: Device) -> None:
     """Shard rank 0's model over all ranks, layer by layer, in place; adapters stay replicated.
 
     The precision is that of autocast on one device, and of LoRA under DDP: products in bf16, the
@@ -62,7 +63,7 @@ def shard(model: HuggingFaceModel, cfg: RunConfig, device: Device) -> None:
     fully_shard(model.model, mp_policy=outside, **settings)
 
 
-def adapters(model: HuggingFaceModel) -> list[Tensor]:
+def adapters(model: PackedModel) -> list[Tensor]:
     """What LoRA trains."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from composer import Trainer
     from composer.core import Callback, DataSpec
     from composer.devices import Device
-    from composer.models import HuggingFaceModel
     from torch.optim import Optimizer
 
     from lvf.training.memory import PeakMemory
@@ -300,7 +299,7 @@ def make_data_spec(cfg: RunConfig, prepared: Prepared) -> DataSpec:
     return DataSpec(loader, get_num_tokens_in_batch=count_tokens)
 
 
-def make_optimizer(cfg: RunConfig, model: HuggingFaceModel) -> Optimizer:
+def make_optimizer(cfg: RunConfig, model: PackedModel) -> Optimizer:
     """The configured optimiser over what the method trains.
 
     Raises:

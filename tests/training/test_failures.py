@@ -56,6 +56,7 @@ def fail_on(cfg: RunConfig, rank: int, how: str, note: Path) -> tuple[list[int],
     folder, prepared = open_run_folder(cfg), prepare(cfg)
     ranks = start_ranks(2, lambda: train(cfg, prepared, folder))
     ended = ranks.wait(signal.SIGTERM)
+    assert note.exists(), ranks.said()
     assert time.time() - note.stat().st_mtime < DEADLINE_SECONDS, ranks.said()
     return ended, folder, ranks.said()
 
