@@ -6,15 +6,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra.utils
-
-# It keeps the error of an optional import, and with it every frame that led to its first import.
-# Composer's Trainer would import it, and with its frame the model would stay in memory.
-import paramiko  # noqa: F401
 from omegaconf import OmegaConf
 
 from lvf.config.schema import IGNORED_LABEL, RunConfig
@@ -43,6 +39,11 @@ from lvf.training.parameter_groups import parameter_groups
 from lvf.training.schedules import make_scheduler
 from lvf.training.stopping import StopRequest
 from lvf.training.trackers import make_loggers
+
+# It keeps the error of an optional import, and with it every frame that led to its first import.
+# Composer's Trainer would import it, and with its frame the model would stay in memory.
+with suppress(ImportError):  # Composer runs without it
+    import paramiko  # noqa: F401
 
 if TYPE_CHECKING:
     from composer import Trainer
