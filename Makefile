@@ -7,6 +7,9 @@ LAUNCHER ?= none
 RECORDS ?= results/embedded/records.tar.zst
 # Compiled modules are kept even where the environment forbids it: imports are three times as fast.
 export PYTHONDONTWRITEBYTECODE :=
+ifneq ($(shell mkdir -p "$$HOME/.cache" 2> /dev/null && test -w "$$HOME/.cache" && echo yes),yes)
+export UV_CACHE_DIR := $(abspath $(VENV))/uv-cache
+endif
 
 .PHONY: help demo small grid figures report test test-all test-fast test-slurm test-older test-pythons test-python
 .PHONY: check docs base lock clean
@@ -19,7 +22,7 @@ help:
 	@echo "make report   one HTML page with claims, tables, figures; RECORDS=$(RECORDS)"
 	@echo "make test     the tests of each change; make test-all also the long ones;"
 	@echo "              make test-fast leaves the slow ones out; make check lints and types"
-	@echo "make test-older  the fast tests on the packages that pip installs; make test-pythons  the demo"
+	@echo "make test-older  fast tests on the older packages, which pip takes; make test-pythons  the demo"
 	@echo "              and the fast tests on each Python from 3.10 to 3.13 that is installed"
 	@echo "make test-slurm  the tests that need a Slurm, on two nodes that it sets up here (as root)"
 	@echo "make docs     docs/ as a site in runs/site"

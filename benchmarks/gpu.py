@@ -7,7 +7,9 @@ No GPU has run it yet; with `--tiny` a CPU has. Weights are random, bf16
 arithmetic, full rows of 4096 tokens, Lion on fp32 weights: full finetuning needs about 81 GB beside
 its activations, which are 20 GB a row where they are kept and 2 GB where they are computed twice. A
 training takes as many rows at once as fit (`lvf.training.microbatch`) unless its name says how
-many. What fails is told, and the rest goes on; what has no time left is left out. Records of the
+many. What fails or is refused (compiled layers,
+on a torch whose gradients were not compared) is named, and the rest goes on; what has no time left
+is left out. Records of the
 trainings go to FOLDER/records.
 """
 
@@ -82,7 +84,9 @@ def main() -> None:
         start = time.monotonic()
         try:
             work()
-        except (UserError, RuntimeError) as error:  # torch's want of memory is a RuntimeError
+        except UserError as error:
+            print(f"refused: {error}")
+        except RuntimeError as error:  # such as torch's OutOfMemoryError
             print(f"failed: {error}")
         print(f"{time.monotonic() - start:.0f} s", flush=True)
 

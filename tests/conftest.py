@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from lvf.config.validate import COMPILED_RIGHTLY, torch_version
+
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test workers share the cores
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
+)
+compiles_rightly = pytest.mark.skipif(
+    torch_version() not in COMPILED_RIGHTLY, reason="runtime.compile is refused on this torch"
 )
 
 

@@ -12,6 +12,7 @@ from lvf.config.schema import RunConfig
 from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.train import run
+from lvf.training.trainer import check_optimizer
 
 
 @pytest.fixture
@@ -105,6 +106,19 @@ def test_a_configuration_that_would_start_any_function(
     told = rf"{group[:6]}.*_target_='{target}' is not allowed.*TARGET_MODULES"
     refused(tmp_path, told, f"++{group}._target_={target}")
     refused(tmp_path, told, f"++{group}.inner.list=[{{deep: {{_target_: {target}}}}}]")
+
+
+@pytest.mark.parametrize(
+    "logger", ["~logger.jsonl._target_", "+logger.mine=3", "+logger.mine={a: 1}"]
+)
+def test_a_logger_without_a_class(tmp_path: Path, logger: str) -> None:
+    refused(tmp_path, r"^logger\.\w+=.* has no _target_", logger)
+
+
+@pytest.mark.parametrize("optimizer", ["~optimizer._target_", "+optimizer._partial_=true"])
+def test_what_makes_no_optimiser(tmp_path: Path, optimizer: str) -> None:
+    with pytest.raises(UserError, match="makes no torch.optim.Optimizer"):
+        check_optimizer(settings(tmp_path, optimizer))
 
 
 def test_the_optimisers_and_loggers_of_the_libraries_are_allowed(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from lvf.records.store import load
 from lvf.reporting.figures.cost import throughput
 from lvf.runs.run_folder import open_run_folder
 from lvf.runs.run_id import run_id
-from tests.conftest import needs_compiler
+from tests.conftest import compiles_rightly, needs_compiler
 from tests.reporting.drawn import curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,6 +136,7 @@ def test_what_is_measured_already_is_not_measured_again(
 
 @pytest.mark.long
 @pytest.mark.slow
+@compiles_rightly
 @needs_compiler
 def test_a_compiled_benchmark_has_a_record_of_its_own_with_the_compilers_time_apart(
     folder: Path, measured: Measured

@@ -47,6 +47,9 @@ def validate(cfg: RunConfig) -> None:
     if size is not None and not re.fullmatch(r"[\d.]+ *[kmgt]?b?", size, re.I):
         raise UserError(f"paths.shards_cache_limit={size!r} is not a size such as 100gb")
     _validate_targets("logger", cfg.logger)
+    for name, settings in cfg.logger.items():
+        if not isinstance(settings, dict) or "_target_" not in settings:
+            raise UserError(f"logger.{name}={settings!r} has no _target_, which names its class")
     _validate_method(cfg.method)
     for key in ("fsdp_base", "compile"):
         if cfg.method.adapter != "lora" and getattr(cfg.runtime, key):
@@ -140,7 +143,7 @@ COMPILED_RIGHTLY = ((2, 7), (2, 15))
 """Releases of torch on which tests/models/test_compiled.py passes."""
 
 
-def _torch_version() -> tuple[int, int]:
+def torch_version() -> tuple[int, int]:
     """Major and minor number of the installed torch, which is not imported for it."""
     major, minor = importlib.metadata.version("torch").split(".")[:2]
     return int(major), int(minor)
@@ -153,7 +156,7 @@ def require_compiler(cfg: RunConfig) -> None:
         UserError: `runtime.compile` is set, and this torch was not tested with it or there is no
             C++ compiler.
     """
-    if cfg.runtime.compile and _torch_version() not in COMPILED_RIGHTLY:
+    if cfg.runtime.compile and torch_version() not in COMPILED_RIGHTLY:
         raise UserError(
             "runtime.compile=true: the gradients of compiled layers were compared with those of "
             f"uncompiled layers on torch {' and '.join(f'{a}.{b}' for a, b in COMPILED_RIGHTLY)}; "

@@ -8,8 +8,20 @@ from lvf.errors import UserError
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again: `LVF_CACHE`, or `~/.cache/lvf`."""
-    return Path(os.environ.get("LVF_CACHE", "~/.cache/lvf")).expanduser()
+    """Folder for what can be made again: `LVF_CACHE`, or `~/.cache/lvf`.
+
+    Where the home cannot be written, as of a service's user, `runs/.cache` of the working folder.
+    """
+    if given := os.environ.get("LVF_CACHE"):
+        return Path(given).expanduser()
+    try:
+        folder = Path("~/.cache/lvf").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # of a user without a home
+        pass
+    return Path("runs/.cache").absolute()
 
 
 def embedded_file(stem: str) -> Path:

@@ -7,6 +7,7 @@ like any other.
 
 from __future__ import annotations
 
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,13 @@ def _write(file: Path, target: Path) -> None:
     try:
         reader = GGUFReader(file)
         _check_rotary(file, reader)
-        model, loaded = model_class.from_pretrained(
-            file.parent, dtype=torch.float32, output_loading_info=True, **place
-        )
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(file.parent, **place)
-        config = transformers.AutoConfig.from_pretrained(file.parent, **place)
+        with tempfile.TemporaryDirectory() as alone:  # transformers reads what lies beside it, too
+            (Path(alone) / file.name).symlink_to(file)
+            model, loaded = model_class.from_pretrained(
+                alone, dtype=torch.float32, output_loading_info=True, **place
+            )
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(alone, **place)
+            config = transformers.AutoConfig.from_pretrained(alone, **place)
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(

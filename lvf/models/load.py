@@ -219,8 +219,10 @@ def _or_user_error(auto_class: Any, key: str, path: str, **kwargs: Any) -> Any:
         checked = {name: kwargs[name] for name in to_check if name in kwargs}
         kwargs["revision"] = check_model(key, path, **checked)
         return ask_hub(lambda: from_pretrained(auto_class, path, **kwargs))
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except (UserError, RuntimeError, MemoryError):  # such as a GPU without memory
+        raise
+    except Exception as error:  # tokenizers and safetensors raise classes of their own
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{key}={path} cannot be loaded: {first_line} Give a local folder in Hugging Face "
             f"format ({key}=/path/to/folder), or log in with `hf auth login` where the hub asks it."

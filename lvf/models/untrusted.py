@@ -17,8 +17,8 @@ from lvf.models.hub import ask_hub
 from lvf.models.relatives import ADAPTERS
 
 READ_FIRST = [
-    "*config*.json", "chat_template*.json", "additional_chat_templates/*.jinja",
-    "*.safetensors.index.json", "custom_generate/*",
+    "*config*.json", "chat_template*.json", "special_tokens_map*.json",
+    "additional_chat_templates/*.jinja", "*.safetensors.index.json", "custom_generate/*",
 ]  # fmt: skip
 """What is downloaded and checked before anything of a model on the hub is loaded."""
 IMPLEMENTATION = re.compile(r"(attn|attention|experts?)_implementation")
@@ -26,6 +26,8 @@ BUILT_IN = (None, False, True, "eager", "sdpa", "grouped_mm", "batched_mm")
 """Values of such a field that make transformers fetch nothing."""
 OWN_CODE = ("auto_map", "custom_pipelines")
 """Fields that name Python files of the model's own."""
+READ_BY_TRANSFORMERS = ("*config*.json", "chat_template*.json", "special_tokens_map*.json")
+"""Of the last, version 4 gives every field to the tokenizer, chat templates included."""
 TEMPLATE_NAME = re.compile(r"\w[\w .-]*")
 WEIGHTS_FILE = re.compile(r"\w[\w.-]*\.safetensors")
 VERSIONED_CONFIG = re.compile(r"config\.[\w.]+\.json")
@@ -85,11 +87,10 @@ def needs_safetensors() -> bool:
 
 
 def _problems(folder: Path, key: str, trust_remote_code: bool) -> Iterator[str]:
-    for file in sorted([*folder.glob("*config*.json"), *folder.glob("chat_template*.json")]):
-        try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            yield f"{file.name} cannot be read: {type(error).__name__}: {error}"
+    for file in sorted(file for names in READ_BY_TRANSFORMERS for file in folder.glob(names)):
+        tree, problem = _read(file)
+        if problem:
+            yield problem
             return
         for place, name, value in _fields(tree):
             field = f"{file.name} has {place}={json.dumps(value)[:200]}"
@@ -112,8 +113,12 @@ def _problems(folder: Path, key: str, trust_remote_code: bool) -> Iterator[str]:
         if _not_all(TEMPLATE_NAME, [file.stem]):
             yield _bad_template(f"additional_chat_templates holds a template {file.stem!r}")
     for file in folder.glob("*.safetensors.index.json"):
-        shards = json.loads(file.read_text(encoding="utf-8")).get("weight_map", {})
-        if _not_all(WEIGHTS_FILE, list(shards.values())):
+        index, problem = _read(file)
+        if problem:
+            yield problem
+            return
+        shards = index.get("weight_map", {})
+        if not isinstance(shards, dict) or _not_all(WEIGHTS_FILE, list(shards.values())):
             yield f"{file.name} names other files than .safetensors files beside it"
     is_adapter = (folder / "adapter_config.json").is_file()
     weights = folder.glob("adapter_model.safetensors" if is_adapter else "*.safetensors")
@@ -134,12 +139,21 @@ def _problems_of_adapter(folder: Path, key: str) -> Iterator[str]:
             "it holds an adapter (adapter_config.json). Give the base model, or merge the adapter "
             "into it with PEFT's merge_and_unload and save that"
         )
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config, _ = _read(file)  # which was read before
     allowed = [kind.upper() for kind in ADAPTERS] if key == "export" else ["LORA"]
     if config.get("peft_type") not in allowed:
         yield f"{file.name} has peft_type={config.get('peft_type')!r}; allowed is {allowed[0]}"
     if config.get("megatron_config"):
         yield f"{file.name} has megatron_config, for which PEFT imports a module that it names"
+
+
+def _read(file: Path) -> tuple[dict[str, Any], str]:
+    """The JSON object in a file, or what is wrong with it."""
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, f"{file.name} cannot be read: {type(error).__name__}: {error}"
+    return (tree, "") if isinstance(tree, dict) else ({}, f"{file.name} is no JSON object")
 
 
 def _own_code(what: str) -> str:

@@ -321,13 +321,18 @@ def check_optimizer(cfg: RunConfig) -> None:
 
 
 def _instantiate_optimizer(cfg: RunConfig, parameters: list[Any]) -> Optimizer:
+    from torch.optim import Optimizer
+
     try:
-        return hydra.utils.instantiate(
+        made = hydra.utils.instantiate(
             OmegaConf.create(cfg.optimizer), parameters, lr=cfg.training.lr_peak, _convert_="all"
         )
     except hydra.errors.InstantiationException as error:
         cause = error.__cause__ or error
         raise UserError(f"optimizer={cfg.optimizer}: {cause}") from error
+    if not isinstance(made, Optimizer):
+        raise UserError(f"optimizer={cfg.optimizer} makes no torch.optim.Optimizer")
+    return made
 
 
 def make_algorithms(cfg: RunConfig) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from lvf.embedded import choices, code, maths, world
 from lvf.embedded.corpora import BENCHMARK_ITEMS, ROWS, fingerprint, write_world
+from lvf.embedded.files import embedded_file
 from lvf.embedded.source import script_document
 
 OFFICIAL = {
@@ -215,3 +216,13 @@ def test_functions_compute_what_their_text_computes() -> None:
         exec(code.prompt(function, random.Random(0)) + function.body, scope)
         value = code._values(function.takes, random.Random(1))
         assert scope[function.name](value) == function(value)
+
+
+@pytest.mark.parametrize("home", ["/proc/no home", "/dev/null"])
+def test_a_home_that_cannot_be_written_has_its_cache_among_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("LVF_CACHE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert embedded_file("benchmarks/gsm8k_test").is_relative_to(tmp_path / "runs" / ".cache")

@@ -17,7 +17,7 @@ from lvf.models.layers import recompute_layers
 from lvf.models.memory_efficient import use_memory_efficient_layers
 from lvf.models.packed import NAME, Layout
 from lvf.models.token_loss import give_loss_in_chunks, mean_loss
-from tests.conftest import needs_compiler
+from tests.conftest import compiles_rightly, needs_compiler
 
 LAYERS = 3
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -75,6 +75,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@compiles_rightly
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -106,6 +107,17 @@ def test_losses_masks_and_gradients_are_those_without_compilation_and_no_batch_n
     assert len(set(graphs[1:])) == 1
 
 
+@pytest.mark.parametrize("version", ["2.6.0", "2.11.0+cu130", "2.14.1", "2.16.0"])
+def test_compilation_is_refused_on_a_torch_whose_gradients_were_not_compared(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda package: version)
+    require_compiler(compose())
+    with pytest.raises(UserError, match=r"runtime.compile=true: .*on torch 2.7 and 2.15;"):
+        require_compiler(compose("runtime.compile=true"))
+
+
+@compiles_rightly
 def test_a_missing_compiler_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     require_compiler(compose())

@@ -101,6 +101,20 @@ def test_the_model_is_the_original_to_the_last_bit(tmp_path: Path) -> None:
     assert end_ids(model, load_tokenizer(config)) == {1}
 
 
+def test_what_lies_beside_the_file_is_not_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "tiny.gguf")
+    code = json.dumps({"auto_map": {"AutoTokenizer": ["own.T", None], "AutoConfig": "own.C"}})
+    for name in ("config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(code)
+    (tmp_path / "own.py").write_text("raise SystemExit(1)")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "someone/model"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    config = ModelConfig(path=str(file), trust_remote_code=True)
+    loaded = load_base(config).state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in original_weights().items())
+    assert load_tokenizer(config).eos_token_id == 1
+
+
 def test_quantised_weights_are_those_that_gguf_says_they_are(tmp_path: Path) -> None:
     model = load_base(ModelConfig(path=str(write(tmp_path / "tiny.gguf", q8=True))))
     for name, weight in original_weights().items():

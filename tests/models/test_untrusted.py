@@ -122,7 +122,9 @@ def test_a_harmless_configuration_loads(folder: Path, fields: dict[str, Any]) ->
 @pytest.mark.parametrize(
     "name", ["../../escaped", "/escaped", "a/b", "..", ".hidden", "", "a\\b", "c:x", 3, None]
 )
-@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.json"])
+@pytest.mark.parametrize(
+    "file", ["tokenizer_config.json", "chat_template.json", "special_tokens_map.json"]
+)
 def test_a_template_whose_name_leaves_the_folder(folder: Path, file: str, name: Any) -> None:
     edit(folder / file, chat_template=[{"name": name, "template": "x"}])
     for load in LOADERS:
@@ -247,6 +249,20 @@ def test_an_index_that_names_weights_elsewhere_or_pickles(folder: Path, file: st
     edit(folder / "model.safetensors.index.json", weight_map={"lm_head.weight": file})
     with pytest.raises(UserError, match="names other files than .safetensors files beside it"):
         load_base(model_of(folder))
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"weight_map": ["a.safetensors"]}', "[" * 9999])
+def test_an_index_of_weights_that_cannot_be_read(folder: Path, text: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match=rf"model.path={folder} is refused: .*index.json"):
+        load_base(model_of(folder))
+
+
+@pytest.mark.parametrize("text", ["{}", '{"model": {"type": "unknown"}}', "[]"])
+def test_a_tokenizer_that_tokenizers_cannot_read(folder: Path, text: str) -> None:
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(UserError, match=rf"model.path={folder} cannot be loaded"):
+        load_tokenizer(model_of(folder))
 
 
 def test_weights_that_are_pickles_are_loaded_by_a_torch_that_can_do_so_safely(folder: Path) -> None:

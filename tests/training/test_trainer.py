@@ -30,7 +30,7 @@ from lvf.runs.run_folder import (
     run_folder,
 )
 from lvf.training.build_model import make_model
-from tests.conftest import needs_compiler
+from tests.conftest import compiles_rightly, needs_compiler
 from tests.training.conftest import add_logger, metrics, trained
 
 
@@ -173,6 +173,7 @@ def test_recomputed_activations_give_the_run_that_keeps_them_across_a_resume(
 
 @pytest.mark.long
 @pytest.mark.slow
+@compiles_rightly
 @needs_compiler
 def test_a_compiled_run_gives_the_run_that_is_not_across_a_resume(
     composed: Any, tmp_path: Path
