@@ -227,12 +227,13 @@ def _figures(name: str, group: pd.DataFrame, results: Report, out: Path) -> list
     """Draw a group's learning, and its trade-off; returns the paths."""
     from lvf.reporting.figures.curves import all_measures
     from lvf.reporting.figures.tradeoff import frontier
+    from lvf.reporting.select.settings import learning_measure
 
     paths = [out / f"learning-{name}.png"]
     first = group[group.method != "base"].iloc[0]
     title = f"{first.domain}, {REGIMES.get(str(first.regime), first.regime)}"
     all_measures(group, title).savefig(paths[0])
-    if group.target.notna().any():
+    if group[learning_measure(group)].notna().any():
         paths.append(out / f"frontier-{name}.png")
         frontier(group, title, results.altered(group)).savefig(paths[1])
     return paths

@@ -14,7 +14,7 @@ from lvf.embedded.corpora import base_dir
 from lvf.errors import UserError
 from lvf.models.load import load_base, load_export, load_model_config, load_tokenizer
 from lvf.models.newer import READS_BOTH
-from tests.real_models import LLAMA_TOKENIZER
+from tests.real_models import LLAMA_TOKENIZER, READS_SENTENCEPIECE
 
 HEAD = 8
 THETA = 500_000.0
@@ -122,24 +122,39 @@ def test_a_tokenizer_of_version_5_gives_the_ids_of_its_file(
     assert skipped == "def add_3(x):\n    return x + 3The red  cup costs £3."
 
 
-def test_a_sentencepiece_file_gives_the_ids_that_sentencepiece_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"add_dummy_prefix": False}, {"remove_extra_whitespaces": True},
+     {"normalization_rule_name": "nmt_nfkc_cf"}],
+    ids=json.dumps,
+)  # fmt: skip
+def test_a_sentencepiece_file_gives_the_ids_that_sentencepiece_gives_or_is_refused(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
+    trained = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False} | options
     text = tmp_path / "text.txt"
     text.write_text("def f(x):\n    return x\n a  line with  blanks, and some words more\n" * 20)
     SentencePieceTrainer.train(
         input=str(text),
         model_prefix=str(tmp_path / "tokenizer"),
-        model_type="bpe",
+        model_type=kind,
         vocab_size=310,
+        hard_vocab_limit=False,
         byte_fallback=True,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
         minloglevel=2,
+        **trained,
     )
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(LLAMA_TOKENIZER))
     reference = SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
-    tokenizer = load_tokenizer(ModelConfig(name="own", tokenizer=str(tmp_path)))
+    try:
+        tokenizer = load_tokenizer(ModelConfig(name="own", tokenizer=str(tmp_path)))
+    except UserError as error:
+        assert "other ids than sentencepiece" in str(error)
+        assert (kind, options) != ("bpe", {}) or not READS_SENTENCEPIECE  # Llama 2's kind
+        return
     for sample in ("words", " words", "  words", "return  x", "a\n    line\n", "unseen: é€"):
         ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
         assert ids == reference.encode(sample), sample

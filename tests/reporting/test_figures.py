@@ -251,6 +251,26 @@ def test_a_figure_is_saved_as_pdf_and_png(published: pd.DataFrame, tmp_path: Pat
     assert pdf.read_bytes()[:5] == b"%PDF-" and png.read_bytes()[1:4] == b"PNG"
 
 
+def test_without_target_scores_learning_is_the_targets_loss_on_a_reversed_axis(grid: Path) -> None:
+    ((_, group),) = groups(selected(load(grid)))
+    losses = 3 - 2 * group.target
+    bare = group.assign(
+        target=np.nan, nll_target=losses, nll_target_se=0.5, nll_target_delta_se=0.1
+    )
+    by_score, by_loss = (frontier(models, "").axes for models in (group, bare))
+    for score, loss in zip(by_score, by_loss, strict=True):
+        expected = {(x, round(3 - 2 * y, 9)): look for (x, y), look in points(score).items()}
+        assert {(x, round(y, 9)): look for (x, y), look in points(loss).items()} == expected
+        assert loss.get_ylim()[0] > loss.get_ylim()[1]
+    heights = [
+        np.ptp(segment[:, 1])
+        for bars in by_loss[0].containers
+        for segment in bars.lines[2][-1].get_segments()
+    ]
+    assert heights == pytest.approx([0.2] * len(heights))  # paired: not 2 x 0.5
+    assert len(all_measures(bare, "").axes) == 3
+
+
 def test_a_group_without_target_scores_can_still_be_drawn(published: pd.DataFrame) -> None:
     group = published[published.dataset == "tulu_v2_mix"].assign(target=np.nan)
     assert len(all_measures(group, "Tülu").axes) == 1

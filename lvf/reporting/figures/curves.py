@@ -12,7 +12,7 @@ from lvf.records.checkpoints import names
 from lvf.reporting.figures import style
 from lvf.reporting.select.compare import with_score
 from lvf.reporting.select.selection import main_methods, not_scored, without_ablations
-from lvf.reporting.select.settings import groups, settings
+from lvf.reporting.select.settings import groups, learning_measure, settings
 
 CONDITIONS = (("code", "cpt"), ("code", "ift"), ("math", "cpt"), ("math", "ift"))
 """The paper's panels A to D."""
@@ -111,8 +111,9 @@ def tulu(models: pd.DataFrame, scores: pd.DataFrame, tasks: Sequence[str], title
 def all_measures(group: pd.DataFrame, title: str) -> Figure:
     """Learning and retention of a group of models against duration, a panel a measure."""
     group = without_ablations(group)
-    shown = [x for x in ("target", "retention", "nll_source") if group[x].notna().any()]
-    panels = [Panel("", group, x, style.measure_text(x, group)) for x in shown or ["target"]]
+    measures = (learning_measure(group), "retention", "nll_source")
+    shown = [x for x in measures if group[x].notna().any()] or ["target"]
+    panels = [Panel("", group, x, style.measure_text(x, group)) for x in shown]
     return _drawn(panels, len(panels), title)
 
 

@@ -221,10 +221,16 @@ def interval_row(
 
 
 def bars(rows: pd.DataFrame, name: str) -> np.ndarray | None:
-    """Standard errors of a column, none where no row has one."""
+    """Standard errors of a column, none where no row has one.
+
+    Of a loss: of its difference to the base, paired by text. Texts differ far more than models do.
+    """
     if f"{name}_se" not in rows or rows[f"{name}_se"].isna().all():
         return None
-    return np.nan_to_num(rows[f"{name}_se"].to_numpy(dtype=float))
+    errors = rows[f"{name}_se"]
+    if name.startswith("nll") and f"{name}_delta_se" in rows:
+        errors = rows[f"{name}_delta_se"].fillna(errors)
+    return np.nan_to_num(errors.to_numpy(dtype=float))
 
 
 def log2_axis(axes: Axes, values: Sequence[float], text: Callable[[float], str]) -> None:

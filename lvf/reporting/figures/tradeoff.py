@@ -17,6 +17,7 @@ from lvf.reporting.select.settings import (
     altered_settings,
     duration_text,
     duration_unit,
+    learning_measure,
     learning_rate_text,
     settings,
 )
@@ -44,10 +45,10 @@ def pareto(models: pd.DataFrame, title: str) -> Figure:
     for axes, (name, rows) in zip(places, everything, strict=True):
         drawn = rows[rows.is_drawn]
         axes.set_title(name)
-        if (_plottable(drawn, "retention").method == "base").all():
+        if (_plottable(drawn, "retention", "target").method == "base").all():
             style.say_missing(axes, f"{name.split(':')[0]}\nwith both measures")
             continue
-        _panel(axes, drawn, "retention", looks)
+        _panel(axes, drawn, "retention", "target", looks)
         axes.set_xlabel(style.measure_line("retention", drawn), fontsize=8)
         axes.set_ylabel(style.measure_text("target", drawn))
     sizes = _size_legend([4.5, 9.0], ["shortest", "longest"])
@@ -65,15 +66,17 @@ def frontier(models: pd.DataFrame, title: str, altered: pd.DataFrame | None = No
     joins a method's durations at its chosen learning rate, a thin line the rates of a duration;
     larger marks trained longer, hollow marks are not cooled down; bars are one standard error.
     A dash-dotted line joins the strengths of a checkpoint's update; letters are updates that were
-    cut to a rank (r) or rid of intruders (d).
+    cut to a rank (r) or rid of intruders (d). Without target scores, learning is the loss on the
+    target's held-out texts, on a reversed axis.
 
     Args:
         models: comparable ones, as `lvf.reporting.select.settings.groups` gives them.
         title: heading.
         altered: rows of `lvf.reporting.select.selection.Selection.altered` of the group, if any.
     """
+    y = learning_measure(models)
     everything = settings(without_ablations(models))
-    rows = everything.dropna(subset="target")
+    rows = everything.dropna(subset=y)
     shown = [name for name in ("retention", "nll_source") if rows[name].notna().any()]
     rows = rows.dropna(subset=shown, how="all")
     if not shown:
@@ -82,96 +85,98 @@ def frontier(models: pd.DataFrame, title: str, altered: pd.DataFrame | None = No
     looks = style.looks(everything)
     for axes, name in zip(places, shown, strict=True):
         if altered is not None and len(altered):
-            _draw_altered(axes, altered, name, looks)
-        _panel(axes, rows, name, looks)
+            _draw_altered(axes, altered, name, y, looks)
+        _panel(axes, rows, name, y, looks)
         text = style.measure_line(name, models)
         axes.set_xlabel(f"{text}\n(forgets less →)")
-    places[0].set_ylabel(f"{style.measure_text('target', models)}\n(learns more →)")
+    places[0].set_ylabel(f"{style.measure_text(y, models)}\n(learns more →)")
     sizes = _sizes(rows)
     unit = duration_unit(models)
     texts = [f"{duration_text(duration, True)} {unit}" for duration in sizes]
     style.finish(figure, title, looks, more=_size_legend(list(sizes.values()), texts))
     for axes, name in zip(places, shown, strict=True):
-        _label_rates(figure, axes, rows, name, looks)
+        _label_rates(figure, axes, rows, name, y, looks)
     return figure
 
 
-def _plottable(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    return rows[rows.target.notna() & rows[name].notna()]
+def _plottable(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    return rows[rows[y].notna() & rows[x].notna()]
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look]) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, x: str, y: str, looks: dict[str, style.Look]) -> None:
     """Marks at their scores, joined along durations and along rates."""
-    complete = _plottable(rows, name)
+    complete = _plottable(rows, x, y)
     for base in complete[complete.method == "base"].itertuples():
-        axes.axhline(base.target, **style.BASE_LINE, label=style.BASE)
-        axes.axvline(getattr(base, name), **style.BASE_LINE)
+        axes.axhline(getattr(base, y), **style.BASE_LINE, label=style.BASE)
+        axes.axvline(getattr(base, x), **style.BASE_LINE)
     sizes = _sizes(rows)
     trained = complete[complete.method != "base"].sort_values("duration")
     is_cooled = trained.cooled_down.astype(bool)
     cooled, hot = trained[is_cooled], trained[~is_cooled]
     for label, line in cooled[cooled.is_drawn].groupby("label", sort=False):
-        axes.plot(line[name], line.target, color=looks[str(label)][0])
+        axes.plot(line[x], line[y], color=looks[str(label)][0])
     for (label, _), line in cooled.sort_values("lr_peak").groupby(["label", "duration"]):
-        axes.plot(line[name], line.target, color=looks[str(label)][0], linewidth=0.7, alpha=0.6)
+        axes.plot(line[x], line[y], color=looks[str(label)][0], linewidth=0.7, alpha=0.6)
     for (label, *_), line in hot.groupby(["label", "run_duration", "lr_peak"], dropna=False):
         colour = looks[str(label)][0]
-        axes.plot(line[name], line.target, color=colour, linestyle=":", label=style.HOT)
+        axes.plot(line[x], line[y], color=colour, linestyle=":", label=style.HOT)
     for row in trained.itertuples():
         colour, marker = looks[str(row.label)]
         point = pd.DataFrame([row])
         axes.errorbar(
-            point[name], point.target, xerr=style.bars(point, name),
-            yerr=style.bars(point, "target"), color=colour, marker=marker,
+            point[x], point[y], xerr=style.bars(point, x),
+            yerr=style.bars(point, y), color=colour, marker=marker,
             markersize=sizes.get(row.duration, LABEL_POINTS), elinewidth=0.7,
             markerfacecolor=colour if row.cooled_down else "white", linestyle="", label=row.label,
         )  # fmt: skip
-    if name == "nll_source":
+    if x == "nll_source":
         style.log_axis(axes.xaxis)
         axes.invert_xaxis()
+    if y == "nll_target":
+        axes.invert_yaxis()
     axes.margins(0.08)
 
 
 def _draw_altered(
-    axes: Axes, altered: pd.DataFrame, name: str, looks: dict[str, style.Look]
+    axes: Axes, altered: pd.DataFrame, x: str, y: str, looks: dict[str, style.Look]
 ) -> None:
     """A line along the strengths of each drawn checkpoint; marks for the other alterations."""
-    rows = _plottable(altered_settings(altered), name)
+    rows = _plottable(altered_settings(altered), x, y)
     rows = rows[rows.is_drawn & rows.label.isin(list(looks))]
     along = rows[rows.strength.notna()]
     keys = ["label", "lr_peak", "run_duration", "duration"]
     for (label, *_), line in along.groupby(keys, dropna=False):
         line = line.sort_values("strength")
         axes.plot(
-            line[name], line.target, color=looks[str(label)][0], linestyle="-.", linewidth=0.9,
+            line[x], line[y], color=looks[str(label)][0], linestyle="-.", linewidth=0.9,
             marker=".", markersize=4, label=style.STRENGTH,
         )  # fmt: skip
     for row in rows[rows.strength.isna()].to_dict("records"):
         mark = f"$r_{{{row['truncate']:g}}}$" if pd.notna(row["truncate"]) else "$d$"
         axes.plot(
-            row[name], row["target"], color=looks[row["label"]][0], marker=mark, markersize=11,
+            row[x], row[y], color=looks[row["label"]][0], marker=mark, markersize=11,
             linestyle="", label=style.CUT,
         )  # fmt: skip
 
 
 def _label_rates(
-    figure: Figure, axes: Axes, rows: pd.DataFrame, name: str, looks: dict[str, style.Look]
+    figure: Figure, axes: Axes, rows: pd.DataFrame, x: str, y: str, looks: dict[str, style.Look]
 ) -> None:
     """Write the rate of each method's longest training where it covers nothing, if anywhere."""
     figure.draw_without_rendering()  # positions are known only after the layout
-    complete = _plottable(rows, name)
-    spots = axes.transData.transform(complete[[name, "target"]].to_numpy())
+    complete = _plottable(rows, x, y)
+    spots = axes.transData.transform(complete[[x, y]].to_numpy())
     pixels = figure.dpi / 72
     longest = complete.groupby("variant").duration.max()
-    taken = [(x, y, 5 * pixels, 5 * pixels) for x, y in spots]  # half width, half height
-    for row, (x, y) in zip(complete.to_dict("records"), spots, strict=True):
+    taken = [(*spot, 5 * pixels, 5 * pixels) for spot in spots]  # half width, half height
+    for row, (left, low) in zip(complete.to_dict("records"), spots, strict=True):
         if pd.isna(row["lr_peak"]) or not row["cooled_down"]:
             continue
         if row["duration"] < longest[row["variant"]]:
             continue
         text = learning_rate_text(row["lr_peak"])
         size = 0.32 * LABEL_POINTS * len(text) * pixels, 0.6 * LABEL_POINTS * pixels
-        boxes = [(x + dx * 1.4 * pixels, y + dy * pixels, *size) for dx, dy in OFFSETS]
+        boxes = [(left + dx * 1.4 * pixels, low + dy * pixels, *size) for dx, dy in OFFSETS]
         covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
         best = int(np.argmin(covered))
         if covered[best] > 0:
@@ -179,7 +184,7 @@ def _label_rates(
         taken.append(boxes[best])
         dx, dy = OFFSETS[best]
         axes.annotate(
-            text, (row[name], row["target"]), xytext=(dx * 1.4, dy), ha="center",
+            text, (row[x], row[y]), xytext=(dx * 1.4, dy), ha="center",
             va="center", textcoords="offset points", fontsize=LABEL_POINTS,
             color=[0.75 * part for part in to_rgb(looks[row["label"]][0])],
         )  # fmt: skip

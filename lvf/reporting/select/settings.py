@@ -98,6 +98,11 @@ def over_seeds(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
     return np.concatenate([np.where(measured, values, np.nan) for values in found])
 
 
+def learning_measure(models: pd.DataFrame) -> str:
+    """`target`, or the loss on the target's held-out texts where no model has a target score."""
+    return "target" if models.target.notna().any() else "nll_target"
+
+
 def setting_texts(row: Mapping[Any, Any]) -> list[str]:
     """Method, learning rate and duration of a row of `settings`; a dash for what it has not."""
     is_trained = row["method"] != "base" and not pd.isna(row["duration"])

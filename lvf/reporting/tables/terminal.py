@@ -18,6 +18,7 @@ from lvf.reporting.select.scope import scope_text, target_name
 from lvf.reporting.select.settings import (
     altered_settings,
     groups,
+    learning_measure,
     setting_texts,
     settings,
 )
@@ -30,8 +31,7 @@ ROWS = 24
 """Rows of the table of main methods that are printed."""
 ALTERED = 6
 """Altered checkpoints, and sentences on them, that are printed."""
-TARGET = {"target": "target ↑"}
-TARGET_WITHOUT_SCORES = {"nll_target": "target NLL ↓"}
+OF_THE_TARGET = {"target": "target ↑", "nll_target": "target NLL ↓"}
 OF_THE_SOURCE = {"retention": "source tasks ↑", "nll_source": "source NLL ↓"}
 
 
@@ -50,8 +50,8 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
 
     Where no model has a target score, its loss on the target's held-out texts takes that place.
     """
-    has_scores = models.target.notna().any()
-    measures = (TARGET if has_scores else TARGET_WITHOUT_SCORES) | OF_THE_SOURCE
+    learning = learning_measure(models)
+    measures = {learning: OF_THE_TARGET[learning]} | OF_THE_SOURCE
     table = Table(
         box=box.SIMPLE,
         title="main methods, longest training",
@@ -80,7 +80,7 @@ def main_methods_table(models: pd.DataFrame) -> RenderableType:
                 end_section=place == len(rows) - 1,
             )  # fmt: skip
     targets = dict.fromkeys(target_name(group) for _, group in own_first[: len(own_first) - left])
-    scores = f"target: {'; '.join(targets)}. " if has_scores else ""
+    scores = f"target: {'; '.join(targets)}. " if learning == "target" else ""
     notes = [f"{scores}± one standard error."]
     if left:
         notes.append(f"{left} more conditions are in the files.")
