@@ -254,9 +254,8 @@ def test_a_figure_is_saved_as_pdf_and_png(published: pd.DataFrame, tmp_path: Pat
 def test_without_target_scores_learning_is_the_targets_loss_on_a_reversed_axis(grid: Path) -> None:
     ((_, group),) = groups(selected(load(grid)))
     losses = 3 - 2 * group.target
-    bare = group.assign(
-        target=np.nan, nll_target=losses, nll_target_se=0.5, nll_target_delta_se=0.1
-    )
+    errors = {"nll_target_se": 0.5, "nll_target_delta": losses - 3, "nll_target_delta_se": 0.1}
+    bare = group.assign(target=np.nan, nll_target=losses, **errors)
     by_score, by_loss = (frontier(models, "").axes for models in (group, bare))
     for score, loss in zip(by_score, by_loss, strict=True):
         expected = {(x, round(3 - 2 * y, 9)): look for (x, y), look in points(score).items()}
