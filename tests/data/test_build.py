@@ -150,6 +150,7 @@ def test_a_killed_worker_is_told_and_its_part_made_at_the_next_start(make_run: M
     def killed(queue: Any) -> None:
         import lvf.data.pool as pool
 
+        signal.signal(signal.SIGTERM, lambda *_: None)  # of a library: the worker left has to end
         make = pool.make_part
 
         def deadly(part: Any, work: Any) -> Any:
