@@ -79,8 +79,8 @@ def _start_worker(work: Work) -> None:
     global _work
     _work = work
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
-    # The executor ends its workers by SIGTERM. A handler in Python, such as Composer's, does not run
-    # in a worker that begins to wait for work at that moment, and both would wait for ever.
+    # The executor ends its workers by SIGTERM. A handler in Python, such as Composer's, does not
+    # run in a worker that begins to wait for work at that moment, and both would wait for ever.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
