@@ -61,7 +61,8 @@ def costly_full(place: Place) -> tuple[float, float]:
 
 REFUTED_IN = {
     other_methods: [
-        "lora_learns_less", "lora_forgets_less", "lora_keeps_source_loss",
+        "lora_learns_less", "lora_learns_less_by_loss", "lora_forgets_less",
+        "lora_keeps_source_loss",
         "full_learns_more_in_cpt", "gap_grows_in_cpt", "highest_rank_leaves_a_gap_in_cpt",
         "rank_orders_learning", "full_peaks_highest_in_code_ift", "rank_orders_forgetting",
         "lora_trades_better", "lora_trades_better_on_code", "full_breaks_away_in_math_cpt",

@@ -49,6 +49,15 @@ def test_a_difference_against_the_paper_is_told_as_less(write: Write) -> None:
     assert kept.startswith("LoRA forgets less: not applicable (no records of")
 
 
+def test_without_target_scores_the_answer_is_by_the_loss_on_the_targets_texts(write: Write) -> None:
+    write(axes(), nll_target=0.75)
+    scores = load(write(axes("lora"), nll_target=1.0))
+    learned, kept, _ = answers(judge(selected(scores), scores))
+    assert learned.startswith("LoRA learns less, by loss: too few seeds")
+    assert "is 0.250 nats per token more than that of full finetuning" in learned
+    assert "1 of 1 comparisons agree" in learned and kept.startswith("LoRA forgets less")
+
+
 def test_the_table_has_the_main_methods_after_their_longest_training(write: Write) -> None:
     write(axes("base"), gsm8k=0.1)
     for duration, score in ((2.0, 0.3), (8.0, 0.7)):

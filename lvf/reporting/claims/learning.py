@@ -22,6 +22,16 @@ def lora_learns_less(evidence: Evidence) -> Iterator[Comparison]:
     yield from full_minus_lora(evidence, "target", 1)
 
 
+@claim(
+    "title d", "beyond", "LoRA learns less than full finetuning, by the loss on target text",
+    needs="LoRA and full finetuning with held-out target NLL", measures=("nll_target",),
+    unit="nats per token",
+)  # fmt: skip
+def lora_learns_less_by_loss(evidence: Evidence) -> Iterator[Comparison]:
+    """Each rank's held-out target NLL minus full's, mean over durations."""
+    yield from full_minus_lora(evidence, "nll_target", -1)
+
+
 def full_minus_lora(
     evidence: Evidence, measure: str, sign: int, regime: str | None = None
 ) -> Iterator[Comparison]:

@@ -39,6 +39,11 @@ QUESTIONS = {
     "lora_learns_less": (
         "LoRA learns less", "full finetuning scores {size} {more} than LoRA on the target task",
     ),
+    "lora_learns_less_by_loss": (
+        "LoRA learns less, by loss",
+        "LoRA's loss on held-out target text is {size} nats per token {more} than that of full "
+        "finetuning",
+    ),
     "lora_forgets_less": (
         "LoRA forgets less", "LoRA scores {size} {more} than full finetuning on the source tasks",
     ),
@@ -54,10 +59,16 @@ LONG = {TOO_FEW: "too few seeds to decide", DIRECTION: "single runs, direction o
 def answers(verdicts: Sequence[Verdict]) -> list[str]:
     """A sentence for learning, for forgetting, and for forgetting at equal learning.
 
+    Learning is by target score, or where there are none by the loss on target text.
+
     Args:
         verdicts: of one evidence set.
     """
     by_name = {verdict.name: verdict for verdict in verdicts}
+    by_score, by_loss = (by_name.get(f"lora_learns_less{end}") for end in ("", "_by_loss"))
+    has_losses = by_loss is not None and by_loss.effect is not None
+    is_by_loss = has_losses and by_score is not None and by_score.effect is None
+    by_name.pop("lora_learns_less" if is_by_loss else "lora_learns_less_by_loss", None)
     return [
         _sentence(by_name[name], short, effect)
         for name, (short, effect) in QUESTIONS.items()
@@ -125,6 +136,7 @@ def side_by_side(verdicts: list[Verdict]) -> list[str]:
 
 SENTENCES = {
     "lora_learns_less": "learns more (target score)",
+    "lora_learns_less_by_loss": "learns more (target NLL)",
     "lora_forgets_less": "forgets less (source tasks)",
     "lora_keeps_source_loss": "forgets less (source NLL)",
 }
@@ -145,7 +157,9 @@ def sentences(verdicts: list[Verdict], group: pd.DataFrame) -> list[str]:
             if comparison.estimate is None or not models.issuperset(comparison.records):
                 continue
             lora = comparison.name.split(", ")[-1]
-            sides = ("full", lora) if verdict.name == "lora_learns_less" else (lora, "full")
+            sides = (
+                ("full", lora) if verdict.name.startswith("lora_learns_less") else (lora, "full")
+            )
             ends = comparison.estimate.interval()
             better = "cannot be told from seed noise"
             if ends is not None and ends[0] * ends[1] > 0:
