@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import math
 import os
 import re
 import shutil
@@ -16,10 +17,14 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from lvf.config.schema import CONF_DIR
 from lvf.records.archive import read_bytes
+from lvf.records.store import load
 from lvf.reporting.figures.catalogue import Data
+from lvf.reporting.page.content import marks
 from lvf.reporting.page.write import write_page
 from lvf.reporting.report import Report
 from lvf.reporting.select.selection import Selection, selected
+
+from .conftest import Write, axes
 
 pytestmark = pytest.mark.slow  # the claims of the page take some seconds to judge
 ROOT = CONF_DIR.parent
@@ -345,3 +350,13 @@ def test_a_page_without_records_still_opens(tmp_path: Path, browser: Browser) ->
     opened.goto(path.as_uri())
     assert "No records to draw" in opened.inner_text("#tradeoff")
     opened.close()
+
+
+def test_without_target_scores_learning_is_the_probability_of_a_target_token(write: Write) -> None:
+    write(axes("base"), nll_target=2.0)
+    folder = write(axes(), nll_target=0.5, nll_source=3.0)
+    base, full = marks(selected(load(folder)))
+    assert base["learned"] == pytest.approx(math.exp(-2.0), rel=1e-4)
+    assert full["learned"] == pytest.approx(math.exp(-0.5), rel=1e-4)
+    assert full["likelihood"] == pytest.approx(math.exp(-3.0), rel=1e-4)
+    assert full["learned_low"] < full["learned"] < full["learned_high"]

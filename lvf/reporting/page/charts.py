@@ -16,18 +16,26 @@ KEPT = {
     "retention": "accuracy on source tasks",
     "likelihood": "probability of a source token, exp(−NLL)",
 }
+LEARNED = {
+    "target": "target score",
+    "nll_target": "probability of a target token, exp(−NLL)",
+}
 FAINT = 0.12
 
 
-def tradeoff(evidence_sets: list[str], methods: list[str], conditions: list[str]) -> dict[str, Any]:
+def tradeoff(
+    evidence_sets: list[str], methods: list[str], conditions: list[str], learning: str
+) -> dict[str, Any]:
     """Learning against retention, a panel a condition; the rows are `content.marks`."""
     kept = _choice("kept", "Kept by ", list(KEPT), list(KEPT.values()))
     x = alt.X("x:Q").scale(zero=False, nice=False, padding=14).title("source domain kept →")
     text = "Learning against what is kept of the source domain"
-    return _panels(evidence_sets, methods, conditions, kept, x, text)
+    return _panels(evidence_sets, methods, conditions, learning, kept, x, text)
 
 
-def cost(evidence_sets: list[str], methods: list[str], conditions: list[str]) -> dict[str, Any]:
+def cost(
+    evidence_sets: list[str], methods: list[str], conditions: list[str], learning: str
+) -> dict[str, Any]:
     """Learning against cost, a panel a condition, on a log axis."""
     spent = _choice("kept", "Cost ", list(COSTS), list(COSTS.values()))
     x = (
@@ -36,7 +44,7 @@ def cost(evidence_sets: list[str], methods: list[str], conditions: list[str]) ->
         .axis(format="~s", tickCount=4)
         .title("cost →")
     )
-    return _panels(evidence_sets, methods, conditions, spent, x, "Target score against cost")
+    return _panels(evidence_sets, methods, conditions, learning, spent, x, "Learning against cost")
 
 
 def _choice(name: str, text: str, values: list[str], labels: list[str]) -> alt.Parameter:
@@ -48,11 +56,12 @@ def _panels(
     evidence_sets: list[str],
     methods: list[str],
     conditions: list[str],
+    learning: str,
     measure: alt.Parameter,
     x: alt.X,
     text: str,
 ) -> dict[str, Any]:
-    """Target score over the chosen measure: lines through durations, bars of one standard error.
+    """Learning over the chosen measure: lines through durations, bars of one standard error.
 
     Main methods at their chosen rates; a switch shows all others.
     """
@@ -60,7 +69,8 @@ def _panels(
     box = alt.binding_checkbox(name="all methods and rates ")
     everything = alt.param("everything", bind=box, value=False)
     highlight = alt.selection_point("method", fields=["method"], bind="legend")
-    y = alt.Y("target:Q").scale(zero=False, nice=False, padding=14).title("target score →")
+    y = alt.Y("learned:Q").scale(zero=False, nice=False, padding=14)
+    y = y.title(f"{LEARNED[learning]} →")
     look = alt.Color("method:N").sort(methods).legend(None)
     coloured = alt.ExprRef("scale('color', datum.value)")  # a single legend, of shape and colour
     shape = alt.Shape("method:N").sort(methods).title(None)
@@ -72,6 +82,7 @@ def _panels(
         alt.Tooltip("method:N"), alt.Tooltip("rate:N", title="learning rate"),
         alt.Tooltip("length:N", title="trained for"), alt.Tooltip("seeds:Q"),
         alt.Tooltip("target_text:N", title="target score"),
+        alt.Tooltip("nll_target_text:N", title="target NLL"),
         alt.Tooltip("retention_text:N", title="source tasks"),
         alt.Tooltip("nll_source_text:N", title="source NLL"),
         alt.Tooltip("cost:N", title="cost of training"),
@@ -79,7 +90,7 @@ def _panels(
     bare = alt.Chart().encode(x, y, color=look, opacity=opacity)
     lines = bare.mark_line(strokeWidth=1.5).encode(detail="line:N", order="duration:Q")
     lines = lines.transform_filter("datum.line")
-    upright = bare.mark_rule().encode(y=alt.Y("target_low:Q"), y2="target_high:Q")
+    upright = bare.mark_rule().encode(y=alt.Y("learned_low:Q"), y2="learned_high:Q")
     flat = bare.mark_rule().encode(x=alt.X("low:Q"), x2="high:Q").transform_filter("datum.high")
     points = alt.Chart().mark_point(filled=True, strokeWidth=1.5).encode(
         x, y, color=look, opacity=opacity, shape=shape, tooltip=tooltip, href="href:N",
@@ -94,7 +105,7 @@ def _panels(
             high="datum[kept + '_high']",
             lit="only === '' || only === datum.method",
         )
-        .transform_filter("isValid(datum.x) && isValid(datum.target)")
+        .transform_filter("isValid(datum.x) && isValid(datum.learned)")
         .facet(_header("condition:N", conditions), columns=2)
         .resolve_scale(x="independent", y="independent", size="independent")
         .add_params(chosen, measure, only, everything)

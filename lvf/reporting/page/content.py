@@ -16,11 +16,11 @@ from lvf.reporting.figures.cost import with_costs
 from lvf.reporting.figures.style import REGIMES
 from lvf.reporting.select.scope import is_generated, model_size
 from lvf.reporting.select.selection import evidence_set_name
-from lvf.reporting.select.settings import groups, setting_texts, settings
+from lvf.reporting.select.settings import groups, learning_measure, setting_texts, settings
 from lvf.reporting.tables.results import Row
 from lvf.reporting.tables.text import number
 
-MARKED = ("retention", "nll_source", "target")
+MARKED = ("retention", "nll_source", "target", "nll_target")
 SCORE = "score"
 
 
@@ -71,8 +71,12 @@ def methods(models: pd.DataFrame) -> list[str]:
 
 
 def marks(models: pd.DataFrame) -> list[dict[str, Any]]:
-    """A mark of the plots for each (method, learning rate, duration) with a target score."""
+    """A mark of the plots for each (method, learning rate, duration) that has learning measured.
+
+    `learned` is the target score, or the probability of a target token where no model has scores.
+    """
     found = []
+    learning = learning_measure(models)
     main_first = sorted(groups(models), key=lambda named: named[1].domain.iloc[0] not in DOMAINS)
     for _, group in main_first:
         first = group[group.method != "base"].iloc[0]
@@ -88,12 +92,12 @@ def marks(models: pd.DataFrame) -> list[dict[str, Any]]:
         rows = with_costs(group)
         base = settings(group[group.method == "base"])
         for row in [*base.to_dict("records"), *rows.to_dict("records")]:
-            if not pd.isna(row["target"]):
-                found.append(where | _mark(row, str(first.duration_unit)))
+            if not pd.isna(row[learning]):
+                found.append(where | _mark(row, str(first.duration_unit), learning))
     return found
 
 
-def _mark(row: Row, unit: str) -> dict[str, Any]:
+def _mark(row: Row, unit: str, learning: str) -> dict[str, Any]:
     is_base = row["method"] == "base"
     method, rate, length = setting_texts(row)
     mark = {
@@ -103,14 +107,12 @@ def _mark(row: Row, unit: str) -> dict[str, Any]:
         "length": length if is_base else f"{length} {unit}",
         "line": "" if is_base or not row["cooled_down"] else f"{method} {rate}",
     }  # fmt: skip
-    numbers = {name: row[name] for name in ("target", "retention")}
-    errors = {name: row[f"{name}_se"] for name in numbers}
-    numbers["likelihood"] = np.exp(-row["nll_source"])
-    errors["likelihood"] = numbers["likelihood"] * row["nll_source_se"]
-    for name, value in numbers.items():
+    plotted = {"learned": learning, "retention": "retention", "likelihood": "nll_source"}
+    for name, measure in plotted.items():
+        value, error = _value_and_error(row, measure)
         if not pd.isna(value):
             mark[name] = _short(value)
-            error = 0.0 if pd.isna(errors[name]) else errors[name]
+            error = 0.0 if pd.isna(error) else error
             mark |= {f"{name}_low": _short(value - error), f"{name}_high": _short(value + error)}
     mark |= {f"{name}_text": number(row[name], row[f"{name}_se"]) for name in MARKED}
     spent = {name: row.get(name, np.nan) for name in ("train_flops", "device_hours")}
@@ -118,6 +120,15 @@ def _mark(row: Row, unit: str) -> dict[str, Any]:
     texts = {"train_flops": "FLOPs", "device_hours": "hours"}
     costs = ", ".join(f"{value:.3g} {texts[name]}" for name, value in known.items())
     return mark | known | {"cost": costs or "–", "labels": row["models"]}
+
+
+def _value_and_error(row: Row, measure: str) -> tuple[float, float]:
+    """A score, or of a loss the probability of a token, with the error of its paired difference."""
+    if not measure.startswith("nll"):
+        return row[measure], row[f"{measure}_se"]
+    error, paired = row[f"{measure}_se"], row[f"{measure}_delta_se"]
+    value = np.exp(-row[measure])
+    return value, value * (error if pd.isna(paired) else paired)
 
 
 def effects(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from lvf.reporting.page import charts, tables
 from lvf.reporting.page.content import effects, evidence_sets, facts, marks, methods
 from lvf.reporting.page.provenance import Provenance
 from lvf.reporting.report import Report
-from lvf.reporting.select.settings import settings
+from lvf.reporting.select.settings import learning_measure, settings
 
 
 def write_page(report: Report, out: Path, bundle: subprocess.Popen[str] | None = None) -> Path:
@@ -47,7 +47,7 @@ def write_page(report: Report, out: Path, bundle: subprocess.Popen[str] | None =
         "num_records": scores.path[scores.source != "paper"].nunique(),
         "num_published": int((scores.source == "paper").sum()),
     }
-    shown = marks(models)
+    shown, learning = marks(models), learning_measure(models)
     conditions = list(dict.fromkeys(mark["condition"] for mark in shown))
     means = effects(report.verdicts)
     families = list(dict.fromkeys(mark["family"] for mark in means))
@@ -55,14 +55,14 @@ def write_page(report: Report, out: Path, bundle: subprocess.Popen[str] | None =
         "settings": [_linked(mark, provenance) for mark in shown],
         "claims": means,
         "charts": {
-            "tradeoff": charts.tradeoff(sets, methods(models), conditions),
+            "tradeoff": charts.tradeoff(sets, methods(models), conditions, learning),
             "forest": charts.claims(list(judged), families),
         },
     }
     with_costs = {mark["records"] for mark in shown if "train_flops" in mark}
     if with_costs:
         costed = [name for name in sets if name in with_costs]
-        plots["charts"]["cost"] = charts.cost(costed, methods(models), conditions)
+        plots["charts"]["cost"] = charts.cost(costed, methods(models), conditions, learning)
     details = {
         "records": provenance.records,
         "models": provenance.models,
@@ -110,7 +110,7 @@ def _tabs(report: Report, provenance: Provenance) -> dict[str, list[tables.PageT
 def _linked(mark: dict[str, Any], provenance: Provenance) -> dict[str, Any]:
     """A mark that leads to the records of its scores."""
     labels = mark.pop("labels")
-    measures = ("target", "retention", "nll_source")
+    measures = ("target", "nll_target", "retention", "nll_source")
     numbers = [n for name in measures for n in provenance.of(labels, name)]
     return mark | {"href": tables.to_records(numbers)}
 
