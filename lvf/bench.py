@@ -26,7 +26,6 @@ def run(cfg: RunConfig) -> None:
     """
     if cfg.bench.steps is None:
         cfg.bench.steps = DEFAULT_STEPS
-    require_compiler(cfg)
     benchmark(cfg)
 
 
@@ -35,7 +34,11 @@ def benchmark(cfg: RunConfig) -> Path | None:
 
     Returns:
         The record's path; None where another process leads.
+
+    Raises:
+        UserError: bad input, before any work starts; or the device's memory is too small.
     """
+    require_compiler(cfg)
     from lvf.launching.ranks import help_leader
     from lvf.launching.together import as_started, leads, telling_others
 

@@ -8,6 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import lvf.bench
+import lvf.train
 from lvf.config.compose import compose
 from lvf.config.validate import require_compiler
 from lvf.errors import UserError
@@ -113,8 +115,12 @@ def test_compilation_is_refused_on_a_torch_whose_gradients_were_not_compared(
 ) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda package: version)
     require_compiler(compose())
-    with pytest.raises(UserError, match=r"runtime.compile=true: .*on torch 2.7 and 2.15;"):
+    refused = r"runtime.compile=true: .*on torch 2.7 and 2.15;"
+    with pytest.raises(UserError, match=refused):
         require_compiler(compose("runtime.compile=true"))
+    for entry in (lvf.train.run, lvf.bench.run, lvf.bench.benchmark):
+        with pytest.raises(UserError, match=refused):
+            entry(compose("+experiment=throughput", "runtime.compile=true"))
 
 
 @compiles_rightly
