@@ -50,7 +50,7 @@ def test_the_models_of_the_real_model_are_those_of_its_committed_records(tmp_pat
     pd.testing.assert_frame_equal(made.drop(columns=paths), committed.drop(columns=paths))
     page = (folder / "README.md").read_text()
     chosen = made[made.is_chosen & (made.method != "base")]
-    assert len(chosen) == 4
+    assert len(chosen) == 6
     for row in chosen.to_dict("records"):
         cells = [f"{row[key]:.3f} ({row[f'{key}_delta']:+.3f}" for key in MEASURED]
         method = "full" if row["method"] == "full" else "LoRA"
