@@ -43,6 +43,7 @@ CELLS = {
     "frontier": 2 * 3 * 3,
     "rates": 2 * 2 * 4 * 5,
     "small_cpu": 4 + 5 + 2 * 2,
+    "replay": 2 * 2 * 3 * 3,
     "sequence": 3 * (2 * 4 + 2 * (1 + 3 * 2)),
 }
 

@@ -95,7 +95,7 @@ def before(places: dict[str, int]) -> dict[str, Any]:
     return run | {"evals": run["evals"] | {"lm_eval": lm_eval | {"gsm8k_training_prompt": added}}}
 
 
-NEWER_SWEEPS = ("sequence", "small_cpu")
+NEWER_SWEEPS = ("replay", "sequence", "small_cpu")
 
 
 def resolved(cfg: RunConfig) -> dict[str, Any]:
