@@ -19,9 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lvf.config.data_schema import DataConfig
+from lvf.config.data_schema import DataConfig, SourceConfig
 from lvf.config.kinds import with_checked_values
-from lvf.config.schema import CONF_DIR, EMBEDDED, RunConfig
+from lvf.config.schema import CONF_DIR, EMBEDDED, RunConfig, ShapeConfig
 from lvf.config.validate import validate
 from lvf.errors import UserError
 from lvf.log import keep_from_terminal
@@ -80,18 +80,35 @@ def _cause(error: OmegaConfBaseException) -> str:
     return str(error.msg or error).splitlines()[0]
 
 
+OPTIONAL_SECTIONS = {
+    "model.shape": ShapeConfig,
+    "data.validation": SourceConfig,
+    "data.heldout": SourceConfig,
+    "data.source": SourceConfig,
+}
+"""Null where nothing of them is set. A composition begins with them empty: Hydra sets no value
+within a section that is null."""
+
+
 def to_run_config(composed: DictConfig) -> RunConfig:
     """Resolve a composed configuration into a checked `RunConfig`.
 
     Raises:
         UserError: a value is missing, has the wrong type, or the combination is impossible.
     """
+    _drop_unset_sections(composed)
     cfg = to_schema(composed, RunConfig)
     _hold_out_of_own_data(cfg.data)
     validate(cfg)
     if cfg.sequence.first:
         cfg.sequence.config = asdict(_composed_first(cfg))
     return cfg
+
+
+def _drop_unset_sections(composed: DictConfig) -> None:
+    for key, schema in OPTIONAL_SECTIONS.items():
+        if OmegaConf.select(composed, key) == OmegaConf.structured(schema):
+            OmegaConf.update(composed, key, None)
 
 
 def from_tree(tree: dict[str, Any]) -> RunConfig:
@@ -251,7 +268,10 @@ def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
 # Hydra deep-copies the whole store, its own schemas included, for each group that --help lists
 # (140 times, 2 s) and for each composition; the store is a singleton whose load() copies anyway.
 ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
-ConfigStore.instance().store(name="run_schema", node=RunConfig)
+run_schema = OmegaConf.structured(RunConfig)
+for key, section in OPTIONAL_SECTIONS.items():
+    OmegaConf.update(run_schema, key, section)
+ConfigStore.instance().store(name="run_schema", node=run_schema)
 for name, data in catalogue("datasets").items():
     ConfigStore.instance().store(group="data", name=name, node=data)
 for name, model in catalogue("models").items():

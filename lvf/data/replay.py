@@ -26,7 +26,7 @@ def replay_source(cfg: RunConfig) -> SourceConfig:
         return SourceConfig(path=EMBEDDED_SOURCE)
     raise UserError(
         f"data.replay={cfg.data.replay:g} needs text like that of the base's pre-training: set "
-        "'data.source={path: ...}' (a file, folder or hub id; its column is data.source_column), "
+        "data.source.path=... (a file, folder or hub id; its column is data.source_column), "
         "or data.replay=0"
     )
 

@@ -3,16 +3,19 @@
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from itertools import product
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from lvf.config.compose import compose, lr_of_method
+from lvf.config.compose import compose, compose_tree, lr_of_method
 from lvf.config.data_schema import DataConfig, SourceConfig
-from lvf.config.schema import CONF_DIR, ModelConfig
+from lvf.config.schema import CONF_DIR, ModelConfig, RunConfig
 from lvf.errors import UserError
 from lvf.planning.docs import grid
 from lvf.runs.run_id import run_id
@@ -88,6 +91,39 @@ METHOD_TABLE = {
     "shira": (256, None, ATTENTION + MLP),
     "ia3": (None, None, ATTENTION + MLP),
 }
+
+
+def settings_of(schema: type, prefix: str = "") -> list[str]:
+    """Every setting of a dataclass, and of the dataclasses in it, by its dotted name."""
+    names = []
+    for name, kind in get_type_hints(schema).items():
+        kinds = get_args(kind) if type(None) in get_args(kind) else [kind]
+        section = [one for one in kinds if is_dataclass(one)]
+        names += settings_of(section[0], f"{prefix}{name}.") if section else [f"{prefix}{name}"]
+    return names
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_setting_can_be_set_on_the_command_line_on_every_scale(scale: str) -> None:
+    names = [name for name in settings_of(RunConfig) if name not in GROUPS]
+    assert {"seed", "data.heldout.path", "data.source.path", "model.shape.hidden_size"} < {*names}
+    tree = compose_tree("+experiment=math_ift", f"scale={scale}", *(f"{n}=???" for n in names))
+    assert all(OmegaConf.select(tree, name, throw_on_missing=False) is None for name in names)
+
+
+def test_an_optional_section_is_what_was_set_of_it_or_nothing() -> None:
+    words = "+experiment=math_ift", "scale=small"
+    assert compose(*words).data.heldout is None
+    own = compose(*words, "data.heldout.path=questions.csv", "data.source.path=texts")
+    assert own.data.heldout == SourceConfig(path="questions.csv")
+    assert own.data.source == SourceConfig(path="texts") and own.data.validation is None
+    assert (
+        compose(*words, "data.heldout={path: questions.csv}").data
+        == compose(*words, "data.heldout.path=questions.csv").data
+    )
+    assert compose("+experiment=math_ift", "data.heldout=null").data.heldout is None
+    with pytest.raises(UserError, match=r"data\.heldout\.path"):
+        compose(*words, "data.heldout.split=test")
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -103,7 +103,7 @@ def test_the_packaged_base_replays_its_own_world_and_others_must_say_what(
     assert run_id(cfg)  # it knows its source
     other = make_run()
     other.data.replay = 0.05
-    with pytest.raises(UserError, match=r"data\.replay=0\.05 needs .*data\.source=\{path"):
+    with pytest.raises(UserError, match=r"data\.replay=0\.05 needs .*data\.source\.path="):
         prepare(other)
 
 
