@@ -45,7 +45,7 @@ class Report:
     @functools.cached_property
     def verdicts(self) -> list[Verdict]:
         """On every claim, by every evidence set."""
-        return judge(self.models, self.scores)
+        return judge(self.models, self.scores, altered=self.selection.altered)
 
     @functools.cached_property
     def boards(self) -> dict[str, pd.DataFrame]:

@@ -12,6 +12,7 @@ import pytest
 from lvf.records.schema import Metric
 from lvf.records.store import load
 from lvf.reporting.claims import ablations as claims_settings
+from lvf.reporting.claims import follow_ups
 from lvf.reporting.claims import learning_rates as claims_rates
 from lvf.reporting.claims import weights_and_samples as claims_beyond
 from lvf.reporting.claims.claim import Claim
@@ -174,6 +175,48 @@ def stable(folder: Path, sign: int, stderr: float) -> None:
             put(folder, axes, {"nll_validation": 2 - sign * 0.1 * step}, stderr)
 
 
+def ranks_at_equal_score(folder: Path, sign: int, stderr: float) -> None:
+    """Both ranks reach the same scores and losses; for the claim r8 keeps 0.05 more."""
+    base(folder, "math", "ift", stderr)
+    for method, more in (("r2", 0.0), ("r8", sign * 0.05)):
+        for epochs, learned in ((1.0, 0.2), (2.0, 0.4), (8.0, 0.6)):
+            measured = scores("math", 0.1 + learned, 0.1 + learned / 2 - more)
+            measured["nll_target"] = 2.0 - learned
+            put(folder, where("math", "ift", method, epochs), measured, stderr)
+
+
+def smaller_rate(folder: Path, sign: int, stderr: float) -> None:
+    """The chosen rate, of the lowest validation loss, beside half of it and a quarter."""
+    base(folder, "math", "ift", stderr)
+    for rate, loss, more in ((4e-3, 1.0, 0.0), (2e-3, 1.1, sign * 0.05), (1e-3, 1.3, -sign * 0.4)):
+        for epochs, learned in ((1.0, 0.2), (2.0, 0.4), (8.0, 0.6)):
+            measured = scores("math", 0.1 + learned, 0.1 + learned / 2 - more)
+            measured |= {"nll_target": 2.0 - learned, "nll_validation": loss - learned / 10}
+            put(folder, where("math", "ift", "full", epochs, lr_peak=rate), measured, stderr)
+
+
+def scaled_back(folder: Path, sign: int, stderr: float) -> None:
+    """Full finetuning goes from 0.1 to 0.6, and forgets 0.4. For: half of the update has 90 % of
+    the gain, 50 % of the forgetting. Against: the reverse. A strength of 1.2 says nothing."""
+    base(folder, "math", "ift", stderr)
+    axes = where("math", "ift", "full", 2.0)
+    put(folder, axes, scores("math", 0.6, 0.4), stderr)
+    learned, lost = (0.9, 0.5) if sign > 0 else (0.5, 0.9)
+    for strength, gain, loss in ((0.5, learned, lost), (1.2, lost, learned)):
+        measured = scores("math", 0.1 + 0.5 * gain, 0.4 * loss)
+        put(folder, axes, measured, stderr, altered={"strength": strength})
+
+
+def damped(folder: Path, sign: int, stderr: float) -> None:
+    """For: without intruders 98 % of the gain, half of the forgetting. Against: 80 %, and more."""
+    base(folder, "math", "ift", stderr)
+    axes = where("math", "ift", "r8", 2.0)
+    put(folder, axes, scores("math", 0.6, 0.4), stderr)
+    for damp, gain in ((0.0, 0.98 if sign > 0 else 0.8), (0.5, 1.0 if sign < 0 else 0.7)):
+        measured = scores("math", 0.1 + 0.5 * gain, 0.4 - sign * 0.2)
+        put(folder, axes, measured, stderr, altered={"damp": damp})
+
+
 BUILDS: dict[str, Build] = {
     "regularised_learns_like_full": regularised, "regularised_forgets_like_full": regularised,
     "weight_decay_deteriorates": late_decay, "lora_wants_ten_times_the_rate": ten_times,
@@ -185,7 +228,9 @@ BUILDS: dict[str, Build] = {
     "mlp_updates_have_higher_rank": weights, "outer_layers_have_lower_rank": weights,
     "lora_trains_more_slowly": benchmarked, "lora_needs_less_memory": benchmarked,
     "alpha_of_twice_the_rank": alphas, "lora_rate_in_the_papers_range": paper_rates,
-    "highest_stable_rate_is_best": stable,
+    "highest_stable_rate_is_best": stable, "low_ranks_forget_more": ranks_at_equal_score,
+    "smaller_rates_forget_less": smaller_rate, "full_finetuning_overshoots": scaled_back,
+    "intruders_cost_no_learning": damped,
 }  # fmt: skip
 
 
@@ -229,6 +274,14 @@ def test_benchmarks_are_compared_at_equal_batch_and_on_one_device(
         assert part.estimate is not None
         full, lora = (here[here.method == name].value.mean() for name in ("full", "lora"))
         assert part.estimate.value == pytest.approx(1 - lora / full) and len(part.records) == 8
+
+
+def test_shares_of_a_scaled_update_are_those_of_its_records(tmp_path: Path) -> None:
+    scaled_back(tmp_path, 1, SHARP)
+    claim = follow_ups.full_finetuning_overshoots
+    (one,) = told(tmp_path, claim)[claim.name].comparisons
+    assert one.name == "math ift, full, strength 0.5" and one.estimate is not None
+    assert one.estimate.value == pytest.approx((0.4 - 0.2) / 0.4 - (0.6 - 0.55) / 0.5)
 
 
 def test_one_benchmark_a_method_settles_nothing(tmp_path: Path) -> None:

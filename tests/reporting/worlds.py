@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from lvf.config.schema import stable_hash
+from lvf.records.checkpoints import models
 from lvf.records.schema import Axes, Metric, Record
 from lvf.records.store import load
 from lvf.reporting.claims.claim import Claim
 from lvf.reporting.claims.judge import Verdict, judge
-from lvf.reporting.select.selection import selected
+from lvf.reporting.select.selection import select
+from lvf.reporting.select.variant import with_variants
 
 from .conftest import METRICS
 
@@ -50,7 +52,9 @@ Place = tuple[str, str, str, int]
 def told(folder: Path, *claims: Claim) -> dict[str, Verdict]:
     """Verdicts by the claims' names."""
     scores = load(folder)
-    return {one.name: one for one in judge(selected(scores), scores, claims)}
+    found = select(with_variants(models(scores)), scores)
+    verdicts = judge(found.models, scores, claims, found.altered)
+    return {one.name: one for one in verdicts}
 
 
 def put(
@@ -61,8 +65,11 @@ def put(
     training: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     num_seeds: int = 3,
+    altered: dict[str, float] | None = None,
 ) -> None:
     """Write one record a task and seed: a score of this error, or whole metrics.
+
+    With `altered`, such as {"strength": 0.5}, of that run's checkpoint after the alteration.
 
     The seeds deviate by -stderr, 0 and stderr, in an order that differs between settings.
     """
@@ -72,17 +79,19 @@ def put(
         for seed, away in enumerate(np.linspace(-stderr, stderr, num_seeds)[order]):
             moved = {task: _moved(score, float(away)) for task, score in scores.items()}
             own = replace(axes, seed=seed)
-            put(folder, own, moved, stderr, training, settings, num_seeds=1)
+            put(folder, own, moved, stderr, training, settings, 1, altered)
         return
+    end = "end" + "".join(f"-{key}{value:g}" for key, value in (altered or {}).items())
+    axes = replace(axes, **(altered or {}))  # type: ignore[arg-type]
     for task, score in scores.items():
         metrics = score
         if not isinstance(score, dict):
             metrics = {METRICS[task]: Metric(value=score, stderr=stderr, n=100)}
         record = Record(
-            source="lvf", run_id=run_id, checkpoint="end", task=task, axes=axes,
+            source="lvf", run_id=run_id, checkpoint=end, task=task, axes=axes,
             metrics=metrics, training=training or {}, settings=settings or {},  # type: ignore[arg-type]
         )  # fmt: skip
-        path = folder / run_id / f"end--{task}.json"
+        path = folder / run_id / f"{end}--{task}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(record)))
 

@@ -14,7 +14,7 @@ class Claim:
 
     number: str
     """As the paper's qualitative claims are counted, 1 to 14; its rules of section 4.7 by `rule`
-    and a letter."""
+    and a letter, claims of later papers by `later` and a letter."""
     name: str
     section: str
     statement: str
@@ -32,6 +32,13 @@ class Claim:
     """What the claim says depends on, so that generated data cannot decide it; empty: nothing."""
     comparisons: Comparisons
     """What must be positive, all of it on one scale within a part."""
+
+    @property
+    def family(self) -> str:
+        """The claims with which it shares the correction for their number."""
+        if self.primary:
+            return "primary"
+        return "later" if self.number.startswith("later") else "other"
 
 
 def claim(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -103,6 +103,8 @@ class Evidence:
     scores: pd.DataFrame
     """Rows of this set as of `lvf.records.store.load`, for what is no measure of learning or
     retention."""
+    altered: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Checkpoints altered after training, as of `lvf.reporting.select.altered`."""
 
     @property
     def is_published(self) -> bool:
@@ -127,6 +129,10 @@ class Evidence:
     def having(self, measures: tuple[str, ...]) -> Evidence:
         """The same, of its finished models only those that have these measures."""
         return replace(self, finished=self.finished.dropna(subset=list(measures)))
+
+    def with_altered(self) -> Evidence:
+        """The same, of which numbers can be made of altered checkpoints, too."""
+        return replace(self, models=pd.concat([self.models, self.altered]))
 
     def scored(self, name: str, task: str, metric: str) -> Evidence:
         """The same with another score as the measure `name`, the newest record of each model."""
@@ -211,13 +217,16 @@ def _ceiling(measure: str, sides: list[pd.DataFrame]) -> str:
     return f"ceiling: all means are above {CEILING:g} ({', '.join(f'{x:.3f}' for x in means)})"
 
 
-def evidence_sets(models: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Evidence]:
+def evidence_sets(
+    models: pd.DataFrame, scores: pd.DataFrame, altered: pd.DataFrame
+) -> Iterator[Evidence]:
     """The evidence of each source, scale and base model that has trained models or benchmarks."""
     axes = ["source", "scale", "model"]
     known = pd.concat([models[models.method != "base"], scores[scores.task == "throughput"]])
     for key in sorted(set(known[axes].itertuples(index=False, name=None))):
-        rows, its_scores = (
-            frame[(frame[axes] == list(key)).all(axis=1)] for frame in (models, scores)
+        rows, its_scores, its_altered = (
+            frame[(frame[axes] == list(key)).all(axis=1)] if len(frame) else frame
+            for frame in (models, scores, altered)
         )
         is_finished = (rows.method != "base") & rows.cooled_down & rows.domain.isin(DOMAINS)
-        yield Evidence(evidence_set_name(*key), rows, rows[is_finished], its_scores)
+        yield Evidence(evidence_set_name(*key), rows, rows[is_finished], its_scores, its_altered)

@@ -101,12 +101,18 @@ def lora_trades_better(evidence: Evidence) -> Iterator[Comparison]:
     """Each rank's frontier minus full's: retention at equal target score, and at equal loss on
     held-out target text. Both must hold."""
     for pair in evidence.pairs():
-        rows = pd.concat([pair.full, pair.lora])
-        for learning, part in (("target", "equal score"), ("nll_target", "equal loss")):
-            if rows[learning].notna().any():
-                sides = pair.lora, pair.full
-                gap = matched_learning(evidence.models, *sides, learning, "retention")
-                yield compared(f"{pair.name}, {part}", gap, rows, part)
+        yield from at_equal_learning(evidence, pair.name, pair.lora, pair.full)
+
+
+def at_equal_learning(
+    evidence: Evidence, name: str, first: pd.DataFrame, second: pd.DataFrame
+) -> Iterator[Comparison]:
+    """The first frontier minus the second: retention at equal target score, and at equal loss."""
+    rows = pd.concat([first, second])
+    for learning, part in (("target", "equal score"), ("nll_target", "equal loss")):
+        if rows[learning].notna().any():
+            gap = matched_learning(evidence.models, first, second, learning, "retention")
+            yield compared(f"{name}, {part}", gap, rows, part)
 
 
 @claim(

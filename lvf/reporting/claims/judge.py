@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from scipy.stats import false_discovery_control
 
 from lvf.reporting.claims import (
     ablations,
+    follow_ups,
     forgetting,
     learning,
     learning_rates,
@@ -25,18 +27,19 @@ from lvf.reporting.stats.pooling import holm
 def place(number: str) -> tuple[int, int, str]:
     """Where a claim of this number stands in the list."""
     if not number[0].isdigit():
-        return (2 if number.startswith("rule") else 0), 0, number
+        return {"title": 0, "rule": 2, "later": 3}[number.split()[0]], 0, number
     return 1, int(number.rstrip("abcde")), number
 
 
-MODULES = (learning, forgetting, ablations, learning_rates, weights_and_samples, rules)
+MODULES = (learning, forgetting, ablations, learning_rates, weights_and_samples, rules, follow_ups)
 _FOUND = (x for module in MODULES for x in vars(module).values() if isinstance(x, Claim))
 CLAIMS = tuple(sorted(_FOUND, key=lambda claim: place(claim.number)))
-"""In the paper's order: its title, its claims by number, its rules."""
-NUM_PRIMARY = sum(claim.primary for claim in CLAIMS)
+"""In the paper's order: its title, its claims by number, its rules; then those of later papers."""
+FAMILIES = Counter(claim.family for claim in CLAIMS)
+"""How many claims share a correction: the primary ones, the paper's others, later papers'."""
 PRIMARY_LEVEL, OTHER_LEVEL = 0.04, 0.01
 """Chance of any wrong verdict among the primary claims (Holm), and share of wrong verdicts among
-the others (Benjamini and Hochberg): 5 % in all where nothing differs."""
+those of each other family (Benjamini and Hochberg): 5 % of the paper's where nothing differs."""
 SPREAD_SHARE = 0.1
 """Share of a claim's error that goes to the test whether conditions differ."""
 HOLDS, FAILS, MIXED = "holds", "fails", "mixed"
@@ -84,7 +87,10 @@ class Verdict:
 
 
 def judge(
-    models: pd.DataFrame, scores: pd.DataFrame, claims: Sequence[Claim] = CLAIMS
+    models: pd.DataFrame,
+    scores: pd.DataFrame,
+    claims: Sequence[Claim] = CLAIMS,
+    altered: pd.DataFrame | None = None,
 ) -> list[Verdict]:
     """Judge claims by every evidence set; docs/verdicts.md has the rules and their reasons.
 
@@ -92,18 +98,18 @@ def judge(
         models: `Selection.models` of `lvf.reporting.select.selection.select`.
         scores: rows as of `lvf.records.store.load`, for claims on diversity, weights and cost.
         claims: those to judge. The corrections are always for the whole list.
+        altered: `Selection.altered`, for claims on updates that were altered after training.
     """
     verdicts: list[Verdict] = []
-    for evidence in evidence_sets(models, scores):
+    for evidence in evidence_sets(models, scores, pd.DataFrame() if altered is None else altered):
         tests = [_test(claim, evidence) for claim in claims]
-        for primary in (True, False):
-            family = [one for one in tests if one.p is not None and one.claim.primary == primary]
+        for name, size in FAMILIES.items():
+            family = [one for one in tests if one.p is not None and one.claim.family == name]
             p_values = [one.p or 0.0 for one in family]
-            if primary:
-                adjusted, level = holm(p_values, NUM_PRIMARY), PRIMARY_LEVEL
+            if name == "primary":
+                adjusted, level = holm(p_values, size), PRIMARY_LEVEL
             else:
-                others = len(CLAIMS) - NUM_PRIMARY - len(p_values)
-                padded = [*p_values, *[1.0] * max(others, 0)]
+                padded = [*p_values, *[1.0] * max(size - len(p_values), 0)]
                 adjusted, level = list(false_discovery_control(padded, method="bh")), OTHER_LEVEL
             for one, p in zip(family, adjusted, strict=False):
                 one.decide(p, level)

@@ -97,12 +97,17 @@ def rank_orders_learning(evidence: Evidence) -> Iterator[Comparison]:
 
 def ranks_in_order(evidence: Evidence, measure: str, sign: int) -> Iterator[Comparison]:
     """Each rank minus the next lower on one measure, times sign, mean over common durations."""
+    for name, lower, higher in neighbouring_ranks(evidence):
+        low, high = common(lower, higher)
+        yield from evidence.estimate(name, measure, (sign, high), (-sign, low))
+
+
+def neighbouring_ranks(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, models of a LoRA rank and of the next higher rank, in every condition."""
     for condition in evidence.conditions():
         ranks = [(rank, rows) for rank, rows in evidence.methods(*condition).items() if rank]
         for (lower, its_rows), (higher, more) in pairwise(ranks):
-            low, high = common(its_rows, more)
-            name = f"{' '.join(condition)}, LoRA r={lower} and LoRA r={higher}"
-            yield from evidence.estimate(name, measure, (sign, high), (-sign, low))
+            yield f"{' '.join(condition)}, LoRA r={lower} and LoRA r={higher}", its_rows, more
 
 
 @claim(

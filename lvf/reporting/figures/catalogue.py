@@ -64,7 +64,7 @@ class Data:
     @functools.cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """On every claim, by every evidence set."""
-        return tuple(judge(self.models, self.scores))
+        return tuple(judge(self.models, self.scores, altered=self.altered))
 
     @functools.cached_property
     def weights(self) -> pd.DataFrame:
