@@ -15,6 +15,8 @@ import lvf
 from lvf.records.archive import read_bytes
 
 SCHEMA_VERSION = 2
+ITEM_DIGITS = 8
+"""Significant digits of an item's score in a file: a float32 has seven, a float64 packs badly."""
 ALTERATIONS = ("strength", "truncate", "damp")
 """Axes of a checkpoint that was altered after training (`lvf.analysis.alter`), in one of them."""
 
@@ -29,7 +31,8 @@ class Metric:
     n: int | None = None
     """Number of items."""
     items: list[float] | None = None
-    """Per-item scores in the order of the benchmark file, for paired comparisons."""
+    """Per-item scores in the order of the benchmark file, for paired comparisons; a record keeps
+    `ITEM_DIGITS` of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +117,13 @@ def write_record(path: Path, record: Record) -> None:
         if not math.isfinite(metric.value):
             raise ValueError(f"{record.run_id} {record.task} {name} is {metric.value}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    tree = asdict(record)
+    for metric in tree["metrics"].values():
+        if metric["items"]:
+            metric["items"] = [float(f"{score:.{ITEM_DIGITS}g}") for score in metric["items"]]
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(record), file)
+        json.dump(tree, file)
         file.flush()
         os.fsync(file.fileno())
     Path(temporary).replace(path)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lvf.records.checkpoints import models
-from lvf.records.schema import Record, record_path, write_record
+from lvf.records.schema import Metric, Record, read_record, record_path, write_record
 from lvf.records.store import RecordWarning, load, load_paper
 
 from .conftest import Write, axes, metric
@@ -54,6 +54,19 @@ def test_each_scale_averages_the_score_that_it_names(tmp_path: Path) -> None:
             write_record(record_path(tmp_path, scale, "x", task, "0"), record)
     found = models(load(tmp_path)).set_index("scale").retention
     assert dict(found) == {"embedded": 0.25, "small": 0.75, "paper": 0.75}
+
+
+def test_a_file_keeps_eight_digits_of_an_item_and_all_of_the_mean(tmp_path: Path) -> None:
+    third = Metric(value=1 / 3, n=4, items=[1 / 3, 2 / 3 * 1e-9, 1.0, 0.0])
+    record = Record(
+        source="lvf", run_id="x", checkpoint="end", task="nll_target", axes=axes(),
+        metrics={"nll_per_token": third},
+    )  # fmt: skip
+    path = record_path(tmp_path, "x", "end", "nll_target", "0")
+    write_record(path, record)
+    stored = read_record(path).metrics["nll_per_token"]
+    assert stored.value == 1 / 3
+    assert stored.items == [0.33333333, 6.6666667e-10, 1.0, 0.0]
 
 
 def test_the_difference_to_the_base_is_paired_by_item(write: Write) -> None:
