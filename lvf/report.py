@@ -70,7 +70,6 @@ def report(cfg: ReportConfig) -> None:
     from lvf.reporting.tables import terminal
     from lvf.reporting.tables.paper_text import printed_tables, write_tables
     from lvf.reporting.tables.results import console
-    from lvf.reporting.tables.sequence import sequence_table
 
     if cfg.page and not cfg.claims:
         from lvf.reporting.page.write import start_bundle, write_page
@@ -104,7 +103,7 @@ def report(cfg: ReportConfig) -> None:
     if len(selection.altered):
         screen.print(terminal.altered(results))
     if len(selection.sequences):
-        screen.print(sequence_table(selection.sequences))
+        screen.print(terminal.sequences(results))
     screen.print(terminal.verdict_lines(results.verdicts))
     _say_written(written)
     if cfg.page:

@@ -71,6 +71,20 @@ def test_altered_checkpoints_are_means_over_the_seeds_of_one_alteration(folder: 
     assert not set(found.altered.setting) & set(found.models.setting)
 
 
+def test_the_same_alteration_of_two_domains_is_two_settings(folder: Path, write: Write) -> None:
+    code = axes("full", domain="code", dataset="code")
+    write(axes("base", domain="code", dataset="code"), run_id="cb", humaneval=[0.0] * 4)
+    write(code, run_id="c", humaneval=[0.6] * 4, nll_source=[3.0] * 4)
+    write(
+        replace(code, strength=0.5), run_id="c", checkpoint="ba000400-strength0.5",
+        humaneval=[0.3] * 4, nll_source=[2.5] * 4,
+    )  # fmt: skip
+    rows = altered_settings(selection(folder).altered)
+    halves = rows[rows.strength == 0.5].set_index("domain")
+    assert halves.target.round(9).to_dict() == {"math": 0.4, "code": 0.3}
+    assert halves.seeds.to_dict() == {"math": 2, "code": 1}
+
+
 def test_altered_checkpoints_whose_run_does_not_count_are_left_out(
     folder: Path, write: Write
 ) -> None:

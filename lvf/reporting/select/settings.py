@@ -70,7 +70,7 @@ def settings(models: pd.DataFrame) -> pd.DataFrame:
 
 
 def altered_settings(altered: pd.DataFrame) -> pd.DataFrame:
-    """As `settings`, of checkpoints that were altered after training, by alteration.
+    """As `settings`, of checkpoints that were altered after training, by condition and alteration.
 
     Args:
         altered: rows of `lvf.reporting.select.selection.Selection.altered`, at least one.
@@ -78,10 +78,10 @@ def altered_settings(altered: pd.DataFrame) -> pd.DataFrame:
     kinds = list(ALTERATIONS)
     altered = altered.astype(dict.fromkeys(kinds, "float64"))
     parts = [
-        settings(rows).assign(**{kind: rows[kind].iloc[0] for kind in kinds})
-        for _, rows in altered.groupby(kinds, dropna=False, sort=True)
+        settings(rows).assign(**{name: rows[name].iloc[0] for name in ("regime", *kinds)})
+        for _, rows in altered.groupby(["condition", *kinds], dropna=False, sort=True)
     ]
-    by = ["label", "lr_peak", "duration", *kinds]
+    by = ["domain", "regime", "label", "lr_peak", "duration", *kinds]
     return pd.concat(parts).sort_values(by, ignore_index=True)
 
 

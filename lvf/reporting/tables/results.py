@@ -115,7 +115,7 @@ def print_run(paths: Iterable[Path]) -> None:
 
 
 def altered_table(altered: pd.DataFrame, title: str) -> Table:
-    """A row for each alteration of the checkpoints of a group, means over seeds.
+    """A row for each alteration of checkpoints, means over seeds.
 
     Args:
         altered: some rows of `lvf.reporting.select.selection.Selection.altered`.
@@ -125,18 +125,23 @@ def altered_table(altered: pd.DataFrame, title: str) -> Table:
     shown = _measures_of(rows, parts=False)
     shown += [name for name in DRIFT if rows[name].notna().any()]
     table = Table(title=title, title_justify="left")
-    for heading in ("method", "rate", "length", "altered"):
+    conditions = rows.domain + " " + rows.regime
+    several = [] if conditions.nunique() == 1 else ["data"]
+    for heading in (*several, "method", "rate", "length", "altered"):
         table.add_column(heading, no_wrap=True)
     for name in shown:
         table.add_column(_heading(name, altered), justify="right", no_wrap=True)
-    for row in rows.to_dict("records"):
+    for row, condition in zip(rows.to_dict("records"), conditions, strict=True):
         scores = (_stacked(row, name) for name in shown)
-        table.add_row(*setting_texts(row), alteration_text(row), *scores)
+        first = [condition] if several else []
+        table.add_row(*first, *setting_texts(row), alteration_text(row), *scores)
     return table
 
 
 def strength_sentences(group: pd.DataFrame, altered: pd.DataFrame) -> list[str]:
     """A line for each pair of main methods, of which the first has strengths.
+
+    Pairs that never learned equally much are in one line at the end.
 
     Args:
         group: comparable models, as `lvf.reporting.select.settings.groups` gives them.
@@ -144,16 +149,20 @@ def strength_sentences(group: pd.DataFrame, altered: pd.DataFrame) -> list[str]:
     """
     if altered.empty or not altered.strength.notna().any():
         return []
-    lines = []
+    condition = f"{altered.domain.iloc[0]} {altered.regime.iloc[0]}"
+    lines, apart = [], []
     for scaled, trained, gap in along_strength(group, altered):
-        text = gap
-        if not isinstance(gap, str):
-            low, high = gap.estimate.interval() or (float("nan"), float("nan"))
-            text = (
-                "source NLL of the second minus the first's at equal target score "
-                + interval_text(gap.value, low, high)
-            )
-        lines.append(f"{scaled} along strength, {trained} along training: {text}")
+        pair = f"{scaled} along strength, {trained} along training"
+        if isinstance(gap, str):
+            apart.append(pair)
+            continue
+        low, high = gap.estimate.interval() or (float("nan"), float("nan"))
+        lines.append(
+            f"{condition}, {pair}: source NLL of the second minus the first's at equal target "
+            f"score {interval_text(gap.value, low, high)}"
+        )
+    if apart:
+        lines.append(f"{condition}, no shared level of learning: {'; '.join(apart)}")
     return lines
 
 

@@ -23,14 +23,17 @@ from lvf.reporting.select.settings import (
     settings,
 )
 from lvf.reporting.tables.results import altered_table, strength_sentences
+from lvf.reporting.tables.sequence import sequence_table
 from lvf.reporting.tables.text import number
 
 SETS = 2
 """Sets of records that are printed."""
 ROWS = 24
 """Rows of the table of main methods that are printed."""
-ALTERED = 6
-"""Altered checkpoints, and sentences on them, that are printed."""
+FEW = 6
+"""Altered checkpoints, and sequences of two tasks, that are printed."""
+SENTENCES = 3
+"""Sentences on altered checkpoints that are printed."""
 OF_THE_TARGET = {"target": "target ↑", "nll_target": "target NLL ↓"}
 OF_THE_SOURCE = {"retention": "source tasks ↑", "nll_source": "source NLL ↓"}
 
@@ -91,18 +94,28 @@ def altered(results: Report) -> RenderableType:
     """Checkpoints that were altered after training, if these are few, and what they say."""
     rows = results.selection.altered
     found = [strength_sentences(its, results.altered(its)) for _, its in groups(results.models)]
-    lines = [Text(line) for of_group in found for line in of_group]
-    shown: list[RenderableType] = [Text("More of them are in altered.csv.", style="dim")]
-    if len(altered_settings(rows)) <= ALTERED:
+    lines = [Text(line) for of_group in found for line in of_group if "no shared" not in line]
+    shown: list[RenderableType] = [
+        Text("Updates scaled, cut or damped after training: altered.csv.", style="dim")
+    ]
+    if len(altered_settings(rows)) <= FEW:
         shown = [altered_table(rows, "altered after training")]
-    return Group(*shown, *lines[:ALTERED])
+    return Group(*shown, *lines[:SENTENCES])
+
+
+def sequences(results: Report) -> RenderableType:
+    """Runs that started from another task's, if these are few."""
+    rows = results.selection.sequences
+    if len(rows) <= FEW:
+        return sequence_table(rows)
+    return Text("Two tasks, one after the other: summary.md and sequences.csv.", style="dim")
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> RenderableType:
     """The numbers of the claims of each verdict, a line a verdict."""
     shown: list[RenderableType] = []
     for name, its_verdicts in by_evidence_set(verdicts)[:SETS]:
-        shown.append(Text(f"The paper's claims by the {name} records:", style="bold"))
+        shown.append(Text(f"Claims by the {name} records:", style="bold"))
         for decision, style in STYLES.items():
             numbers = [one.number for one in its_verdicts if one.verdict == decision]
             if numbers:
