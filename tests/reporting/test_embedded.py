@@ -59,3 +59,19 @@ def test_the_models_of_the_real_model_are_those_of_its_committed_records(tmp_pat
     seed_0 = made[made.nll_validation.notna() & (made.seed == 0)]
     assert len(seed_0) == 9
     assert all(f"{loss:.4f}" in page for loss in seed_0.nll_validation)
+
+
+def test_what_lies_beyond_the_paper_is_what_its_committed_records_give(tmp_path: Path) -> None:
+    folder = ROOT / "results" / "beyond"
+    words = [f"records={folder}/records.tar.zst", f"out={tmp_path}"]
+    line = [sys.executable, "-m", "lvf.report", *words]
+    subprocess.run(line, capture_output=True, text=True, check=True)
+    assert (tmp_path / "claims.md").read_text() == (folder / "claims.md").read_text()
+    page = (folder / "README.md").read_text()
+    for name, measures in (("sequences", ("first_after", "second")), ("altered", ("target",))):
+        made, committed = (pd.read_csv(one / f"{name}.csv") for one in (tmp_path, folder))
+        pd.testing.assert_frame_equal(made, committed)
+        for measure in (*measures, "retention"):
+            for row in made.to_dict("records"):
+                texts = [f"{row[key]:.3f}".removeprefix("0") for key in (measure, f"{measure}_se")]
+                assert f"| {' ± '.join(texts)} |" in page
