@@ -74,7 +74,6 @@ def report(cfg: ReportConfig) -> None:
     if cfg.page and not cfg.claims:
         from lvf.reporting.page.write import start_bundle, write_page
 
-        bundle = start_bundle()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         selection, scores, quality = _selected(cfg)
@@ -82,7 +81,10 @@ def report(cfg: ReportConfig) -> None:
     for note in [*notes, *quality_notes(quality)]:
         print(f"note: {note}", file=sys.stderr)
     out = Path(cfg.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out={out} is a file: name a folder")
     out.mkdir(parents=True, exist_ok=True)
+    bundle = start_bundle() if cfg.page and not cfg.claims else None
     results = Report(selection, scores[~is_apart(scores)], cfg.where)
     written = _claims(results, out)
     if cfg.export:
@@ -133,6 +135,7 @@ def _selected(cfg: ReportConfig) -> tuple[Selection, pd.DataFrame, pd.DataFrame]
     from lvf.records.quality import data_quality, without_diverged
     from lvf.records.store import load, load_paper
     from lvf.reporting.select.selection import select
+    from lvf.reporting.select.sequence import is_apart
     from lvf.reporting.select.variant import with_variants
 
     records = Path(cfg.records)
@@ -143,10 +146,12 @@ def _selected(cfg: ReportConfig) -> tuple[Selection, pd.DataFrame, pd.DataFrame]
         scores = pd.concat([scores, load_paper()], ignore_index=True)
     measured = with_variants(models(scores))
     benchmarked = (scores.task == "throughput").any()
-    if (measured.method == "base").all() and not (cfg.claims and benchmarked):
+    plain = measured[~is_apart(measured)]
+    if (plain.method == "base").all() and not (cfg.claims and benchmarked):
         hint = "judge its benchmarks with python -m lvf.report claims, " if benchmarked else ""
         raise UserError(
-            f"no records of trained models under records={records}: {hint}make some with "
+            f"no records of trained models under records={records} (altered checkpoints and second "
+            f"runs of sequences only stand beside others): {hint}make some with "
             "python -m lvf.train +experiment=math_ift, name another folder with records=..., or "
             "look at the published numbers with paper=true"
         )

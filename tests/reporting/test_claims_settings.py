@@ -284,6 +284,22 @@ def test_shares_of_a_scaled_update_are_those_of_its_records(tmp_path: Path) -> N
     assert one.estimate.value == pytest.approx((0.4 - 0.2) / 0.4 - (0.6 - 0.55) / 0.5)
 
 
+@pytest.mark.parametrize("task", ["gsm8k", "hellaswag"])
+def test_altered_checkpoints_of_a_base_without_a_score_settle_nothing(
+    tmp_path: Path, task: str
+) -> None:
+    scaled_back(tmp_path / "scaled", 1, SHARP)
+    damped(tmp_path / "damped", 1, SHARP)
+    for path in tmp_path.rglob(f"*--{task}.json"):
+        if json.loads(path.read_text())["axes"]["method"] == "base":
+            path.unlink()
+    scaled = told(tmp_path / "scaled", follow_ups.full_finetuning_overshoots)
+    assert scaled["full_finetuning_overshoots"].verdict == NOT_APPLICABLE
+    if task == "gsm8k":  # what is learned beyond the base
+        one = told(tmp_path / "damped", follow_ups.intruders_cost_no_learning)
+        assert one["intruders_cost_no_learning"].verdict == NOT_APPLICABLE
+
+
 def test_one_benchmark_a_method_settles_nothing(tmp_path: Path) -> None:
     benchmarked(tmp_path, 1, SHARP)
     for path in tmp_path.rglob("*--throughput.json"):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -201,3 +202,28 @@ def test_conditions_need_no_second_quotes() -> None:
     assert quoted("out=x") == "out=x" and quoted("where=null") == "where=null"
     assert quoted("where=label = 'full'") == "where=\"label = 'full'\""
     assert quoted('where="rank = 8"') == 'where="rank = 8"'
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_refused(write: Write, tmp_path: Path) -> None:
+    folder = write(axes("full"), run_id="m", gsm8k=[0.5] * 4)
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UserError, match="taken is a file: name a folder"):
+        report(ReportConfig(records=str(folder), out=str(tmp_path / "taken")))
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_altered_checkpoints_alone_are_refused(write: Write, tmp_path: Path) -> None:
+    folder = write(
+        replace(axes("full"), strength=0.5), run_id="m", checkpoint="ba000400-strength0.5",
+        gsm8k=[0.5] * 4,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no records of trained models .*altered checkpoints"):
+        report(ReportConfig(records=str(folder), out=str(tmp_path / "out")))
+
+
+def test_a_page_of_no_records_is_one_message(tmp_path: Path) -> None:
+    words = [f"records={tmp_path}/none", "page=true", f"out={tmp_path}/out"]
+    line = [sys.executable, "-m", "lvf.report", *words]
+    ended = subprocess.run(line, capture_output=True, text=True)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1 and "none" in ended.stderr

@@ -218,9 +218,10 @@ def _ceiling(measure: str, sides: list[pd.DataFrame]) -> str:
 
 
 def evidence_sets(
-    models: pd.DataFrame, scores: pd.DataFrame, altered: pd.DataFrame
+    models: pd.DataFrame, scores: pd.DataFrame, altered: pd.DataFrame | None = None
 ) -> Iterator[Evidence]:
     """The evidence of each source, scale and base model that has trained models or benchmarks."""
+    altered = pd.DataFrame() if altered is None else altered
     axes = ["source", "scale", "model"]
     known = pd.concat([models[models.method != "base"], scores[scores.task == "throughput"]])
     for key in sorted(set(known[axes].itertuples(index=False, name=None))):

@@ -67,11 +67,16 @@ def intruders_cost_no_learning(evidence: Evidence) -> Iterator[Comparison]:
     """Target score without intruders minus 90 % of the gain; retention without them minus with."""
     for name, altered, parent in _altered(evidence, "damp", "lora"):
         if altered.damp.iloc[0] == 0:
-            base = evidence.base(parent)
+            base = evidence.base(parent).dropna(subset=["target"])
+            if base.empty:
+                rows = pd.concat([parent, altered])
+                yield compared(name, "the base was not measured likewise", rows)
+                continue
             everything = evidence.with_altered()
             gain = (1, altered), (-ENOUGH, parent), (ENOUGH - 1, base)
-            yield from everything.estimate(name, "target", *gain, part="learning")
+            yield from everything.estimate(f"{name}, learning", "target", *gain, part="learning")
             kept = (1, altered), (-1, parent)
+            name = f"{name}, forgetting"
             yield from everything.estimate(name, "retention", *kept, part="forgetting")
 
 
@@ -95,7 +100,7 @@ def _undone_minus_lost(
     evidence: Evidence, parent: pd.DataFrame, altered: pd.DataFrame
 ) -> Contrast | str:
     """Share of the forgetting that is undone minus the share of the gain that is lost."""
-    base = evidence.base(parent)
+    base = evidence.base(parent).dropna(subset=list(BOTH))
     settings = [*setting_labels(base), *setting_labels(parent), *setting_labels(altered)]
     if len(settings) != 3:
         return "the base was not measured likewise"

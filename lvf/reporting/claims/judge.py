@@ -101,7 +101,7 @@ def judge(
         altered: `Selection.altered`, for claims on updates that were altered after training.
     """
     verdicts: list[Verdict] = []
-    for evidence in evidence_sets(models, scores, pd.DataFrame() if altered is None else altered):
+    for evidence in evidence_sets(models, scores, altered):
         tests = [_test(claim, evidence) for claim in claims]
         for name, size in FAMILIES.items():
             family = [one for one in tests if one.p is not None and one.claim.family == name]

@@ -56,7 +56,8 @@ def scope_text(models: pd.DataFrame) -> str:
         size = model_size(rows, str(model))
         large = f" of {size} parameters" if size else ""
         seeds = rows.groupby("setting").size()
-        number = f"{seeds.min()} to {seeds.max()} seeds" if seeds.max() > 1 else "single runs"
+        span = f"{seeds.min()} to " if seeds.min() < seeds.max() else ""
+        number = f"{span}{seeds.max()} seeds" if seeds.max() > 1 else "single runs"
         data = "generated data" if is_generated(rows) else "data"
         published = ", published numbers" if source == "paper" else ""
         datasets = ", ".join(sorted(set(rows.dataset)))

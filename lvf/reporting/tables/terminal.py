@@ -28,7 +28,7 @@ from lvf.reporting.tables.text import number
 
 SETS = 2
 """Sets of records that are printed."""
-ROWS = 24
+ROWS = 20
 """Rows of the table of main methods that are printed."""
 FEW = 6
 """Altered checkpoints, and sequences of two tasks, that are printed."""
