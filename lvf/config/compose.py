@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lvf.config.data_schema import DataConfig, SourceConfig
 from lvf.config.kinds import with_checked_values
@@ -74,6 +74,8 @@ def to_schema(composed: DictConfig, schema: type[Schema]) -> Schema:
 
 def _cause(error: OmegaConfBaseException) -> str:
     """What is wrong, without OmegaConf's notes on types; an environment variable by its name."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"it has no value: set {error.full_key}=..., or nothing beside it"
     unset = re.search(r"Environment variable '(.*?)' not found", str(error))
     if unset:
         return f"the environment variable {unset[1]} is not set: set it, or give a value"

@@ -225,5 +225,5 @@ def test_a_page_of_no_records_is_one_message(tmp_path: Path) -> None:
     words = [f"records={tmp_path}/none", "page=true", f"out={tmp_path}/out"]
     line = [sys.executable, "-m", "lvf.report", *words]
     ended = subprocess.run(line, capture_output=True, text=True)
-    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert len(ended.stderr.splitlines()) == 1 and "none" in ended.stderr

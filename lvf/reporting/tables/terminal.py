@@ -34,6 +34,8 @@ FEW = 6
 """Altered checkpoints, and sequences of two tasks, that are printed."""
 SENTENCES = 3
 """Sentences on altered checkpoints that are printed."""
+SILENT = 10
+"""Claims that are not applicable of which the numbers are printed."""
 OF_THE_TARGET = {"target": "target ↑", "nll_target": "target NLL ↓"}
 OF_THE_SOURCE = {"retention": "source tasks ↑", "nll_source": "source NLL ↓"}
 
@@ -119,8 +121,10 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> RenderableType:
         for decision, style in STYLES.items():
             numbers = [one.number for one in its_verdicts if one.verdict == decision]
             if numbers:
+                few = decision != NOT_APPLICABLE or len(numbers) <= SILENT
+                listed = ", ".join(numbers) if few else f"{len(numbers)} claims, in claims.md"
                 text = Text(f"  {_named(decision)}: ", style=style)
-                shown.append(text.append(", ".join(numbers), style="default"))
+                shown.append(text.append(listed, style="default"))
     return Group(*shown)
 
 
