@@ -83,10 +83,10 @@ def _cause(error: OmegaConfBaseException) -> str:
 
 
 OPTIONAL_SECTIONS = {
-    "model.shape": ShapeConfig,
-    "data.validation": SourceConfig,
-    "data.heldout": SourceConfig,
-    "data.source": SourceConfig,
+    "model.shape": OmegaConf.structured(ShapeConfig),
+    "data.validation": OmegaConf.structured(SourceConfig),
+    "data.heldout": OmegaConf.structured(SourceConfig),
+    "data.source": OmegaConf.structured(SourceConfig),
 }
 """Null where nothing of them is set. A composition begins with them empty: Hydra sets no value
 within a section that is null."""
@@ -108,8 +108,8 @@ def to_run_config(composed: DictConfig) -> RunConfig:
 
 
 def _drop_unset_sections(composed: DictConfig) -> None:
-    for key, schema in OPTIONAL_SECTIONS.items():
-        if OmegaConf.select(composed, key) == OmegaConf.structured(schema):
+    for key, empty in OPTIONAL_SECTIONS.items():
+        if OmegaConf.select(composed, key) == empty:
             OmegaConf.update(composed, key, None)
 
 
@@ -271,8 +271,8 @@ def _same_store(store: ConfigStore, _memo: dict[int, Any]) -> ConfigStore:
 # (140 times, 2 s) and for each composition; the store is a singleton whose load() copies anyway.
 ConfigStore.__deepcopy__ = _same_store  # type: ignore[attr-defined]
 run_schema = OmegaConf.structured(RunConfig)
-for key, section in OPTIONAL_SECTIONS.items():
-    OmegaConf.update(run_schema, key, section)
+for key, empty in OPTIONAL_SECTIONS.items():
+    OmegaConf.update(run_schema, key, empty, merge=False)
 ConfigStore.instance().store(name="run_schema", node=run_schema)
 for name, data in catalogue("datasets").items():
     ConfigStore.instance().store(group="data", name=name, node=data)

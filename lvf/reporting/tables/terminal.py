@@ -96,7 +96,7 @@ def altered(results: Report) -> RenderableType:
     """Checkpoints that were altered after training, if these are few, and what they say."""
     rows = results.selection.altered
     found = [strength_sentences(its, results.altered(its)) for _, its in groups(results.models)]
-    lines = [Text(line) for of_group in found for line in of_group if "no shared" not in line]
+    lines = [Text(line) for of_group in found for line in of_group]
     shown: list[RenderableType] = [
         Text("Updates scaled, cut or damped after training: altered.csv.", style="dim")
     ]
